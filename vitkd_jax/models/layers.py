@@ -1,0 +1,254 @@
+"""Layers of a ViT encoder, with big_vision's parameter names.
+
+Widths are D, tokens T (prefix and patch tokens together), heads H, batch B.
+All parameters are float32; matrix products run in `dtype_mm`.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Init = Callable[..., jax.Array]
+
+# DeiT's `trunc_normal_(std=.02)` cuts at +-2 *absolute*, 100 standard
+# deviations out, so that it is a plain normal.
+_DEIT_KERNEL = nn.initializers.normal(0.02)
+
+GELU = {
+  "tanh": functools.partial(nn.gelu, approximate=True),
+  "erf": functools.partial(nn.gelu, approximate=False),
+}
+
+
+def kernel_init(init: str) -> Init:
+  """The initialiser of linear kernels: "big_vision" or "deit"."""
+  return {
+    "big_vision": nn.initializers.xavier_uniform(),
+    "deit": _DEIT_KERNEL,
+  }[init]
+
+
+def mlp_bias_init(init: str) -> Init:
+  """The initialiser of the feed-forward biases."""
+  return {
+    "big_vision": nn.initializers.normal(stddev=1e-6),
+    "deit": nn.initializers.zeros,
+  }[init]
+
+
+class Projection(nn.Module):
+  """Holds a kernel and a bias under one name; the caller multiplies.
+
+  The kernel is initialised as the matrix [fan_in, fan_out] that it stands for
+  and stored in the shape of `DenseGeneral`.
+  """
+
+  matrix: tuple[int, int]
+  kernel_shape: tuple[int, ...]
+  bias_shape: tuple[int, ...]
+  kernel_init: Init
+
+  @nn.compact
+  def __call__(self) -> tuple[jax.Array, jax.Array]:
+    def init(key, shape):
+      return self.kernel_init(key, self.matrix, jnp.float32).reshape(shape)
+
+    return (
+      self.param("kernel", init, self.kernel_shape),
+      self.param("bias", nn.initializers.zeros, self.bias_shape),
+    )
+
+
+class Attention(nn.Module):
+  """Multi-head attention with `nn.MultiHeadDotProductAttention`'s parameters.
+
+  Query, key and value stay three parameters; in self-attention they are one
+  matrix product.
+  """
+
+  num_heads: int
+  init_scheme: str = "big_vision"
+  dtype_mm: Any = "float32"
+
+  @nn.compact
+  def __call__(self, query: jax.Array, memory: jax.Array | None = None):
+    """Attends from query [B, T, D] to memory [B, S, D], itself by default."""
+    width, heads = query.shape[-1], self.num_heads
+    split = (heads, width // heads)
+
+    def projection(name, kernel_shape, bias_shape):
+      kernel, bias = Projection(
+        (width, width),
+        kernel_shape,
+        bias_shape,
+        kernel_init(self.init_scheme),
+        name=name,
+      )()
+      return kernel.astype(self.dtype_mm), bias.astype(self.dtype_mm)
+
+    query = query.astype(self.dtype_mm)
+    parts = [
+      projection(n, (width, *split), split) for n in ("query", "key", "value")
+    ]
+    if memory is None:
+      kernel = jnp.stack([k for k, _ in parts], axis=1)  # [D, 3, H, D/H]
+      bias = jnp.stack([b for _, b in parts])
+      qkv = jnp.einsum("btd,dshe->btshe", query, kernel) + bias
+      q, k, v = (qkv[:, :, i] for i in range(3))
+    else:
+      memory = memory.astype(self.dtype_mm)
+      q, k, v = (
+        jnp.einsum("btd,dhe->bthe", x, kernel) + bias
+        for x, (kernel, bias) in zip(
+          (query, memory, memory), parts, strict=True
+        )
+      )
+    y = jax.nn.dot_product_attention(q, k, v)  # softmax in float32
+    kernel, bias = projection("out", (*split, width), (width,))
+    return jnp.einsum("bthe,hed->btd", y, kernel) + bias
+
+
+class MlpBlock(nn.Module):
+  """Two dense layers around a gelu, whose form is explicit."""
+
+  mlp_dim: int | None = None
+  dropout: float = 0.0
+  gelu: str = "tanh"
+  init_scheme: str = "big_vision"
+  dtype_mm: Any = "float32"
+
+  @nn.compact
+  def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+    width = x.shape[-1]
+    dense = functools.partial(
+      nn.Dense,
+      dtype=self.dtype_mm,
+      kernel_init=kernel_init(self.init_scheme),
+      bias_init=mlp_bias_init(self.init_scheme),
+    )
+    x = dense(self.mlp_dim or 4 * width)(x)
+    x = nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
+    x = GELU[self.gelu](x)
+    x = nn.Dropout(self.dropout)(x, deterministic)
+    return dense(width)(x)
+
+
+class Encoder1DBlock(nn.Module):
+  """One pre-norm block; LayerScale and drop path are off unless asked for."""
+
+  mlp_dim: int | None = None
+  num_heads: int = 12
+  dropout: float = 0.0
+  gelu: str = "tanh"
+  layerscale_init: float | None = None
+  init_scheme: str = "big_vision"
+  dtype_mm: Any = "float32"
+
+  @nn.compact
+  def __call__(self, x, drop_path, deterministic: bool = True):
+    """Returns the residual stream [B, T, D] and the dict of its parts.
+
+    Args:
+      x: [B, T, D].
+      drop_path: float32 scalar, the probability that an example's branch is
+        left out (arXiv:1603.09382); 0 or None for never.
+      deterministic: no dropout and no drop path.
+    """
+    out = {}
+
+    def branch(y, name):
+      if self.layerscale_init is not None:  # arXiv:2103.17239, equation 8
+        gamma = self.param(
+          f"layerscale_{name}",
+          nn.initializers.constant(self.layerscale_init),
+          x.shape[-1:],
+        )
+        y = y * gamma.astype(y.dtype)
+      out[name] = y
+      y = nn.with_logical_constraint(y, ("act_batch", "act_len", "act_emb"))
+      y = nn.Dropout(self.dropout)(y, deterministic)
+      if drop_path is not None and not deterministic:
+        keep = jax.random.bernoulli(
+          self.make_rng("dropout"), 1 - drop_path, (y.shape[0], 1, 1)
+        )
+        y = jnp.where(keep, y / (1 - drop_path).astype(y.dtype), 0)
+      return y
+
+    shared = dict(init_scheme=self.init_scheme, dtype_mm=self.dtype_mm)
+    x = nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
+    y = Attention(
+      self.num_heads, name="MultiHeadDotProductAttention_0", **shared
+    )(nn.LayerNorm(name="LayerNorm_0")(x))
+    x = out["+sa"] = x + branch(y, "sa")
+    y = MlpBlock(self.mlp_dim, self.dropout, self.gelu, **shared)(
+      nn.LayerNorm(name="LayerNorm_1")(x), deterministic
+    )
+    x = out["+mlp"] = x + branch(y, "mlp")
+    x = nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
+    return x, out
+
+
+class Encoder(nn.Module):
+  """Blocks and the final LayerNorm; unrolled, or one scan with remat."""
+
+  depth: int
+  drop_path: float = 0.0
+  scan: bool = False
+  remat_policy: str = "nothing_saveable"
+  block: dict[str, Any] | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, deterministic: bool = True):
+    out = {}
+    # Linear in the depth, as timm and DeiT have it: 0 for the first block.
+    rates = self.drop_path * jnp.arange(self.depth) / max(self.depth - 1, 1)
+    rates = rates.astype(jnp.float32) if self.drop_path else None
+    fields = dict(self.block or {})
+    if self.scan:
+      block = nn.remat(
+        Encoder1DBlock,
+        prevent_cse=False,
+        static_argnums=(3,),
+        policy=getattr(jax.checkpoint_policies, self.remat_policy, None),
+      )
+      x, parts = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0 if self.drop_path else nn.broadcast, nn.broadcast),
+        length=self.depth,
+      )(name="encoderblock", **fields)(x, rates, deterministic)
+      for i in range(self.depth):
+        out[f"block{i:02d}"] = jax.tree.map(lambda part, i=i: part[i], parts)
+    else:
+      for i in range(self.depth):
+        block = Encoder1DBlock(name=f"encoderblock_{i}", **fields)
+        rate = None if rates is None else rates[i]
+        x, out[f"block{i:02d}"] = block(x, rate, deterministic)
+    out["pre_ln"] = x
+    return nn.LayerNorm(name="encoder_norm")(x), out
+
+
+class MAPHead(nn.Module):
+  """Multi-head attention pooling (arXiv:2106.04560): [B, T, D] -> [B, D]."""
+
+  mlp_dim: int | None = None
+  num_heads: int = 12
+  gelu: str = "tanh"
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    probe = self.param(
+      "probe", nn.initializers.xavier_uniform(), (1, 1, x.shape[-1])
+    )
+    probe = einops.repeat(probe, "1 1 d -> b 1 d", b=x.shape[0])
+    x = Attention(self.num_heads, name="MultiHeadDotProductAttention_0")(
+      probe, x
+    )
+    x = x + MlpBlock(self.mlp_dim, gelu=self.gelu)(nn.LayerNorm()(x))
+    return x[:, 0]

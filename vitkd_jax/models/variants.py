@@ -1,0 +1,153 @@
+"""The table of named models: sizes, tokens, activation, normalisation.
+
+A size (`"Ti/16"`) is big_vision's model of that name; a timm name
+(`"deit3_small_patch16_224"`) is timm's, which also sets the tokens, the form
+of gelu, LayerScale and the initialisation.
+"""
+
+import dataclasses
+import difflib
+import re
+from typing import Any
+
+IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INCEPTION_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+# width, depth, mlp_dim, num_heads. Table 2 of arXiv:2106.04560, table 1 of
+# arXiv:2012.12877; "test" is ours, small enough for a unit test.
+SIZES = {
+  "test": (32, 3, 64, 2),
+  "mu": (32, 1, 128, 2),
+  "Ti": (192, 12, 768, 3),
+  "S": (384, 12, 1536, 6),
+  "M": (512, 12, 2048, 8),
+  "B": (768, 12, 3072, 12),
+  "L": (1024, 24, 4096, 16),
+  "So400m": (1152, 27, 4304, 16),
+  "H": (1280, 32, 5120, 16),
+  "g": (1408, 40, 6144, 16),
+  "G": (1664, 48, 8192, 16),
+  # The quickstart's student and teacher, for 28 px images.
+  "pico": (64, 4, 256, 2),
+  "nano": (128, 6, 512, 4),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """A named model: what builds it and what its images look like.
+
+  Attributes:
+    name: as the user gave it.
+    fields: keyword arguments of `vit.ViT`, without num_classes.
+    image_size: side in pixels that the name stands for.
+    mean: per-channel mean of images in [0, 1] that the model expects removed.
+    std: per-channel standard deviation, likewise.
+  """
+
+  name: str
+  fields: dict[str, Any]
+  image_size: int = 224
+  mean: tuple[float, float, float] = INCEPTION_MEAN_STD[0]
+  std: tuple[float, float, float] = INCEPTION_MEAN_STD[1]
+
+
+_DEIT = dict(
+  pool_type="tok", gelu="erf", head_zeroinit=False, init_scheme="deit"
+)
+_DEIT3 = dict(_DEIT, layerscale_init=1e-6)
+
+
+def _size_fields(size: str, patch: int | None = None) -> dict[str, Any]:
+  names = ("width", "depth", "mlp_dim", "num_heads")
+  fields: dict[str, Any] = dict(zip(names, SIZES[size], strict=True))
+  if patch is not None:
+    fields["patch_size"] = (patch, patch)
+  return fields
+
+
+def _named() -> dict[str, Variant]:
+  table = {}
+
+  def add(name, size, patch, image_size, stats=IMAGENET_MEAN_STD, **fields):
+    table[name] = Variant(
+      name, _size_fields(size, patch) | fields, image_size, *stats
+    )
+
+  sizes = {"tiny": "Ti", "small": "S", "base": "B"}
+  for word, size in sizes.items():
+    add(f"deit_{word}_patch16_224", size, 16, 224, **_DEIT)
+    add(
+      f"deit_{word}_distilled_patch16_224",
+      size,
+      16,
+      224,
+      **_DEIT,
+      distilled=True,
+    )
+  add("deit_base_patch16_384", "B", 16, 384, **_DEIT)
+  add("deit_base_distilled_patch16_384", "B", 16, 384, **_DEIT, distilled=True)
+  for word, size in {**sizes, "medium": "M", "large": "L"}.items():
+    if word != "tiny":
+      add(f"deit3_{word}_patch16_224", size, 16, 224, **_DEIT3)
+    if word not in ("tiny", "medium"):
+      add(f"deit3_{word}_patch16_384", size, 16, 384, **_DEIT3)
+  add("deit3_huge_patch14_224", "H", 14, 224, **_DEIT3)
+  # ViT (augreg): DeiT's architecture with images in [-1, 1].
+  for word, size in {**sizes, "large": "L"}.items():
+    for patch, image_size in (
+      (16, 224),
+      (16, 384),
+      (32, 224),
+      (32, 384),
+      (8, 224),
+    ):
+      if (word, patch) in (("tiny", 32), ("tiny", 8), ("large", 8)):
+        continue
+      add(
+        f"vit_{word}_patch{patch}_{image_size}",
+        size,
+        patch,
+        image_size,
+        INCEPTION_MEAN_STD,
+        **_DEIT,
+      )
+  # The quickstart's pair and a unit test's, as DeiT and DeiT III.
+  add("deit_pico_patch4_28", "pico", 4, 28, INCEPTION_MEAN_STD, **_DEIT)
+  add(
+    "deit3_nano_patch4_28",
+    "nano",
+    4,
+    28,
+    INCEPTION_MEAN_STD,
+    **dict(_DEIT3, layerscale_init=0.1),
+  )
+  return table
+
+
+NAMED = _named()
+
+
+def get(variant: str) -> Variant:
+  """The variant of a name: a size with or without a patch, or a timm name.
+
+  Args:
+    variant: `"Ti/16"`, `"B"` (patch 16, big_vision's default) or a timm name
+      such as `"deit_tiny_patch16_224"`; timm's tag (`".fb_in1k"`) is dropped.
+
+  Raises:
+    ValueError: the name is unknown; the message lists the nearest ones.
+  """
+  if variant in NAMED:
+    return NAMED[variant]
+  size, slash, patch = variant.partition("/")
+  if size in SIZES and (not slash or re.fullmatch(r"[1-9]\d*", patch)):
+    return Variant(variant, _size_fields(size, int(patch) if slash else None))
+  untagged = variant.partition(".")[0]
+  if untagged in NAMED:
+    return dataclasses.replace(NAMED[untagged], name=variant)
+  near = difflib.get_close_matches(variant, [*NAMED, *SIZES], n=3, cutoff=0.4)
+  raise ValueError(
+    f"unknown variant {variant!r}: wanted a size such as 'S/16' or a timm name"
+    + (f"; the nearest are {', '.join(near)}" if near else "")
+  )

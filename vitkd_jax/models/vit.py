@@ -1,0 +1,315 @@
+"""ViT, DeiT, distilled DeiT and DeiT III: image -> (logits, out).
+
+The parameter tree and the keys of `out` are big_vision's, so that its
+checkpoints and code fit without conversion. What DeiT and timm have beyond it
+(the exact gelu, LayerScale, drop path, a distillation token, registers) are
+further fields of the same module.
+"""
+
+import difflib
+import math
+from typing import Any
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitkd_jax.models import layers, variants
+
+_CHOICES = {
+  "posemb": ("learn", "sincos2d"),
+  "pool_type": ("gap", "map", "tok", "0", "none"),
+  "gelu": tuple(layers.GELU),
+  "init_scheme": ("big_vision", "deit"),
+}
+
+
+def sincos_2d(height: int, width: int, dim: int) -> jax.Array:
+  """The fixed 2-D sine-cosine embedding of MoCo v3, arXiv:2104.02057.
+
+  Returns:
+    [1, height * width, dim] float32.
+
+  Raises:
+    ValueError: dim is not a multiple of 4.
+  """
+  if dim % 4:
+    raise ValueError(f"sincos2d needs a width divisible by 4, got {dim}")
+  omega = 10_000.0 ** -(jnp.arange(dim // 4) / (dim // 4 - 1))
+  y, x = jnp.mgrid[:height, :width]
+  y, x = (jnp.einsum("m,d->md", a.flatten(), omega) for a in (y, x))
+  parts = [jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]
+  return jnp.concatenate(parts, axis=1)[None].astype(jnp.float32)
+
+
+def resize_posemb(posemb: jax.Array, grid: tuple[int, int]) -> jax.Array:
+  """Position embeddings of another grid, resampled by anti-aliased bicubic.
+
+  This is timm's `resample_abs_pos_embed` (bicubic, antialias): both use the
+  kernel with a = -1/2. big_vision's loader resamples linearly.
+
+  Args:
+    posemb: [1, N, D]; N is taken as a square grid.
+    grid: rows and columns wanted.
+
+  Returns:
+    [1, rows * columns, D]; `posemb` itself where N is already that.
+
+  Raises:
+    ValueError: N is no square, so that its grid is unknown.
+  """
+  _, tokens, width = posemb.shape
+  if tokens == grid[0] * grid[1]:
+    return posemb
+  side = math.isqrt(tokens)
+  if side * side != tokens:
+    raise ValueError(
+      f"position embedding of {tokens} tokens is no square grid and cannot be "
+      f"resized to {grid[0]}x{grid[1]}; use the image size it was made for"
+    )
+  square = jnp.reshape(posemb, (side, side, width))
+  resized = jax.image.resize(square, (*grid, width), "cubic", antialias=True)
+  return jnp.reshape(resized, (1, -1, width))
+
+
+class ViT(nn.Module):
+  """Vision Transformer; build it with `Model`.
+
+  Attributes:
+    num_classes: C; None or 0 for no head.
+    patch_size: rows and columns of a patch in pixels.
+    width: D.
+    depth: number of blocks.
+    mlp_dim: hidden width of the feed-forward part, 4 D by default.
+    num_heads: attention heads; divides the width.
+    posemb: "learn" or "sincos2d".
+    rep_size: width of a tanh layer before the head; True for D.
+    dropout: rate after the embedding and in every branch.
+    pool_type: "gap", "map", "tok" (a CLS token), "0" or "none".
+    head_zeroinit: the head starts at zero.
+    scan: one scanned block with stacked parameters, rematerialised.
+    remat_policy: what the scan keeps, a name in `jax.checkpoint_policies`.
+    dtype_mm: dtype of matrix products; parameters stay float32.
+    gelu: "tanh" (big_vision) or "erf" (DeiT, timm, mmpretrain).
+    layerscale_init: initial LayerScale; None for none.
+    drop_path: stochastic depth of the last block, growing linearly from 0.
+    distilled: a distillation token with a head of its own; the logits are
+      the mean of both heads (arXiv:2012.12877).
+    registers: number of register tokens (arXiv:2309.16588).
+    init_scheme: "big_vision" or "deit" initialisation.
+  """
+
+  num_classes: int | None = None
+  patch_size: tuple[int, int] = (16, 16)
+  width: int = 768
+  depth: int = 12
+  mlp_dim: int | None = None
+  num_heads: int = 12
+  posemb: str = "learn"
+  rep_size: int | bool = False
+  dropout: float = 0.0
+  pool_type: str = "gap"
+  head_zeroinit: bool = True
+  scan: bool = False
+  remat_policy: str = "nothing_saveable"
+  dtype_mm: Any = "float32"
+  gelu: str = "tanh"
+  layerscale_init: float | None = None
+  drop_path: float = 0.0
+  distilled: bool = False
+  registers: int = 0
+  init_scheme: str = "big_vision"
+
+  @property
+  def num_prefix_tokens(self) -> int:
+    """Tokens before the patch tokens: CLS, distillation, registers."""
+    return (self.pool_type == "tok") + self.distilled + self.registers
+
+  def grid(self, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of patch tokens for an image of that many pixels."""
+    return height // self.patch_size[0], width // self.patch_size[1]
+
+  @nn.compact
+  def __call__(self, image: jax.Array, *, train: bool = False):
+    """Returns (logits, out).
+
+    Args:
+      image: [B, H, W, 3] float32, normalised for this model. Rows and columns
+        beyond a whole number of patches are dropped, as in big_vision.
+      train: dropout and drop path are on; needs the rng "dropout" if any is.
+
+    Returns:
+      logits: [B, C] (the pooled features [B, D] without a head).
+      out: the intermediate maps, with T = num_prefix_tokens + N tokens:
+        `stem` [B, h, w, D], `with_posemb` [B, N, D],
+        `encoder.blockNN.{sa,+sa,mlp,+mlp}` [B, T, D], `encoded` [B, T, D]
+        (after the final LayerNorm), `head_input` [B, D], `pre_logits`,
+        `logits`; and `pre_logits_2d`, `logits_2d` [B, h, w, .].
+    """
+    out = {}
+    image = jnp.asarray(image, self.dtype_mm)
+    x = out["stem"] = self._stem(image)
+    batch, height, width, _ = x.shape
+    x = jnp.reshape(x, [batch, height * width, -1])
+    posemb = self._posemb((height, width))
+    x = out["with_posemb"] = x + posemb.astype(x.dtype)
+    x = jnp.concatenate([*self._prefix_tokens(batch, x.dtype), x], axis=1)
+    x = nn.Dropout(self.dropout)(x, not train)
+
+    x, out["encoder"] = layers.Encoder(
+      depth=self.depth,
+      drop_path=self.drop_path,
+      scan=self.scan,
+      remat_policy=self.remat_policy,
+      block=dict(
+        mlp_dim=self.mlp_dim,
+        num_heads=self.num_heads,
+        dropout=self.dropout,
+        gelu=self.gelu,
+        layerscale_init=self.layerscale_init,
+        init_scheme=self.init_scheme,
+        dtype_mm=self.dtype_mm,
+      ),
+      name="Transformer",
+    )(x, not train)
+    encoded = out["encoded"] = x
+    patches = encoded[:, self.num_prefix_tokens :]
+    x_2d = jnp.reshape(patches, [batch, height, width, -1])
+    x = out["head_input"] = self._pool(encoded, patches)
+    if self.pool_type == "none":
+      del out["head_input"]
+    if self.rep_size:
+      rep_size = self.width if self.rep_size is True else self.rep_size
+      hidden = nn.Dense(rep_size, name="pre_logits")
+      x, x_2d = nn.tanh(hidden(x)), nn.tanh(hidden(x_2d))
+    out["pre_logits_2d"], out["pre_logits"] = x_2d, x
+    if self.num_classes:
+      head = self._head("head")
+      out["logits_2d"] = head(x_2d)
+      logits = head(x)
+      if self.distilled:
+        out["logits_cls"] = logits
+        out["logits_dist"] = self._head("head_dist")(encoded[:, 1])
+        logits = (logits + out["logits_dist"]) / 2
+      x = out["logits"] = logits
+    return x, out
+
+  def _stem(self, image):
+    init = {}
+    if self.init_scheme == "deit":  # PyTorch's default for a convolution
+      init["kernel_init"] = nn.initializers.variance_scaling(
+        1 / 3, "fan_in", "uniform"
+      )
+    return nn.Conv(
+      self.width,
+      self.patch_size,
+      strides=self.patch_size,
+      padding="VALID",
+      dtype=self.dtype_mm,
+      name="embedding",
+      **init,
+    )(image)
+
+  def _posemb(self, grid):
+    if self.posemb == "sincos2d":
+      return sincos_2d(*grid, self.width)
+    # A variable that is already there may belong to another image size.
+    if self.has_variable("params", "pos_embedding"):
+      return resize_posemb(self.get_variable("params", "pos_embedding"), grid)
+    std = 0.02 if self.init_scheme == "deit" else self.width**-0.5
+    shape = (1, grid[0] * grid[1], self.width)
+    return self.param("pos_embedding", nn.initializers.normal(std), shape)
+
+  def _prefix_tokens(self, batch, dtype):
+    """DeiT's position embedding of a prefix token is folded into the token."""
+    std = 0.02 if self.init_scheme == "deit" else 0.0
+    tokens = []
+    for name, count in (
+      ("cls", int(self.pool_type == "tok")),
+      ("dist", int(self.distilled)),
+      ("reg", self.registers),
+    ):
+      if count:
+        shape = (1, count, self.width)
+        token = self.param(name, nn.initializers.normal(std), shape)
+        tokens.append(
+          einops.repeat(token.astype(dtype), "1 n d -> b n d", b=batch)
+        )
+    return tokens
+
+  def _pool(self, encoded, patches):
+    match self.pool_type:
+      case "map":
+        return layers.MAPHead(
+          self.mlp_dim, self.num_heads, self.gelu, name="MAPHead_0"
+        )(encoded)
+      case "gap":
+        return jnp.mean(patches, axis=1)
+      case "tok" | "0":
+        return encoded[:, 0]
+    return encoded
+
+  def _head(self, name):
+    if self.head_zeroinit:
+      init = nn.initializers.zeros
+    elif self.init_scheme == "deit":
+      init = nn.initializers.normal(0.02)
+    else:
+      init = nn.initializers.lecun_normal()
+    return nn.Dense(self.num_classes, kernel_init=init, name=name)
+
+
+def Model(  # noqa: N802, big_vision's name
+  num_classes: int | None = None,
+  *,
+  variant: str | None = None,
+  **fields: Any,
+) -> ViT:
+  """The linen module of a variant; fields override the variant's.
+
+  Args:
+    num_classes: C; None or 0 for no head.
+    variant: a size ("S/16": big_vision's model exactly) or a timm name
+      ("deit3_small_patch16_224"); None for the fields' own defaults.
+    **fields: any field of `ViT`.
+
+  Raises:
+    ValueError: an unknown variant, field or choice, heads that do not divide
+      the width, or a distillation token without a CLS token.
+  """
+  known = [
+    name
+    for name in ViT.__dataclass_fields__
+    if name not in ("num_classes", "parent", "name")
+  ]
+  for name in fields:
+    if name not in known and name != "name":
+      near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+      raise ValueError(
+        f"unknown model field {name!r}; the nearest is {near[0]!r}"
+      )
+  if variant is not None:
+    fields = variants.get(variant).fields | fields
+  model = ViT(num_classes, **fields)
+  for name, choices in _CHOICES.items():
+    if getattr(model, name) not in choices:
+      raise ValueError(
+        f"model field {name}={getattr(model, name)!r}: wanted one of "
+        + ", ".join(map(repr, choices))
+      )
+  if model.width % model.num_heads:
+    raise ValueError(
+      f"width {model.width} is not divisible by num_heads {model.num_heads}"
+    )
+  if model.distilled and model.pool_type != "tok":
+    raise ValueError(
+      f"distilled=True needs pool_type='tok', got {model.pool_type!r}"
+    )
+  policy = model.remat_policy
+  if policy != "none" and not hasattr(jax.checkpoint_policies, policy):
+    raise ValueError(
+      f"remat_policy={policy!r} is not in jax.checkpoint_policies; "
+      "'nothing_saveable' and 'dots_with_no_batch_dims_saveable' are usual"
+    )
+  return model
