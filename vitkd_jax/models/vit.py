@@ -260,7 +260,7 @@ class ViT(nn.Module):
     return nn.Dense(self.num_classes, kernel_init=init, name=name)
 
 
-def Model(  # noqa: N802, big_vision's name
+def Model(
   num_classes: int | None = None,
   *,
   variant: str | None = None,

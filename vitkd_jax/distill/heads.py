@@ -1,0 +1,141 @@
+"""Modules trained beside the student and dropped at export."""
+
+import math
+from typing import Any
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitkd_jax.distill import losses, tokens
+
+# PyTorch's default for linear and convolution layers, the authors' start:
+# kernel and bias uniform in +-1/sqrt(fan_in).
+_KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def _bias_init(fan_in):
+  bound = 1 / math.sqrt(fan_in)
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+class ViTKD(nn.Module):
+  """ViTKD's aligners, mask token and generator, and its two loss terms.
+
+  arXiv:2209.02432, sections 3.3 and 3.4.
+
+  Attributes:
+    teacher_width: D_t.
+    mask_ratio: lambda; what the mask was drawn with.
+    reduction: "sum" (the paper) or "mean", see `losses`.
+    always_align: align equal widths too; else equal widths are compared raw.
+    grid: rows and columns of the token map; None for a square one.
+    dtype_mm: dtype of matrix products; parameters and losses stay float32.
+  """
+
+  teacher_width: int
+  mask_ratio: float = 0.5
+  reduction: str = "sum"
+  always_align: bool = False
+  grid: tuple[int, int] | None = None
+  dtype_mm: Any = "float32"
+
+  @nn.compact
+  def __call__(
+    self,
+    student_low: jax.Array,
+    student_high: jax.Array,
+    teacher_low: jax.Array,
+    teacher_high: jax.Array,
+    mask: jax.Array,
+  ) -> dict[str, jax.Array]:
+    """Returns {"mimic": [B], "generation": [B]}, float32 and unweighted.
+
+    Args:
+      student_low: [B, K, N, D_s] shallow maps.
+      student_high: [B, N, D_s] deep map.
+      teacher_low: [B, K, N, D_t].
+      teacher_high: [B, N, D_t].
+      mask: [B, N] bool, True where a token is replaced.
+
+    Raises:
+      ValueError: the teacher's maps are not D_t wide, or the number of
+        tokens or blocks differs.
+    """
+    self._check(student_low, student_high, teacher_low, teacher_high)
+    low = jnp.stack(
+      [
+        self._align(student_low[:, i], f"align_low_{i}")
+        for i in range(student_low.shape[1])
+      ],
+      axis=1,
+    )
+    generated = self._generate(self._align(student_high, "align_high"), mask)
+    return {
+      "mimic": losses.mimic(low, teacher_low, reduction=self.reduction),
+      "generation": losses.generation(
+        generated,
+        teacher_high,
+        mask,
+        mask_ratio=self.mask_ratio,
+        reduction=self.reduction,
+      ),
+    }
+
+  def _align(self, x, name):
+    if x.shape[-1] == self.teacher_width and not self.always_align:
+      return x
+    return nn.Dense(
+      self.teacher_width,
+      dtype=self.dtype_mm,
+      kernel_init=_KERNEL_INIT,
+      bias_init=_bias_init(x.shape[-1]),
+      name=name,
+    )(x)
+
+  def _generate(self, x, mask):
+    """[B, N, D_t] with tokens replaced -> what the generator makes of it."""
+    token = self.param(
+      "mask_token", nn.initializers.zeros, (1, 1, self.teacher_width)
+    )
+    x = jnp.where(mask[..., None], token.astype(x.dtype), x)
+    rows, columns = self.grid or tokens.square_grid(x.shape[1])
+    x = einops.rearrange(x, "b (h w) d -> b h w d", h=rows, w=columns)
+    for i in range(2):
+      x = nn.Conv(
+        self.teacher_width,
+        (3, 3),
+        padding=1,
+        dtype=self.dtype_mm,
+        kernel_init=_KERNEL_INIT,
+        bias_init=_bias_init(9 * self.teacher_width),
+        name=f"generator_{i}",
+      )(nn.relu(x) if i else x)
+    return einops.rearrange(x, "b h w d -> b (h w) d")
+
+  def _check(self, student_low, student_high, teacher_low, teacher_high):
+    for name, low, high in (
+      ("student", student_low, student_high),
+      ("teacher", teacher_low, teacher_high),
+    ):
+      if low.ndim != 4 or high.ndim != 3 or low.shape[2:] != high.shape[1:]:
+        raise ValueError(
+          f"{name}_low {low.shape} and {name}_high {high.shape}: wanted "
+          "[B, K, N, D] and [B, N, D]"
+        )
+    if teacher_high.shape[-1] != self.teacher_width:
+      raise ValueError(
+        f"the teacher's maps are {teacher_high.shape[-1]} wide, not "
+        f"teacher_width={self.teacher_width}"
+      )
+    if student_low.shape[:3] != teacher_low.shape[:3]:
+      raise ValueError(
+        f"student_low {student_low.shape} and teacher_low {teacher_low.shape} "
+        "differ in blocks or tokens; tokens.resample brings a teacher's map "
+        "to the student's grid"
+      )
