@@ -1,0 +1,247 @@
+"""Prepared TFDS data sets as random-access sources of images and labels.
+
+`load` reads array_record files that TFDS wrote, without TensorFlow. The set
+`fashion_mini` comes with this package; `python -m vitkd_jax.prepare` writes
+others.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+from typing import Any, Protocol
+
+from etils import epath
+import numpy as np
+import tensorflow_datasets as tfds
+
+from vitkd_jax.data import decode
+
+_PACKAGE = epath.Path(__file__).parent
+
+# Per-channel mean and standard deviation of the train images in [0, 1].
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_STATISTICS = {
+  "fashion_mini": ((0.2859,) * 3, (0.3518,) * 3),
+  "fashion_mnist": ((0.2860,) * 3, (0.3530,) * 3),
+}
+
+
+class Source(Protocol):
+  """`source[i]` is {"image": uint8 [H, W, 3], "label": int32 scalar}."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+  """What is known of a data set before any record is read.
+
+  Attributes:
+    name: of the data set.
+    num_classes: number of classes.
+    image_size: (H, W) in pixels; None when images differ in size.
+    num_examples: split name -> number of examples.
+    class_names: of length num_classes.
+    mean: of the train images in [0, 1], three channels; ImageNet's where the
+      set's own was not measured.
+    std: the same for the standard deviation.
+  """
+
+  name: str
+  num_classes: int
+  image_size: tuple[int, int] | None
+  num_examples: dict[str, int]
+  class_names: tuple[str, ...]
+  mean: tuple[float, float, float]
+  std: tuple[float, float, float]
+
+
+def default_data_dir() -> epath.Path:
+  """TFDS's own folder: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+  folder = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  return epath.Path(folder).expanduser()
+
+
+def info(name: str, data_dir: str | None = None) -> Info:
+  """What TFDS's metadata say of data set `name`; reads no record.
+
+  Args:
+    name: of the data set, as its folder is called.
+    data_dir: folder of data sets; default: see `default_data_dir`.
+
+  Raises:
+    ValueError: the set is unknown, not prepared, or has no image and label.
+  """
+  meta = _builder(name, data_dir).info
+  height, width, _ = meta.features["image"].shape
+  label = meta.features["label"]
+  mean, std = _STATISTICS.get(name, _IMAGENET)
+  return Info(
+    name=name,
+    num_classes=label.num_classes,
+    image_size=None if None in (height, width) else (height, width),
+    num_examples={k: v.num_examples for k, v in meta.splits.items()},
+    class_names=tuple(label.names),
+    mean=mean,
+    std=std,
+  )
+
+
+def load(
+  name: str,
+  split: str,
+  *,
+  data_dir: str | None = None,
+  cache: bool = False,
+) -> Source:
+  """One split of a prepared data set.
+
+  Args:
+    name: of the data set, as its folder is called.
+    split: a split's name, or a slice in TFDS's notation ("train[:1000]").
+    data_dir: folder of data sets; default: see `default_data_dir`. The
+      package's own sets are found without it.
+    cache: decodes every image now and keeps the pixels in memory (for small
+      sets; images of one size).
+
+  Returns:
+    A `Source`. Threads may share it, and worker processes are sent it.
+
+  Raises:
+    ValueError: the set is unknown or not prepared, the split is unknown, or
+      the images to be cached differ in size.
+  """
+  builder = _builder(name, data_dir)
+  _check_split(name, split, builder.info.splits)
+  records = builder.as_data_source(
+    split=split, decoders={"image": tfds.decode.SkipDecoding()}
+  )
+  source = _Records(records)
+  return _cached(name, source) if cache else source
+
+
+class _Records:
+  """Decodes a record each time it is asked for."""
+
+  def __init__(self, records):
+    self._records = records
+
+  def __len__(self):
+    return len(self._records)
+
+  def __getitem__(self, index):
+    image, label = self.encoded(index)
+    return {"image": decode.to_rgb(decode.decode(image)), "label": label}
+
+  def encoded(self, index):
+    record = self._records[int(index)]
+    return record["image"], np.int32(record["label"])
+
+
+class _Arrays:
+  """Holds decoded pixels: images uint8 [n, H, W, 1 or 3], labels int32 [n]."""
+
+  def __init__(self, images, labels):
+    self._images, self._labels = images, labels
+
+  def __len__(self):
+    return len(self._labels)
+
+  def __getitem__(self, index):
+    image, label = self._images[index], self._labels[index]
+    return {"image": decode.to_rgb(image), "label": label}
+
+
+def _cached(name, records):
+  images, labels = None, np.empty(len(records), np.int32)
+  for i in range(len(records)):
+    data, labels[i] = records.encoded(i)
+    image = decode.decode(data)
+    if images is None:
+      images = np.empty((len(records), *image.shape), np.uint8)
+    if image.shape != images.shape[1:]:
+      raise ValueError(
+        f"cache=True needs images of one size, but {name} holds"
+        f" {images.shape[1:]} and {image.shape}; set cache=False."
+      )
+    images[i] = image
+  return _Arrays(images, labels)
+
+
+def _builder(name, data_dir):
+  """TFDS builder of the newest prepared version of `name`."""
+  roots = [_PACKAGE] + [
+    epath.Path(data_dir).expanduser() if data_dir else default_data_dir()
+  ]
+  if data_dir:  # what the caller names goes before what the package holds
+    roots.reverse()
+  for root in roots:
+    for version in _versions(root / name):
+      builder = tfds.builder_from_directory(version)
+      return _checked(name, builder)
+  raise ValueError(_missing(name, roots))
+
+
+def _versions(folder):
+  """Prepared versions of one data set, the newest first."""
+  if not folder.is_dir():
+    return []
+  numbered = [
+    (tuple(map(int, path.name.split("."))), path)
+    for path in folder.iterdir()
+    if re.fullmatch(r"\d+\.\d+\.\d+", path.name)
+    and (path / "dataset_info.json").exists()
+  ]
+  return [path for _, path in sorted(numbered, reverse=True)]
+
+
+def _checked(name, builder):
+  features = builder.info.features
+  if "image" not in features or "label" not in features:
+    raise ValueError(
+      f"data set {name} has no image and label, but {', '.join(features)}."
+    )
+  file_format = builder.info.file_format.value
+  if file_format != "array_record":
+    raise ValueError(
+      f"data set {name} in {builder.data_dir} is stored as {file_format}, but"
+      " array_record is read; convert it with: python -m"
+      " tensorflow_datasets.scripts.convert_format"
+      f" --dataset_dir={builder.data_dir}"
+      " --out_file_format=array_record --out_dir=DIR."
+    )
+  return builder
+
+
+def _missing(name, roots):
+  known = set(_STATISTICS).union(
+    path.name
+    for root in roots
+    if root.is_dir()
+    for path in root.iterdir()
+    if path.is_dir() and _versions(path)
+  )
+  if name not in known:
+    return f"unknown data set {name!r}; {_nearest(name, known)}"
+  return (
+    f"data set {name} is not prepared in {roots[-1]}; prepare it with:"
+    f" python -m vitkd_jax.prepare {name} --source DIR."
+  )
+
+
+def _check_split(name, split, splits):
+  for part in split.split("+"):
+    word = part.split("[")[0].strip()
+    if word not in splits:
+      raise ValueError(
+        f"data set {name} has no split {word!r}; {_nearest(word, list(splits))}"
+      )
+
+
+def _nearest(word, valid):
+  close = difflib.get_close_matches(word, sorted(valid), n=1, cutoff=0.5)
+  names = ", ".join(sorted(valid))
+  return (f"did you mean {close[0]!r}? " if close else "") + f"Known: {names}."
