@@ -149,14 +149,12 @@ def flatten(tree: dict, prefix: str = "") -> dict:
   return flat
 
 
-def sample(array) -> np.ndarray:
-  """`NUM_SAMPLES` entries at places fixed by the size; all if it has fewer."""
+def sample(array, count: int = NUM_SAMPLES) -> np.ndarray:
+  """`count` entries at places fixed by the size; all if there are fewer."""
   flat = np.asarray(array).reshape(-1)
-  if flat.size <= NUM_SAMPLES:
+  if flat.size <= count:
     return flat
-  return flat[
-    np.random.RandomState(flat.size).randint(flat.size, size=NUM_SAMPLES)
-  ]
+  return flat[np.random.RandomState(flat.size).randint(flat.size, size=count)]
 
 
 def relative_l2(array, samples, norm) -> float:

@@ -20,9 +20,10 @@ import sys
 import types
 from unittest import mock
 
-from golden import cases
 import numpy as np
 import torch
+
+from golden import cases
 
 FOLDER = pathlib.Path(__file__).parent
 # The authors' names of the layers of our head.
