@@ -24,6 +24,7 @@ class ViTKDCase:
   batch: int = 2
   ratio: float = 0.5
   seed: int = 0
+  always_align: bool = False  # aligners also between equal widths
 
   @property
   def num_tokens(self) -> int:
@@ -51,7 +52,7 @@ def vitkd_params(random, case: ViTKDCase) -> dict:
     return {"kernel": kernel, "bias": 0.1 * random.standard_normal(shape[-1])}
 
   params = {"mask_token": random.standard_normal((1, 1, width_t))}
-  if width_s != width_t:
+  if width_s != width_t or case.always_align:
     for name in ("align_low_0", "align_low_1", "align_high"):
       params[name] = layer(width_s, width_t)
   for name in ("generator_0", "generator_1"):
