@@ -1,0 +1,218 @@
+"""Weights in and out: round trips, folding, and every refusal."""
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitkd_jax import weights
+from vitkd_jax.models import vit
+from vitkd_jax.weights import files
+
+SIZE = 28
+MODELS = {
+  "deit": dict(variant="deit_pico_patch4_28", depth=2),
+  "distilled": dict(variant="deit_pico_patch4_28", depth=2, distilled=True),
+  "deit3": dict(variant="deit3_nano_patch4_28", depth=2, width=32, num_heads=2),
+  "registers": dict(variant="deit_pico_patch4_28", depth=1, registers=4),
+  "pre_logits": dict(variant="deit_pico_patch4_28", depth=1, rep_size=True),
+  "big_vision": dict(variant="test", depth=2, patch_size=(7, 7)),
+}
+
+
+def random_params(num_classes=5, seed=0, **fields):
+  """Parameters of which none keeps its initial value."""
+  model = vit.Model(num_classes, **fields)
+  tree = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3))
+  )["params"]
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), tree
+  )
+
+
+def assert_same(got, want):
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def flat(params):
+  return dict(traverse_util.flatten_dict(params, sep="/"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+  "format, file",
+  [("flat", "w.safetensors"), ("flat", "w.npz"), ("timm", "w.safetensors")],
+)
+def test_round_trip_is_exact(tmp_path, name, format, file):
+  fields = MODELS[name]
+  params = random_params(**fields)
+  weights.save(tmp_path / file, params, format=format, **fields)
+  got = weights.load(tmp_path / file, num_classes=5, image_size=SIZE, **fields)
+  assert_same(got, params)
+  assert {a.dtype for a in flat(got).values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("scan_in, scan_out", [(True, False), (False, True)])
+def test_scanned_and_unrolled_layouts_are_the_same_weights(
+  tmp_path, scan_in, scan_out
+):
+  fields = MODELS["big_vision"]
+  params = random_params(scan=scan_in, **fields)
+  weights.save(
+    tmp_path / "w.npz", params, format="big_vision", scan=scan_in, **fields
+  )
+  got = weights.load(
+    tmp_path / "w.npz",
+    num_classes=5,
+    image_size=SIZE,
+    scan=scan_out,
+    **fields,
+  )
+  image = np.random.default_rng(1).normal(size=(2, SIZE, SIZE, 3))
+  logits = [
+    vit.Model(5, scan=scan, **fields).apply({"params": p}, image)[0]
+    for scan, p in ((scan_in, params), (scan_out, got))
+  ]
+  np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_folded_layerscale_computes_the_same(scan):
+  fields = MODELS["deit3"]
+  params = random_params(scan=scan, **fields)
+  folded = weights.fold_layerscale(params)
+  assert not any("layerscale" in name for name in flat(folded))
+  image = np.random.default_rng(1).normal(size=(2, SIZE, SIZE, 3))
+  want, want_out = vit.Model(5, scan=scan, **fields).apply(
+    {"params": params}, image
+  )
+  model = vit.Model(5, scan=scan, layerscale_init=None, **fields)
+  got, got_out = model.apply({"params": folded}, image)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(
+    got_out["encoder"]["block01"]["sa"],
+    want_out["encoder"]["block01"]["sa"],
+    rtol=1e-5,
+    atol=1e-5,
+  )
+
+
+def save_small(path, **changes):
+  fields = MODELS["deit3"]
+  leaves = flat(random_params(**fields))
+  for name, leaf in changes.items():
+    if leaf is None:
+      del leaves[name]
+    else:
+      leaves[name] = leaf
+  files.write_npz(path, leaves)
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    ({"cls": None}, ["lacks 'cls'"]),
+    ({"extra/kernel": np.ones(2)}, ["no place for 'extra/kernel'"]),
+    ({"embedding/bias": np.ones(7)}, ["embedding/bias", "(7,)", "(32,)"]),
+    ({"head/kernel": np.ones((32, 9))}, ["head/kernel", "(32, 9)", "(32, 5)"]),
+  ],
+)
+def test_a_leaf_that_does_not_fit_is_named(tmp_path, changes, words):
+  save_small(tmp_path / "w.npz", **changes)
+  with pytest.raises(ValueError, match=r"weights|leaf") as error:
+    weights.load(
+      tmp_path / "w.npz", num_classes=5, image_size=SIZE, **MODELS["deit3"]
+    )
+  for word in [str(tmp_path / "w.npz"), *words]:
+    assert word in str(error.value)
+
+
+def test_shape_mismatch_in_a_timm_file_gives_both_shapes(tmp_path):
+  params = random_params(**MODELS["deit"])
+  weights.save(
+    tmp_path / "w.safetensors", params, format="timm", **MODELS["deit"]
+  )
+  with pytest.raises(ValueError, match=r"\(64, 3, 4, 4\).*\(96, 3, 4, 4\)"):
+    weights.load(
+      tmp_path / "w.safetensors",
+      variant="deit_pico_patch4_28",
+      num_classes=5,
+      width=96,
+    )
+
+
+@pytest.mark.parametrize(
+  "content, words",
+  [
+    (b"<!DOCTYPE html><html>503</html>", "web page"),
+    (b"\n <html>", "web page"),
+    (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+    (b"PK\x03\x04 a zip that ends early", "truncated"),
+    (b"", "neither safetensors"),
+    (b"\xff" * 100, "neither safetensors"),
+    (b'\x10\0\0\0\0\0\0\0{"a": 1, ', "truncated"),
+  ],
+)
+def test_files_that_are_no_weights(tmp_path, content, words):
+  path = tmp_path / "w.pth"
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=words) as error:
+    weights.load(path, variant="deit_tiny_patch16_224", num_classes=5)
+  assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["w.safetensors", "w.npz"])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_truncated_files(tmp_path, file, share):
+  params = random_params(**MODELS["deit"])
+  weights.save(tmp_path / file, params, format="flat", **MODELS["deit"])
+  content = (tmp_path / file).read_bytes()
+  (tmp_path / file).write_bytes(content[: int(share * len(content))])
+  with pytest.raises(ValueError, match=r"truncated|damaged"):
+    weights.load(tmp_path / file, num_classes=5, **MODELS["deit"])
+
+
+def test_missing_file_and_unknown_names(tmp_path):
+  with pytest.raises(ValueError, match="No such file"):
+    weights.load(tmp_path / "w.npz", variant="S/16", num_classes=5)
+  with pytest.raises(ValueError, match=r"neither 'model\.safetensors"):
+    weights.load(tmp_path, variant="S/16", num_classes=5)
+  files.write_npz(tmp_path / "w.npz", {"conv1.weight": np.ones(3)})
+  with pytest.raises(ValueError, match=r"no ViT's.*conv1\.weight"):
+    weights.load(tmp_path / "w.npz", variant="S/16", num_classes=5)
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+  np.savez(tmp_path / "w.npz", **{"Transformer/x": np.array([{}], object)})
+  with pytest.raises(ValueError, match="never loaded"):
+    weights.load(tmp_path / "w.npz", variant="S/16", num_classes=5)
+
+
+def test_nothing_is_left_of_a_failed_write(tmp_path):
+  with (
+    pytest.raises(ZeroDivisionError),
+    files.replacing(tmp_path / "w.npz") as temporary,
+    open(temporary, "w"),
+  ):
+    raise ZeroDivisionError
+  assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_comes_back_as_float32(tmp_path):
+  params = random_params(**MODELS["deit"])
+  for file in ("w.safetensors", "w.npz"):
+    weights.save(
+      tmp_path / file,
+      params,
+      format="flat",
+      dtype="bfloat16",
+      **MODELS["deit"],
+    )
+    got = weights.load(tmp_path / file, num_classes=5, **MODELS["deit"])
+    want = jax.tree.map(
+      lambda a: a.astype(jnp.bfloat16).astype(np.float32), params
+    )
+    assert_same(got, want)

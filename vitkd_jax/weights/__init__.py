@@ -1,0 +1,13 @@
+"""Weights in, weights out: the teachers that exist, the tools students go to.
+
+`load` reads timm, DeiT, DeiT III, mmpretrain, Hugging Face, big_vision and our
+own files; `save` writes timm and Hugging Face folders, big_vision `.npz` and
+flat files.
+"""
+
+from vitkd_jax.weights.files import sha256
+from vitkd_jax.weights.fit import fold_layerscale
+from vitkd_jax.weights.loading import load
+from vitkd_jax.weights.saving import save
+
+__all__ = ["fold_layerscale", "load", "save", "sha256"]

@@ -1,0 +1,193 @@
+"""Makes leaves fit a model: position embeddings, heads, LayerScale."""
+
+from collections.abc import Mapping, Sequence
+import math
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitkd_jax.models import vit
+from vitkd_jax.weights import rules
+
+Leaves = dict[str, np.ndarray]
+
+_HEADS = ("head", "head_dist")
+
+
+def shapes(
+  model: vit.ViT, image_size: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
+  """Shapes of a model's leaves by name, joined by "/"; nothing is computed."""
+  tree = jax.eval_shape(
+    model.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32),
+  )["params"]
+  return {
+    name: leaf.shape
+    for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()
+  }
+
+
+def is_free(name: str) -> bool:
+  """Whether a leaf's size may differ from the model's until it is fitted."""
+  return name == "pos_embedding" or name.split("/")[0] in _HEADS
+
+
+def position(
+  leaves: Leaves, wanted: Mapping[str, Any], grid: tuple[int, int]
+) -> list[str]:
+  """Splits prefix entries off the position embedding and resizes the rest.
+
+  A prefix token's entry is added to the token (DeiT, ViT); DeiT III and
+  big_vision have none.
+
+  Args:
+    leaves: changed in place.
+    wanted: shapes of the model's leaves.
+    grid: rows and columns of the model's patch tokens.
+
+  Returns:
+    What was done, in sentences.
+
+  Raises:
+    ValueError: the number of entries fits no grid.
+  """
+  if "pos_embedding" not in leaves or "pos_embedding" not in wanted:
+    return []
+  table = leaves["pos_embedding"]
+  if table.ndim != 3 or table.shape[2] != wanted["pos_embedding"][2]:
+    raise ValueError(
+      f"leaf 'pos_embedding' has shape {table.shape} in the file, the model "
+      f"wants {wanted['pos_embedding']}"
+    )
+  tokens = [name for name in ("cls", "dist") if name in leaves]
+  count, patches = table.shape[1], grid[0] * grid[1]
+  prefixes = range(min(len(tokens), count) + 1)
+  found = [n for n in prefixes if count - n == patches] or [
+    n for n in prefixes if math.isqrt(count - n) ** 2 == count - n
+  ]
+  if not found:
+    raise ValueError(
+      f"leaf 'pos_embedding' has {count} entries, which with up to "
+      f"{len(tokens)} prefix tokens fit neither the grid "
+      f"{grid[0]}x{grid[1]} nor a square; name the image size"
+    )
+  prefix, table = table[:, : found[0]], table[:, found[0] :]
+  for i, name in enumerate(tokens[: found[0]]):
+    leaves[name] = leaves[name] + prefix[:, i : i + 1]
+  leaves["pos_embedding"] = table
+  if table.shape[1] == patches:
+    return []
+  side = math.isqrt(table.shape[1])
+  leaves["pos_embedding"] = np.asarray(vit.resize_posemb(table, grid))
+  return [
+    f"position embeddings resized from {side}x{side} to {grid[0]}x{grid[1]} "
+    "(anti-aliased bicubic)"
+  ]
+
+
+def head(
+  leaves: Leaves,
+  wanted: Mapping[str, tuple[int, ...]],
+  policy: str,
+  classes: Sequence[int] | None,
+) -> list[str]:
+  """Keeps, drops, cuts or renews the heads, in place.
+
+  Args:
+    leaves: changed in place.
+    wanted: shapes of the model's leaves; no head means that it is dropped.
+    policy: "keep" or "init" (normal, standard deviation 0.02; bias zero).
+    classes: of the file's classes, those that the model's are, in order.
+
+  Returns:
+    What was done, in sentences.
+
+  Raises:
+    ValueError: class counts differ and nothing says what to do.
+  """
+  notes = []
+  for name in _HEADS:
+    kernel, bias = f"{name}/kernel", f"{name}/bias"
+    if kernel not in wanted:
+      if kernel in leaves and "head/kernel" not in wanted:
+        count = leaves[kernel].shape[1]
+        notes.append(f"{name} of {count} classes dropped")
+        del leaves[kernel]
+        leaves.pop(bias, None)
+      continue
+    if policy == "init":
+      rng = np.random.default_rng(0)
+      draw = rng.normal(0, 0.02, wanted[kernel])
+      leaves[kernel] = draw.astype(np.float32)
+      leaves[bias] = np.zeros(wanted[bias], np.float32)
+      notes.append(f"{name} initialised anew for {wanted[bias][0]} classes")
+      continue
+    if kernel not in leaves or bias not in leaves:
+      raise ValueError(
+        f"the file has no {name!r}; num_classes=None loads the features "
+        "alone, head='init' draws a new head"
+      )
+    count = leaves[bias].shape[0]
+    if classes is not None:
+      if not all(0 <= i < count for i in classes):
+        raise ValueError(f"classes: wanted indices below {count}")
+      leaves[kernel] = leaves[kernel][:, list(classes)]
+      leaves[bias] = leaves[bias][list(classes)]
+      notes.append(f"{name} cut from {count} to {len(classes)} classes")
+    if leaves[kernel].shape != wanted[kernel]:
+      raise ValueError(
+        f"leaf '{kernel}' has shape {leaves[kernel].shape}, the model of "
+        f"{wanted[bias][0]} classes wants {wanted[kernel]}; give num_classes "
+        "of the file, the classes to keep, or head='init'"
+      )
+  return notes
+
+
+def check(leaves: Leaves, wanted: Mapping[str, tuple[int, ...]]) -> None:
+  """Refuses leaves that are not exactly the model's.
+
+  Raises:
+    ValueError: a gap, a leftover, or another shape; the leaf is named.
+  """
+  rules.check_used(
+    sorted(set(wanted) - set(leaves)), sorted(set(leaves) - set(wanted))
+  )
+  for name, shape in wanted.items():
+    if leaves[name].shape != shape:
+      raise ValueError(
+        f"leaf {name!r} has shape {leaves[name].shape} in the file, the model "
+        f"wants {shape}"
+      )
+
+
+def fold_layerscale(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Parameters of the same function without LayerScale.
+
+  gamma * (W x + b) = (gamma W) x + (gamma b), so that each gamma goes into the
+  projection before it: attention's `out` and the second dense layer. The
+  result fits the model built with `layerscale_init=None`.
+
+  Args:
+    params: nested parameters, with or without LayerScale, scanned or not.
+
+  Returns:
+    Nested parameters; those without LayerScale come back as they are.
+  """
+  leaves = traverse_util.flatten_dict(params, sep="/")
+  for branch, layer, inputs in (
+    ("sa", "MultiHeadDotProductAttention_0/out", 2),
+    ("mlp", "MlpBlock_0/Dense_1", 1),
+  ):
+    for name in [n for n in leaves if n.endswith(f"/layerscale_{branch}")]:
+      block = name.rpartition("/")[0]
+      gamma = leaves.pop(name)  # [D], or [depth, D] of a scanned encoder
+      kernel, bias = f"{block}/{layer}/kernel", f"{block}/{layer}/bias"
+      leaves[bias] = leaves[bias] * gamma
+      over_inputs = (*gamma.shape[:-1], *[1] * inputs, gamma.shape[-1])
+      leaves[kernel] = leaves[kernel] * gamma.reshape(over_inputs)
+  return traverse_util.unflatten_dict(leaves, sep="/")

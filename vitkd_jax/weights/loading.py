@@ -1,0 +1,276 @@
+"""Reads any known file into the parameters of a model."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from absl import logging
+from flax import traverse_util
+import numpy as np
+
+from vitkd_jax.models import variants, vit
+from vitkd_jax.weights import (
+  big_vision,
+  files,
+  fit,
+  huggingface,
+  mmpretrain,
+  rules,
+  timm,
+)
+
+FORMATS = (timm, mmpretrain, huggingface, big_vision)
+SHIPPED = "shipped:"
+_SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
+
+# The weights' file in a folder, in order of preference.
+_IN_FOLDER = (
+  "model.safetensors",
+  "student.safetensors",
+  "pytorch_model.bin",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """What a file gave.
+
+  Attributes:
+    params: nested parameters, NumPy float32.
+    format: the name of the format that the file is in.
+    notes: what was changed on the way, in sentences.
+    num_classes: C of the head, None without one.
+    file: the path of the file itself; None for a checkpoint of ours.
+  """
+
+  params: dict[str, Any]
+  format: str
+  notes: tuple[str, ...]
+  num_classes: int | None
+  file: str | None
+
+
+def load(
+  path: str | os.PathLike,
+  *,
+  variant: str,
+  num_classes: int | None,
+  image_size: int | tuple[int, int] | None = None,
+  head: str = "keep",
+  classes: Sequence[int] | None = None,
+  source: str | None = None,
+  which: str = "student",
+  **fields: Any,
+) -> dict[str, Any]:
+  """Parameters of a model from a file or folder of any known format.
+
+  What had to be changed (resized position embeddings, a dropped head) is
+  logged.
+
+  Args:
+    path: a `.safetensors`, `.npz` or `.pth` file, a timm, Hugging Face or
+      work folder, one of our checkpoints, a `gs://` URL, or `shipped:NAME` for
+      a teacher that comes with the package.
+    variant: the model's name, as `vit.Model` takes it.
+    num_classes: C; None or 0 drops the file's head.
+    image_size: pixels, side or (rows, columns); the variant's by default.
+    head: "keep", or "init" for a new one.
+    classes: of the file's classes, those to keep, in order.
+    source: the format's name where the keys must not decide.
+    which: "student" or "ema", of a checkpoint of ours.
+    **fields: further fields of `vit.Model`.
+
+  Returns:
+    Nested parameters for `vit.Model(num_classes, variant=variant, **fields)`:
+    NumPy float32, on the host.
+
+  Raises:
+    ValueError: the file is unreadable or its weights do not fit; the sentence
+      names the file and the leaf.
+  """
+  loaded = load_with_notes(
+    path,
+    variant=variant,
+    num_classes=num_classes,
+    image_size=image_size,
+    head=head,
+    classes=classes,
+    source=source,
+    which=which,
+    **fields,
+  )
+  for note in loaded.notes:
+    logging.info("%s: %s", path, note)
+  return loaded.params
+
+
+def load_with_notes(
+  path: str | os.PathLike,
+  *,
+  variant: str,
+  num_classes: int | str | None,
+  image_size: int | tuple[int, int] | None = None,
+  head: str = "keep",
+  classes: Sequence[int] | None = None,
+  source: str | None = None,
+  which: str = "student",
+  **fields: Any,
+) -> Loaded:
+  """As `load`, with what was done; num_classes "file" keeps the file's head."""
+  if head not in ("keep", "init"):
+    raise ValueError(f"head={head!r}: wanted 'keep' or 'init'")
+  variants.get(variant)  # an unknown name is said before a file is read
+  path = os.fspath(path)
+  file = find(path)
+  if file is None:
+    leaves, config, metadata = _read_checkpoint(path, which), {}, {}
+    name = "checkpoint"
+    leaves = big_vision.unstack(leaves)
+  else:
+    leaves, metadata = files.read(file)
+    config = _read_config(file)
+    format_ = detect(file, leaves, source)
+    name = format_.NAME
+  if image_size is None:
+    image_size = variants.get(variant).image_size
+  if isinstance(image_size, int):
+    image_size = (image_size, image_size)
+
+  def build(num_classes):
+    return vit.Model(num_classes, variant=variant, **{**fields, "scan": False})
+
+  try:
+    notes = _check_activation(config, metadata, build(None), variant)
+    if file is not None:
+      leaves, more = _translate(format_, leaves, build(1), image_size)
+      notes += more
+    if num_classes == "file":
+      count = len(leaves["head/bias"]) if "head/bias" in leaves else None
+      num_classes = count if classes is None else len(classes)
+    model = build(num_classes)
+    wanted = fit.shapes(model, image_size)
+    notes += fit.position(leaves, wanted, model.grid(*image_size))
+    notes += fit.head(leaves, wanted, head, classes)
+    fit.check(leaves, wanted)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
+  if fields.get("scan"):
+    leaves = big_vision.stack(leaves)
+  leaves = {
+    name: np.asarray(array, np.float32) for name, array in leaves.items()
+  }
+  return Loaded(
+    traverse_util.unflatten_dict(leaves, sep="/"),
+    name,
+    tuple(notes),
+    num_classes or None,
+    file,
+  )
+
+
+def find(path: str) -> str | None:
+  """The file of weights that a path stands for; None for our checkpoints.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if path.startswith(SHIPPED):
+    name = path.removeprefix(SHIPPED)
+    file = _SHIPPED_FOLDER / f"{name}.safetensors"
+    if not file.exists():
+      known = sorted(p.stem for p in _SHIPPED_FOLDER.glob("*.safetensors"))
+      raise ValueError(
+        f"no teacher {name!r} is shipped; there are: {', '.join(known)}"
+      )
+    return str(file)
+  if not os.path.isdir(path):
+    return path
+  for name in _IN_FOLDER:
+    if os.path.exists(os.path.join(path, name)):
+      return os.path.join(path, name)
+  if os.path.isdir(os.path.join(path, "checkpoints")) or any(
+    entry in ("_CHECKPOINT_METADATA", "state") for entry in os.listdir(path)
+  ):
+    return None
+  raise ValueError(
+    f"{path!r} holds neither {' nor '.join(map(repr, _IN_FOLDER))} nor "
+    "checkpoints"
+  )
+
+
+def detect(path: str, names: Mapping[str, Any], source: str | None):
+  """The module of the format that the names are in.
+
+  Raises:
+    ValueError: none fits, or `source` names none.
+  """
+  for module in FORMATS:
+    if source == module.NAME or (source is None and module.matches(names)):
+      return module
+  known = ", ".join(module.NAME for module in FORMATS)
+  if source is not None:
+    raise ValueError(f"unknown format {source!r}: wanted one of {known}")
+  raise ValueError(
+    f"{path}: the names in the file are no ViT's of {known}; it begins with "
+    + rules.some(sorted(names))
+  )
+
+
+def _translate(format_, source, model, image_size):
+  """A file's leaves under our names; (leaves, notes)."""
+  if format_ is big_vision:
+    return big_vision.clean(source), []
+  notes, kept, dropped = [], {}, []
+  for name, array in source.items():
+    for pattern, new in format_.RENAMES:
+      name = re.sub(pattern, new, name)
+    if re.match(format_.UNUSED, name):
+      dropped.append(name)
+    else:
+      kept[name] = array
+  if dropped:
+    notes.append(f"left out, as no part of the model: {rules.some(dropped)}")
+  table = huggingface.table(kept) if format_ is huggingface else format_.RULES
+  wanted = fit.shapes(model, image_size)
+  return rules.to_ours(table, kept, wanted, fit.is_free), notes
+
+
+def _read_checkpoint(path: str, which: str) -> dict[str, np.ndarray]:
+  from vitkd_jax.training import checkpoint  # orbax only where it is needed
+
+  params = checkpoint.load_params(path, which=which)
+  leaves = traverse_util.flatten_dict(params, sep="/")
+  return {name: np.asarray(array) for name, array in leaves.items()}
+
+
+def _read_config(file: str) -> dict[str, Any]:
+  """The config.json beside a Hugging Face folder's weights, {} without."""
+  path = os.path.join(os.path.dirname(file), "config.json")
+  if os.path.basename(file) not in _IN_FOLDER or not os.path.exists(path):
+    return {}
+  try:
+    with open(path) as config:
+      return json.load(config)
+  except (OSError, ValueError) as error:
+    raise ValueError(f"cannot read {path!r}: {error}") from None
+
+
+def _check_activation(config, metadata, model, variant) -> list[str]:
+  """Refuses a gelu that the file says it was not trained with."""
+  if metadata.get("variant") not in (None, variant):
+    return [
+      f"the file was written as variant {metadata['variant']!r}, "
+      f"read as {variant!r}"
+    ]
+  stated = config.get("hidden_act")
+  gelu = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+  if stated in gelu and gelu[stated] != model.gelu:
+    raise ValueError(
+      f"config.json says hidden_act={stated!r}, the variant {variant!r} "
+      f"computes gelu={model.gelu!r}; give gelu={gelu[stated]!r}"
+    )
+  return []
