@@ -62,11 +62,16 @@ def prepare(name, *, source, data_dir=None):
   if importlib.util.find_spec("tensorflow") is None:
     raise ValueError(
       "preparing a data set needs TensorFlow, which is not installed here"
-      " (training and reading do without it); pip install tensorflow-cpu, in"
-      " an environment of its own if you like, and run this command there."
+      " (training and reading do without it): run pip install tensorflow-cpu,"
+      " here or in an environment of its own with tensorflow-datasets and"
+      " array-record, and then this command again."
     )
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  import tensorflow_datasets as tfds
+
   from vitkd_jax.data import fashion_builder
+
+  tfds.disable_progress_bar()
 
   builder_class = fashion_builder.BUILDERS[name]
   for part in builder_class.PARTS:  # before TFDS makes a folder

@@ -116,9 +116,16 @@ def load(
   """
   builder = _builder(name, data_dir)
   _check_split(name, split, builder.info.splits)
-  records = builder.as_data_source(
-    split=split, decoders={"image": tfds.decode.SkipDecoding()}
-  )
+  try:
+    records = builder.as_data_source(
+      split=split, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+  except ValueError as error:
+    sizes = {k: v.num_examples for k, v in builder.info.splits.items()}
+    raise ValueError(
+      f"data set {name} has no slice {split!r}; write it like 'train[:1000]'"
+      f" or 'train[50%:]', within its examples {sizes}."
+    ) from error
   source = _Records(records)
   return _cached(name, source) if cache else source
 
@@ -173,16 +180,16 @@ def _cached(name, records):
 
 def _builder(name, data_dir):
   """TFDS builder of the newest prepared version of `name`."""
-  roots = [_PACKAGE] + [
-    epath.Path(data_dir).expanduser() if data_dir else default_data_dir()
-  ]
   if data_dir:  # what the caller names goes before what the package holds
-    roots.reverse()
+    folder = epath.Path(data_dir).expanduser()
+    roots = [folder, _PACKAGE]
+  else:
+    folder = default_data_dir()
+    roots = [_PACKAGE, folder]
   for root in roots:
     for version in _versions(root / name):
-      builder = tfds.builder_from_directory(version)
-      return _checked(name, builder)
-  raise ValueError(_missing(name, roots))
+      return _checked(name, tfds.builder_from_directory(version))
+  raise ValueError(_missing(name, folder))
 
 
 def _versions(folder):
@@ -216,19 +223,19 @@ def _checked(name, builder):
   return builder
 
 
-def _missing(name, roots):
-  known = set(_STATISTICS).union(
-    path.name
-    for root in roots
-    if root.is_dir()
-    for path in root.iterdir()
-    if path.is_dir() and _versions(path)
-  )
+def _missing(name, folder):
+  """What to say when `name` is neither in `folder` nor in the package."""
+  known = set(_STATISTICS)
+  if folder.is_dir():
+    known.update(f.name for f in folder.iterdir() if _versions(f))
   if name not in known:
-    return f"unknown data set {name!r}; {_nearest(name, known)}"
+    return (
+      f"unknown data set {name!r}; {_nearest(name, known)} Any other that TFDS"
+      f" has prepared as array_record in {folder} would be read."
+    )
   return (
-    f"data set {name} is not prepared in {roots[-1]}; prepare it with:"
-    f" python -m vitkd_jax.prepare {name} --source DIR."
+    f"data set {name} is not prepared in {folder}; prepare it with:"
+    f" python -m vitkd_jax.prepare {name} --source DIR --data-dir {folder}"
   )
 
 

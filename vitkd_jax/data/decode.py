@@ -16,7 +16,10 @@ def decode(data: bytes) -> np.ndarray:
   Raises:
     ValueError: the bytes are no image that OpenCV reads.
   """
-  image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+  encoded = np.frombuffer(data, np.uint8)
+  image = None
+  if len(encoded):  # OpenCV asserts on an empty one
+    image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
   if image is None or image.dtype != np.uint8:
     raise ValueError(
       f"a record of {len(data):,} bytes is no 8-bit JPEG or PNG image."

@@ -7,6 +7,7 @@ step n asks for `start_step=n`.
 
 from collections.abc import Iterator
 import ctypes
+import numbers
 import signal
 import sys
 
@@ -145,18 +146,22 @@ def _local_size(source, batch_size, process_index, process_count):
 
 def _check_at_least(least, **values):
   for name, value in values.items():
-    if isinstance(value, bool) or int(value) != value or value < least:
+    if not isinstance(value, numbers.Integral) or value < least:
       raise ValueError(
         f"{name} is {value!r}, but must be a whole number, at least {least}."
       )
 
 
 def _start_worker(index, count):
-  """Ties a worker to its trainer: it dies with it, and not before it."""
+  """Ties a worker process to its trainer."""
   del index, count
-  # A preempted trainer still saves a checkpoint, so a SIGTERM to the process
-  # group must not take its workers.
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  if sys.platform == "linux":  # else a killed trainer leaves them for ever
+  _ignore_sigterm()
+  if sys.platform == "linux":  # else a killed trainer leaves it for ever
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _ignore_sigterm():
+  # A scheduler sends it to the whole process group; the trainer then saves a
+  # last checkpoint, which it cannot when its workers die under it.
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,273 @@
+"""Tests of vitkd_jax.data.datasets, decode, fashion_builder and prepare."""
+
+import gzip
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from vitkd_jax import prepare
+from vitkd_jax.data import datasets, decode, fashion_builder
+
+# sha256sum of the official t10k files, unzipped, without the IDX header.
+T10K_PIXELS = "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a"
+T10K_LABELS = "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9"
+
+
+@pytest.fixture(scope="module")
+def mini():
+  return {
+    split: datasets.load("fashion_mini", split, cache=True)
+    for split in ("train", "test")
+  }
+
+
+def shipped():
+  return pathlib.Path(datasets.__file__).parent / "fashion_mini"
+
+
+def copied_as(folder, name, version, **changes):
+  """The shipped set under another name, as another builder would leave it."""
+  target = pathlib.Path(folder) / name / version
+  shutil.copytree(next(shipped().iterdir()), target)
+  for path in target.glob("fashion_mini-*"):
+    path.rename(target / path.name.replace("fashion_mini", name, 1))
+  path = target / "dataset_info.json"
+  meta = json.loads(path.read_text())
+  path.write_text(
+    json.dumps({**meta, "name": name, "version": version, **changes})
+  )
+  return target
+
+
+def test_info_of_the_shipped_set():
+  info = datasets.info("fashion_mini")
+  assert info.num_classes == len(info.class_names) == 10
+  assert info.class_names[9] == "Ankle boot"
+  assert info.image_size == (28, 28)
+  assert info.num_examples == {"train": 8000, "test": 2000}
+
+
+def test_shipped_records_are_the_official_file():
+  builder = tfds.builder_from_directory(next(shipped().iterdir()))
+  pixels, labels = {}, {}
+  for split in ("train", "test"):
+    for record in builder.as_data_source(split):
+      pixels[int(record["index"])] = record["image"].tobytes()
+      labels[int(record["index"])] = int(record["label"])
+  assert sorted(pixels) == list(range(10_000))  # each example in one split
+  joined = b"".join(pixels[i] for i in range(10_000))
+  assert hashlib.sha256(joined).hexdigest() == T10K_PIXELS
+  joined = bytes(labels[i] for i in range(10_000))
+  assert hashlib.sha256(joined).hexdigest() == T10K_LABELS
+
+
+def test_shipped_splits_are_balanced(mini):
+  for split, count in (("train", 800), ("test", 200)):
+    labels = [int(mini[split][i]["label"]) for i in range(len(mini[split]))]
+    np.testing.assert_array_equal(np.bincount(labels), [count] * 10)
+
+
+def test_shipped_set_is_small_and_brings_its_licence():
+  files = [path for path in shipped().rglob("*") if path.is_file()]
+  assert sum(path.stat().st_size for path in files) < 8_000_000
+  (text,) = [p.read_text("utf-8") for p in files if p.name == "LICENSE"]
+  assert "Copyright © 2017 Zalando SE" in text
+  assert "without restriction" in text
+
+
+def test_statistics_are_those_of_the_train_images(mini):
+  info = datasets.info("fashion_mini")
+  images = [mini["train"][i]["image"] for i in range(len(mini["train"]))]
+  images = np.stack(images).astype(np.float64) / 255
+  np.testing.assert_allclose(images.mean((0, 1, 2)), info.mean, atol=5e-5)
+  np.testing.assert_allclose(images.std((0, 1, 2)), info.std, atol=5e-5)
+
+
+def test_cached_and_uncached_examples_are_equal(mini):
+  source = datasets.load("fashion_mini", "test")
+  assert len(source) == 2000
+  for i in (0, 1, 1999, np.int64(7)):
+    one, other = source[i], mini["test"][i]
+    assert one["image"].shape == (28, 28, 3)
+    assert one["image"].dtype == other["image"].dtype == np.uint8
+    assert one["label"].dtype == other["label"].dtype == np.int32
+    np.testing.assert_array_equal(one["image"], other["image"])
+    assert one["label"] == other["label"]
+    assert (one["image"] == one["image"][..., :1]).all()
+
+
+def test_slice_of_a_split(mini):
+  source = datasets.load("fashion_mini", "train[10:12]")
+  assert len(source) == 2
+  np.testing.assert_array_equal(source[1]["image"], mini["train"][11]["image"])
+
+
+def test_reads_what_another_builder_prepared(tmp_path):
+  folder = copied_as(tmp_path, "fashion_mnist", "3.0.1", moduleName="tfds")
+  path = folder / "features.json"  # TFDS's own fashion_mnist has no index
+  features = json.loads(path.read_text())
+  del features["featuresDict"]["features"]["index"]
+  path.write_text(json.dumps(features))
+  source = datasets.load("fashion_mnist", "test", data_dir=str(tmp_path))
+  assert set(source[0]) == {"image", "label"}
+  assert datasets.info("fashion_mnist", str(tmp_path)).mean[0] == 0.2860
+
+
+def test_newest_version_is_read(tmp_path):
+  for version, text in (("2.0.0", "b"), ("10.0.0", "c"), ("1.0.0", "a")):
+    folder = copied_as(tmp_path, "some_set", version)
+    names = "\n".join(text + str(i) for i in range(10))
+    (folder / "label.labels.txt").write_text(names)
+  (tmp_path / "some_set" / "99.0.0").mkdir()  # begun, never finished
+  info = datasets.info("some_set", str(tmp_path))
+  assert info.class_names[0] == "c0"
+  assert info.mean == (0.485, 0.456, 0.406)
+
+
+def test_environment_names_the_data_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+  copied_as(tmp_path, "some_set", "1.0.0")
+  assert datasets.info("some_set").num_examples["test"] == 2000
+  assert datasets.info("fashion_mini", str(tmp_path)).num_classes == 10
+
+
+@pytest.mark.parametrize(
+  "name, split, words",
+  [
+    ("fashion_mnit", "train", "did you mean 'fashion_mnist'"),
+    ("imagenet", "train", "Known: fashion_mini, fashion_mnist"),
+    ("fashion_mnist", "train", "vitkd_jax.prepare fashion_mnist --source"),
+    ("fashion_mini", "trian", "did you mean 'train'"),
+    ("fashion_mini", "validation", "Known: test, train"),
+    ("fashion_mini", "train+tst", "did you mean 'test'"),
+    ("fashion_mini", "train[:5", "write it like 'train[:1000]'"),
+    ("fashion_mini", "train[9000:]", "write it like 'train[:1000]'"),
+  ],
+)
+def test_load_refuses(name, split, words, tmp_path):
+  with pytest.raises(ValueError, match="(?i)" + re.escape(words)):
+    datasets.load(name, split, data_dir=str(tmp_path))
+
+
+def test_other_file_formats_are_refused(tmp_path):
+  copied_as(tmp_path, "some_set", "1.0.0", fileFormat="tfrecord")
+  with pytest.raises(ValueError, match=r"stored as tfrecord.*convert_format"):
+    datasets.load("some_set", "train", data_dir=str(tmp_path))
+
+
+def test_reading_and_batching_import_no_tensorflow():
+  code = """
+import sys
+from vitkd_jax.data import augment, datasets, loader
+source = datasets.load("fashion_mini", "test[:8]", cache=True)
+next(loader.eval_batches(source, batch_size=8))
+source = datasets.load("fashion_mini", "test[:8]")
+batches = loader.train_batches(source, batch_size=8, seed=0)
+next(batches)
+batches.close()
+print(sorted({"tensorflow", "torch"} & set(sys.modules)))
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.strip() == "[]"
+
+
+# Decoding.
+
+
+def test_decode_keeps_pixels_and_the_order_of_colours():
+  red = np.zeros((2, 3, 3), np.uint8)
+  red[0, 1] = 200, 100, 50
+  data = cv2.imencode(".png", red[..., ::-1])[1].tobytes()
+  np.testing.assert_array_equal(decode.decode(data), red)
+  alpha = np.full((2, 3, 1), 9, np.uint8)
+  data = cv2.imencode(".png", np.concatenate([red[..., ::-1], alpha], -1))[1]
+  np.testing.assert_array_equal(decode.decode(data.tobytes()), red)
+  grey = decode.decode(cv2.imencode(".png", red[..., 0])[1].tobytes())
+  np.testing.assert_array_equal(grey, red[..., :1])
+  np.testing.assert_array_equal(
+    decode.to_rgb(grey), np.repeat(red[..., :1], 3, axis=-1)
+  )
+
+
+def test_decode_refuses_what_is_no_image():
+  deep = cv2.imencode(".png", np.ones((2, 2), np.uint16))[1].tobytes()
+  for data in (b"", b"half a file", deep):
+    with pytest.raises(ValueError, match="no 8-bit JPEG or PNG"):
+      decode.decode(data)
+
+
+def test_cache_refuses_images_of_several_sizes():
+  class Records:
+    def __len__(self):
+      return 2
+
+    def encoded(self, i):
+      image = np.zeros((4 + i, 4), np.uint8)
+      return cv2.imencode(".png", image)[1].tobytes(), i
+
+  with pytest.raises(ValueError, match="images of one size"):
+    datasets._cached("some_set", Records())
+
+
+# Preparing.
+
+
+def write_files(folder, part, images, labels):
+  """IDX files: magic number, dimensions, bytes; big-endian."""
+  for name, array in zip(
+    fashion_builder.files(part), (images, labels), strict=True
+  ):
+    shape = np.array(array.shape, ">u4").tobytes()
+    magic = bytes([0, 0, 8, array.ndim])
+    data = gzip.compress(magic + shape + array.tobytes())
+    (folder / name).write_bytes(data)
+
+
+def test_read_checks_the_files(tmp_path, monkeypatch):
+  images = np.arange(3 * 784, dtype=np.uint16).astype(np.uint8)
+  images = images.reshape(3, 28, 28)
+  labels = np.array([7, 0, 9], np.uint8)
+  with pytest.raises(ValueError, match=r"no file t10k-images.*--source"):
+    fashion_builder.read("t10k", tmp_path)
+  write_files(tmp_path, "t10k", images, labels)
+  with pytest.raises(ValueError, match="is not the published file"):
+    fashion_builder.read("t10k", tmp_path)
+  for name in fashion_builder.files("t10k"):
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    monkeypatch.setitem(fashion_builder.SHA256, name, digest)
+  got_images, got_labels = fashion_builder.read("t10k", tmp_path)
+  np.testing.assert_array_equal(got_images[..., 0], images)
+  np.testing.assert_array_equal(got_labels, labels)
+
+
+def test_split_is_fixed_balanced_and_complete():
+  labels = np.arange(50) % 5
+  train, test = fashion_builder.split_indices(labels, test_per_class=2)
+  np.testing.assert_array_equal(np.bincount(labels[test]), [2] * 5)
+  np.testing.assert_array_equal(
+    np.sort(np.concatenate([train, test])), np.arange(50)
+  )
+  again = fashion_builder.split_indices(labels, test_per_class=2)[1]
+  np.testing.assert_array_equal(test, again)
+  other = fashion_builder.split_indices(labels, test_per_class=2, seed=1)[1]
+  assert not np.array_equal(test, other)
+
+
+def test_prepare_without_tensorflow_says_what_to_install(monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "tensorflow", None)
+  assert prepare.main(["fashion_mnist", "--source", "here"]) == 2
+  error = capsys.readouterr().err
+  assert "pip install tensorflow-cpu" in error
+  assert error.count("\n") == 1
