@@ -35,6 +35,8 @@ class ViTKD(nn.Module):
     reduction: "sum" (the paper) or "mean", see `losses`.
     always_align: align equal widths too; else equal widths are compared raw.
     grid: rows and columns of the token map; None for a square one.
+    terms: which of "mimic" and "generation" are computed; a term that is left
+      out has no parameters.
     dtype_mm: dtype of matrix products; parameters and losses stay float32.
   """
 
@@ -43,6 +45,7 @@ class ViTKD(nn.Module):
   reduction: str = "sum"
   always_align: bool = False
   grid: tuple[int, int] | None = None
+  terms: tuple[str, ...] = ("mimic", "generation")
   dtype_mm: Any = "float32"
 
   @nn.compact
@@ -68,24 +71,25 @@ class ViTKD(nn.Module):
         tokens or blocks differs.
     """
     self._check(student_low, student_high, teacher_low, teacher_high)
-    low = jnp.stack(
-      [
+    values = {}
+    if "mimic" in self.terms:
+      low = [
         self._align(student_low[:, i], f"align_low_{i}")
         for i in range(student_low.shape[1])
-      ],
-      axis=1,
-    )
-    generated = self._generate(self._align(student_high, "align_high"), mask)
-    return {
-      "mimic": losses.mimic(low, teacher_low, reduction=self.reduction),
-      "generation": losses.generation(
-        generated,
+      ]
+      values["mimic"] = losses.mimic(
+        jnp.stack(low, axis=1), teacher_low, reduction=self.reduction
+      )
+    if "generation" in self.terms:
+      aligned = self._align(student_high, "align_high")
+      values["generation"] = losses.generation(
+        self._generate(aligned, mask),
         teacher_high,
         mask,
         mask_ratio=self.mask_ratio,
         reduction=self.reduction,
-      ),
-    }
+      )
+    return values
 
   def _align(self, x, name):
     if x.shape[-1] == self.teacher_width and not self.always_align:

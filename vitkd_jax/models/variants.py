@@ -2,7 +2,8 @@
 
 A size (`"Ti/16"`) is big_vision's model of that name; a timm name
 (`"deit3_small_patch16_224"`) is timm's, which also sets the tokens, the form
-of gelu, LayerScale and the initialisation.
+of gelu, LayerScale and the initialisation, and knows its published weights.
+CaiT-S24 and RegNetY, teachers in other papers, are no plain ViTs and not here.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ SIZES = {
   "G": (1664, 48, 8192, 16),
   # The quickstart's student and teacher, for 28 px images.
   "pico": (64, 4, 256, 2),
-  "nano": (128, 6, 512, 4),
+  "nano": (96, 6, 384, 3),
 }
 
 
@@ -43,6 +44,10 @@ class Variant:
     image_size: side in pixels that the name stands for.
     mean: per-channel mean of images in [0, 1] that the model expects removed.
     std: per-channel standard deviation, likewise.
+    crop_pct: share of the resized image's side that the evaluation crop keeps.
+    interpolation: of that resize.
+    published: top-1 in % on ImageNet-1k by the tag of timm's weights, None for
+      weights without such a head. They are `timm/NAME.TAG` on Hugging Face.
   """
 
   name: str
@@ -50,7 +55,69 @@ class Variant:
   image_size: int = 224
   mean: tuple[float, float, float] = INCEPTION_MEAN_STD[0]
   std: tuple[float, float, float] = INCEPTION_MEAN_STD[1]
+  crop_pct: float = 0.875
+  interpolation: str = "bicubic"
+  published: dict[str, float | None] = dataclasses.field(default_factory=dict)
 
+
+# Top-1 of timm's results/results-imagenet.csv at each name's own resolution;
+# `tests/peers` compares normalisation and crops with timm.
+_PUBLISHED = {
+  "deit_tiny_patch16_224": {"fb_in1k": 72.19},
+  "deit_tiny_distilled_patch16_224": {"fb_in1k": 74.538},
+  "deit_small_patch16_224": {"fb_in1k": 79.856},
+  "deit_small_distilled_patch16_224": {"fb_in1k": 81.204},
+  "deit_base_patch16_224": {"fb_in1k": 81.98},
+  "deit_base_distilled_patch16_224": {"fb_in1k": 83.384},
+  "deit_base_patch16_384": {"fb_in1k": 83.108},
+  "deit_base_distilled_patch16_384": {"fb_in1k": 85.438},
+  "deit3_small_patch16_224": {"fb_in1k": 81.382, "fb_in22k_ft_in1k": 83.082},
+  "deit3_small_patch16_384": {"fb_in1k": 83.432, "fb_in22k_ft_in1k": 84.846},
+  "deit3_medium_patch16_224": {"fb_in1k": 83.09, "fb_in22k_ft_in1k": 84.55},
+  "deit3_base_patch16_224": {"fb_in1k": 83.8, "fb_in22k_ft_in1k": 85.728},
+  "deit3_base_patch16_384": {"fb_in1k": 85.088, "fb_in22k_ft_in1k": 86.742},
+  "deit3_large_patch16_224": {"fb_in1k": 84.772, "fb_in22k_ft_in1k": 86.99},
+  "deit3_large_patch16_384": {"fb_in1k": 85.82, "fb_in22k_ft_in1k": 87.736},
+  "deit3_huge_patch14_224": {"fb_in1k": 85.204, "fb_in22k_ft_in1k": 87.18},
+  "vit_tiny_patch16_224": {"augreg_in21k_ft_in1k": 75.452},
+  "vit_tiny_patch16_384": {"augreg_in21k_ft_in1k": 78.438},
+  "vit_small_patch16_224": {
+    "augreg_in1k": 78.842,
+    "augreg_in21k_ft_in1k": 81.402,
+  },
+  "vit_small_patch16_384": {
+    "augreg_in1k": 81.13,
+    "augreg_in21k_ft_in1k": 83.814,
+  },
+  "vit_small_patch32_224": {"augreg_in21k_ft_in1k": 76.01},
+  "vit_small_patch32_384": {"augreg_in21k_ft_in1k": 80.476},
+  "vit_small_patch8_224": {"dino": None},
+  "vit_base_patch16_224": {
+    "augreg_in1k": 79.154,
+    "augreg_in21k_ft_in1k": 84.534,
+    "augreg2_in21k_ft_in1k": 85.108,
+  },
+  "vit_base_patch16_384": {
+    "augreg_in1k": 81.102,
+    "augreg_in21k_ft_in1k": 86.01,
+  },
+  "vit_base_patch32_224": {
+    "augreg_in1k": 74.908,
+    "augreg_in21k_ft_in1k": 80.732,
+  },
+  "vit_base_patch32_384": {
+    "augreg_in1k": 78.75,
+    "augreg_in21k_ft_in1k": 83.358,
+  },
+  "vit_base_patch8_224": {
+    "augreg_in21k_ft_in1k": 85.838,
+    "augreg2_in21k_ft_in1k": 86.252,
+  },
+  "vit_large_patch16_224": {"augreg_in21k_ft_in1k": 85.856},
+  "vit_large_patch16_384": {"augreg_in21k_ft_in1k": 87.096},
+  "vit_large_patch32_224": {"orig_in21k": None},
+  "vit_large_patch32_384": {"orig_in21k_ft_in1k": 81.508},
+}
 
 _DEIT = dict(
   pool_type="tok", gelu="erf", head_zeroinit=False, init_scheme="deit"
@@ -71,7 +138,12 @@ def _named() -> dict[str, Variant]:
 
   def add(name, size, patch, image_size, stats=IMAGENET_MEAN_STD, **fields):
     table[name] = Variant(
-      name, _size_fields(size, patch) | fields, image_size, *stats
+      name,
+      _size_fields(size, patch) | fields,
+      image_size,
+      *stats,
+      crop_pct=0.9 if image_size == 224 else 1.0,
+      published=_PUBLISHED.get(name, {"lvd142m": None} if patch == 14 else {}),
     )
 
   sizes = {"tiny": "Ti", "small": "S", "base": "B"}
@@ -112,6 +184,16 @@ def _named() -> dict[str, Variant]:
         INCEPTION_MEAN_STD,
         **_DEIT,
       )
+  # DINOv2: features without a head.
+  for word, size in (("small", "S"), ("base", "B"), ("large", "L")):
+    for infix, registers in (("", 0), ("_reg4", 4)):
+      add(
+        f"vit_{word}_patch14{infix}_dinov2",
+        size,
+        14,
+        518,
+        **dict(_DEIT, layerscale_init=1e-5, registers=registers),
+      )
   # The quickstart's pair and a unit test's, as DeiT and DeiT III.
   add("deit_pico_patch4_28", "pico", 4, 28, INCEPTION_MEAN_STD, **_DEIT)
   add(
@@ -133,7 +215,8 @@ def get(variant: str) -> Variant:
 
   Args:
     variant: `"Ti/16"`, `"B"` (patch 16, big_vision's default) or a timm name
-      such as `"deit_tiny_patch16_224"`; timm's tag (`".fb_in1k"`) is dropped.
+      such as `"deit_tiny_patch16_224"`; with timm's tag (`".fb_in1k"`) the
+      evaluation is that of those weights.
 
   Raises:
     ValueError: the name is unknown; the message lists the nearest ones.
@@ -143,11 +226,20 @@ def get(variant: str) -> Variant:
   size, slash, patch = variant.partition("/")
   if size in SIZES and (not slash or re.fullmatch(r"[1-9]\d*", patch)):
     return Variant(variant, _size_fields(size, int(patch) if slash else None))
-  untagged = variant.partition(".")[0]
+  untagged, _, tag = variant.partition(".")
   if untagged in NAMED:
-    return dataclasses.replace(NAMED[untagged], name=variant)
+    return _tagged(NAMED[untagged], tag)
   near = difflib.get_close_matches(variant, [*NAMED, *SIZES], n=3, cutoff=0.4)
   raise ValueError(
     f"unknown variant {variant!r}: wanted a size such as 'S/16' or a timm name"
     + (f"; the nearest are {', '.join(near)}" if near else "")
   )
+
+
+def _tagged(variant: Variant, tag: str) -> Variant:
+  changes: dict[str, Any] = {"name": f"{variant.name}.{tag}"}
+  if tag == "fb_in22k_ft_in1k":
+    changes["crop_pct"] = 1.0
+  if tag in ("dino", "mae"):  # the names are ViT's, the images DeiT's
+    changes["mean"], changes["std"] = IMAGENET_MEAN_STD
+  return dataclasses.replace(variant, **changes)

@@ -181,7 +181,7 @@ class ViT(nn.Module):
       del out["head_input"]
     if self.rep_size:
       rep_size = self.width if self.rep_size is True else self.rep_size
-      hidden = nn.Dense(rep_size, name="pre_logits")
+      hidden = layers.Dense(rep_size, name="pre_logits")
       x, x_2d = nn.tanh(hidden(x)), nn.tanh(hidden(x_2d))
     out["pre_logits_2d"], out["pre_logits"] = x_2d, x
     if self.num_classes:
@@ -257,7 +257,7 @@ class ViT(nn.Module):
       init = nn.initializers.normal(0.02)
     else:
       init = nn.initializers.lecun_normal()
-    return nn.Dense(self.num_classes, kernel_init=init, name=name)
+    return layers.Dense(self.num_classes, kernel_init=init, name=name)
 
 
 def Model(

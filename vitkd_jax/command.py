@@ -1,0 +1,137 @@
+"""What the command lines share: flags, the config, and refusals.
+
+A user's mistake ends with one sentence on stderr and exit status 2; a
+traceback means a defect of ours.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import difflib
+import os
+import re
+import sys
+
+from absl import app, flags, logging
+import ml_collections
+from ml_collections import config_flags
+
+_CONFIG = "config"
+
+
+class RefusedError(ValueError):
+  """What the user asked for does not fit; the message is the whole answer."""
+
+
+class FailedError(RuntimeError):
+  """The run cannot go on for a reason that the message gives whole."""
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+  """A context whose ValueErrors are the user's: they become RefusedErrors."""
+  try:
+    yield
+  except ValueError as error:
+    raise RefusedError(str(error)) from error
+
+
+def require(flag: str, value: object) -> None:
+  """Raises RefusedError for a flag that was not given."""
+  if value in (None, ""):
+    raise RefusedError(f"--{flag} is missing; see --help")
+
+
+def config() -> ml_collections.ConfigDict:
+  """The config of the command line, with its overrides."""
+  return flags.FLAGS[_CONFIG].value
+
+
+def run(main: Callable[[Sequence[str]], None], *, with_config: bool) -> None:
+  """Parses the command line, runs `main`, and exits.
+
+  Args:
+    main: takes argv.
+    with_config: there is a flag --config, and it is required.
+  """
+  if with_config:
+    config_flags.DEFINE_config_file(
+      _CONFIG,
+      None,
+      "config file, and its argument behind a colon; --config.section.key=value"
+      " overrides a value",
+      lock_config=True,
+    )
+  # Orbax tells of every file at the level "info"; --verbosity brings it back.
+  logging.set_verbosity(logging.WARNING)
+  try:
+    app.run(main, flags_parser=lambda argv: _parse(argv, with_config))
+  except RefusedError as error:
+    _exit(error, 2)
+  except FailedError as error:
+    _exit(error, 1)
+
+
+def _exit(error, status):
+  print(f"error: {error}", file=sys.stderr)
+  sys.exit(status)
+
+
+def _parse(argv, with_config):
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    raise RefusedError(_last_line(error)) from error
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise RefusedError(_bad_override(argv) or _last_line(error)) from error
+  if len(rest) > 1:
+    raise RefusedError(
+      f"unexpected argument {rest[1]!r}; options are --name=value"
+    )
+  if with_config and not any(arg in ("--help", "-h") for arg in argv):
+    _check_config(flags.FLAGS[_CONFIG])
+  return rest
+
+
+def _check_config(flag):
+  name = config_flags.get_config_filename(flag)
+  require(_CONFIG, name)
+  path = name.partition(":")[0]
+  if not os.path.isfile(path):
+    raise RefusedError(
+      f"there is no config file {path}; the ones that come with the project "
+      "are in configs/"
+    )
+
+
+def _last_line(error):
+  """A message without the traceback that ml_collections puts into it."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  lines = [line for line in lines if not line.startswith("Pass --help")]
+  return re.sub(r"^\w*Error: ", "", lines[-1]) if lines else str(error)
+
+
+def _bad_override(argv):
+  """Says which --config.key is unknown, and the nearest that is known."""
+  overrides = [a for a in argv if a.startswith(f"--{_CONFIG}.")]
+  files = [a for a in argv if a not in overrides]
+  saved, sys.argv = sys.argv, files
+  try:
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(files)
+    tree = config()
+  except Exception:
+    return None
+  finally:
+    sys.argv = saved
+  for override in overrides:
+    node, path = tree, override.partition("=")[0].split(".")[1:]
+    for depth, key in enumerate(path):
+      if not isinstance(node, ml_collections.ConfigDict):
+        return f"config.{'.'.join(path[:depth])} is a value and has no {key!r}"
+      if key not in node:
+        near = difflib.get_close_matches(key, list(node), n=1, cutoff=0.0)
+        return f"unknown config key config.{'.'.join(path[: depth + 1])}" + (
+          f"; the nearest is {near[0]!r}" if near else "; that section is empty"
+        )
+      node = node[key]
+  return None

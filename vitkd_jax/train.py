@@ -1,0 +1,282 @@
+r"""Trains a student, alone or taught by a frozen teacher.
+
+  python -m vitkd_jax.train --config configs/quickstart.py:method=both \
+      --workdir runs/both --config.run.epochs=3
+
+The workdir gets config.json, metrics.jsonl, TensorBoard events, checkpoints/
+and at the end student.safetensors. Starting the same command again resumes.
+"""
+
+import time
+
+from absl import flags
+import jax
+
+from vitkd_jax import command, weights
+from vitkd_jax.data import datasets, loader
+from vitkd_jax.training import checkpoint, experiment, runs, sharding, steps
+from vitkd_jax.training import writer as writers
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "where the run lies")
+
+
+def train(config, workdir: str) -> dict[str, float]:
+  """Trains to the end, resuming what the workdir holds.
+
+  Args:
+    config: see `experiment.build`.
+    workdir: a folder, made if it is not there.
+
+  Returns:
+    The last evaluation: {"eval_top1": ..., ...}.
+
+  Raises:
+    ValueError: the config or the workdir does not fit, in one sentence.
+    command.FailedError: a loss term became NaN or infinite.
+  """
+  with command.refusing():
+    parts = experiment.build(config)
+    runs.claim(workdir, config, parts.teacher_sha256)
+    checkpoints = checkpoint.Checkpoints(
+      runs.checkpoint_dir(workdir), keep=parts.run.keep
+    )
+    init = parts.make_init()
+    placed = parts.state_shardings()
+    like = jax.eval_shape(init, jax.random.key(0))
+    state = checkpoints.restore(like, placed)
+  resumed = state is not None
+  if not resumed:
+    key = jax.random.key(parts.run.seed)
+    state = jax.jit(init, out_shardings=placed)(key)
+  first_step = int(state.step)
+  with writers.Writer(
+    workdir,
+    first_step=first_step,
+    total_steps=parts.total_steps,
+    quiet=jax.process_index() > 0,
+  ) as writer:
+    writer.line(_headline(parts, state))
+    if resumed:
+      writer.line(f"resumed from the checkpoint of step {first_step}")
+    loop = _Loop(parts, workdir, checkpoints, writer)
+    state, result = loop.run(state, first_step)
+    student = state.params["student"] if state.ema is None else state.ema
+    path = runs.export_path(workdir)
+    weights.save(
+      path,
+      jax.device_get(student),
+      variant=config.student.variant,
+      format="flat",
+    )
+    writer.line(f"student written to {path}")
+  checkpoints.close()
+  return result
+
+
+class _Loop:
+  """The training loop: steps, and now and then a log, an evaluation, a save."""
+
+  def __init__(self, parts, workdir, checkpoints, writer):
+    self._parts, self._workdir = parts, workdir
+    self._checkpoints, self._writer = checkpoints, writer
+    load = lambda split: datasets.load(  # noqa: E731
+      parts.data.name,
+      split,
+      data_dir=parts.data.data_dir,
+      cache=parts.data.cache,
+    )
+    self._train_source = load(parts.data.train_split)
+    self._eval_source = load(parts.data.eval_split)
+    replicated = sharding.replicated(parts.mesh)
+    self._teacher_params = jax.device_put(parts.teacher_params, replicated)
+    self._eval_step = parts.make_eval_step()
+    self._zero_sums = jax.device_put(steps.zero_sums(), replicated)
+
+  def run(self, state, first_step):
+    """Trains from `first_step` to the end; the state and last evaluation."""
+    parts, total = self._parts, self._parts.total_steps
+    batches = self._train_batches(first_step)
+    result = {}
+    if first_step < total:
+      batch = self._next(batches)
+      began = time.monotonic()
+      step_fn = parts.make_train_step()
+      step_fn = step_fn.lower(state, self._teacher_params, batch).compile()
+      self._writer.line(
+        f"compiled the step in {time.monotonic() - began:.1f} s"
+      )
+    self._clock = _Clock(first_step)
+    before = None
+    for step in range(first_step + 1, total + 1):
+      # Guards against a hidden copy: scalars leave by explicit device_get.
+      with jax.transfer_guard("disallow"):
+        state, report = step_fn(state, self._teacher_params, batch)
+      if step < total:
+        with self._clock.waiting():
+          batch = self._next(batches)
+      # One step ahead of the device and no more, or the host would run away.
+      jax.block_until_ready(before)
+      before = report
+      if step % parts.run.log_every == 0 or step == total:
+        self._log(step, report)
+      if _due(step, parts.run.eval_every, total):
+        result = self._evaluate(step, state)
+      if _due(step, parts.run.checkpoint_every, total):
+        self._check_finite(report)
+        self._save(step, state, result)
+    if not result:
+      result = self._evaluate(first_step, state)
+    batches.close()
+    self._checkpoints.wait()
+    return state, result
+
+  def _train_batches(self, first_step):
+    parts = self._parts
+    return loader.train_batches(
+      self._train_source,
+      batch_size=parts.run.batch_size,
+      seed=parts.run.seed,
+      start_step=first_step,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      num_workers=parts.data.num_workers,
+    )
+
+  def _next(self, batches):
+    return sharding.global_batch(next(batches), self._parts.mesh)
+
+  def _log(self, step, report):
+    report = jax.device_get(report)
+    self._check_finite(report)
+    values = {
+      name: float(total / count)
+      for name, (total, count) in report["metrics"].items()
+    }
+    values |= self._clock.read(
+      step, self._parts.total_steps, self._parts.run.batch_size
+    )
+    self._writer.scalars(step, values)
+    self._writer.progress(step, values)
+
+  def _check_finite(self, report):
+    bad_step, bad_terms = jax.device_get(
+      (report["bad_step"], report["bad_terms"])
+    )
+    if bad_step < 0:
+      return
+    names = [*self._parts.objective.terms, "gradient"]
+    terms = [n for n, bad in zip(names, bad_terms, strict=True) if bad]
+    raise command.FailedError(
+      f"{' and '.join(terms)} became NaN or infinite at step {bad_step + 1}; "
+      "that update was not applied and the last checkpoint is intact; lower "
+      "the learning rate (config.schedule.peak) or that term's weight"
+    )
+
+  def _evaluate(self, step, state):
+    with self._clock.paused():
+      values = self._score(state.params["student"], "eval")
+      if state.ema is not None:
+        values |= self._score(state.ema, "eval_ema")
+      self._writer.scalars(step, values)
+      shown = "  ".join(f"{k} {v:.4f}" for k, v in values.items())
+      self._writer.line(f"evaluation at step {step}: {shown}")
+    return values
+
+  def _score(self, params, prefix):
+    parts = self._parts
+    batches = loader.eval_batches(
+      self._eval_source,
+      batch_size=parts.run.batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    sums = self._zero_sums
+    for batch in batches:
+      sums = self._eval_step(
+        sums, params, sharding.global_batch(batch, parts.mesh)
+      )
+    sums = jax.device_get(sums)
+    count = float(sums["count"])
+    return {
+      f"{prefix}_top1": float(sums["top1"]) / count,
+      f"{prefix}_top5": float(sums["top5"]) / count,
+      f"{prefix}_loss": float(sums["nll"]) / count,
+    }
+
+  def _save(self, step, state, result):
+    with self._clock.paused():
+      top1 = result.get("eval_ema_top1", result.get("eval_top1", 0.0))
+      self._checkpoints.save(step, state, top1=top1)
+
+
+class _Clock:
+  """Time of the training alone, without evaluations and saves."""
+
+  def __init__(self, step):
+    self._start(step)
+
+  def _start(self, step):
+    self._step, self._begin = step, time.monotonic()
+    self._waited = self._away = 0.0
+
+  def waiting(self):
+    """Context: the loop waits for data."""
+    return _Span(self, "_waited")
+
+  def paused(self):
+    """Context: time that is no training."""
+    return _Span(self, "_away")
+
+  def read(self, step, total_steps, batch_size):
+    """Speed since the last reading, which starts the next one."""
+    seconds = max(time.monotonic() - self._begin - self._away, 1e-9)
+    per_step = seconds / (step - self._step)
+    values = {
+      "images_per_second": batch_size / per_step,
+      "data_wait": self._waited / seconds,
+      "eta_seconds": per_step * (total_steps - step),
+    }
+    self._start(step)
+    return values
+
+
+class _Span:
+  """Adds the time spent inside to one of a clock's sums."""
+
+  def __init__(self, clock, name):
+    self._clock, self._name = clock, name
+
+  def __enter__(self):
+    self._entered = time.monotonic()
+
+  def __exit__(self, *_):
+    spent = time.monotonic() - self._entered
+    setattr(self._clock, self._name, getattr(self._clock, self._name) + spent)
+
+
+def _due(step, every, total):
+  return step == total or (every and step % every == 0)
+
+
+def _headline(parts, state):
+  sizes = {
+    name: sum(x.size for x in jax.tree.leaves(tree))
+    for name, tree in state.params.items()
+  }
+  return (
+    f"{parts.info.name}: {parts.total_steps} steps of {parts.run.batch_size} "
+    f"images on {parts.mesh.size} {jax.devices()[0].platform} device(s); "
+    f"student {sizes['student']:,} parameters, head {sizes['head']:,}; "
+    f"losses {', '.join(f'{t} x {w:g}' for t, w in parts.objective.weights.items())}"
+  )
+
+
+def main(argv):
+  """The command line."""
+  del argv
+  command.require("workdir", _WORKDIR.value)
+  train(command.config(), _WORKDIR.value)
+
+
+if __name__ == "__main__":
+  command.run(main, with_config=True)

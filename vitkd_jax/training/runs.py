@@ -1,0 +1,108 @@
+"""A workdir: which run it holds, and where its files are."""
+
+import json
+import os
+
+from etils import epath
+import ml_collections
+
+# What may change between two starts of one run: it changes no result.
+_FREE = ("log_every", "eval_every", "checkpoint_every", "keep")
+
+
+def checkpoint_dir(workdir: str) -> str:
+  """Where the checkpoints lie."""
+  return os.path.join(workdir, "checkpoints")
+
+
+def export_path(workdir: str) -> str:
+  """The student's final weights."""
+  return os.path.join(workdir, "student.safetensors")
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict | None:
+  """The config of the run that a workdir holds; None if it holds none.
+
+  Raises:
+    ValueError: config.json is there and cannot be read.
+  """
+  record = _read(workdir)
+  return None if record is None else ml_collections.ConfigDict(record["config"])
+
+
+def _read(workdir):
+  path = epath.Path(workdir) / "config.json"
+  if not path.exists():
+    return None
+  try:
+    record = json.loads(path.read_text())
+    return {**record, "config": dict(record["config"])}
+  except (ValueError, KeyError, TypeError):
+    raise ValueError(
+      f"{path} is damaged and does not say which run this is; restore it, or "
+      "take an empty workdir"
+    ) from None
+
+
+def claim(
+  workdir: str,
+  config: ml_collections.ConfigDict,
+  teacher_sha256: str | None = None,
+) -> None:
+  """Makes the workdir this run's, or refuses one that holds another.
+
+  Args:
+    workdir: a folder, made if it is not there.
+    config: of the run; written to config.json.
+    teacher_sha256: hash of the teacher's weights, if there is a teacher.
+
+  Raises:
+    ValueError: the workdir holds a run with another config or teacher, or
+      files of something else; the message names what differs.
+  """
+  folder = epath.Path(workdir)
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"workdir {workdir} is a file, not a folder")
+  # Through JSON, so that tuples and lists compare equal.
+  record = json.loads(
+    json.dumps(
+      {"config": config.to_dict(), "teacher_sha256": teacher_sha256},
+      default=str,
+    )
+  )
+  old = _read(workdir)
+  if old is None:
+    if (folder / "checkpoints").exists():
+      raise ValueError(
+        f"workdir {workdir} holds checkpoints but no config.json, so the run "
+        "they belong to is unknown; take an empty workdir"
+      )
+  else:
+    differing = sorted(_differences(old, record))
+    if differing:
+      raise ValueError(
+        f"workdir {workdir} holds a different run: {'; '.join(differing[:4])}; "
+        "take another workdir, or the config it was started with"
+      )
+  folder.mkdir(parents=True, exist_ok=True)
+  temporary = folder / "config.json.tmp"
+  temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+  temporary.replace(folder / "config.json")
+
+
+def _flatten(tree, prefix=""):
+  if not isinstance(tree, dict):
+    return {prefix: tree}
+  flat = {}
+  for name, value in tree.items():
+    flat |= _flatten(value, f"{prefix}.{name}" if prefix else name)
+  return flat
+
+
+def _differences(old, new):
+  old, new = _flatten(old), _flatten(new)
+  for name in old.keys() | new.keys():
+    if name.rpartition(".")[2] in _FREE:
+      continue
+    if old.get(name) != new.get(name):
+      yield f"{name} was {old.get(name)!r} and is {new.get(name)!r}"

@@ -1,0 +1,77 @@
+"""The train state: created already sharded, saved whole."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from vitkd_jax.training import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a run needs to go on, and nothing else.
+
+  Attributes:
+    step: int32 scalar, updates done; it is the position in the data, too.
+    params: {"student": ..., "head": ...} float32; the head trains beside the
+      student and is dropped at export ({} without feature losses).
+    opt_state: the optimiser's.
+    ema: moving average of the student's parameters, or None.
+    metrics: {name: float32 [2]} (sum, count) since the last log.
+    bad_step: int32 scalar, the first step whose loss or gradient was not
+      finite; -1 for none.
+    bad_terms: bool [number of loss terms + 1], which were not finite then;
+      the last is the gradient's norm.
+  """
+
+  step: jax.Array
+  params: dict[str, Any]
+  opt_state: Any
+  ema: Any
+  metrics: dict[str, jax.Array]
+  bad_step: jax.Array
+  bad_terms: jax.Array
+
+
+def make_init(
+  *,
+  init_params: Callable[[jax.Array], dict[str, Any]],
+  optimizer: optax.GradientTransformation,
+  metric_names: tuple[str, ...],
+  num_terms: int,
+  with_ema: bool,
+) -> Callable[[jax.Array], TrainState]:
+  """A function from a PRNG key to the first TrainState, to be jitted."""
+
+  def init(key):
+    params = init_params(key)
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=optimizer.init(params),
+      ema=jax.tree.map(jnp.copy, params["student"]) if with_ema else None,
+      metrics={name: jnp.zeros(2, jnp.float32) for name in metric_names},
+      bad_step=jnp.full((), -1, jnp.int32),
+      bad_terms=jnp.zeros(num_terms + 1, bool),
+    )
+
+  return init
+
+
+def shardings(init: Callable, mesh: Any, rules: Any) -> Any:
+  """The TrainState's shardings; moments and EMA follow their parameters.
+
+  Their paths end in the parameter's, so that one rule serves all.
+  """
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  return sharding.tree(shapes, mesh, rules)
+
+
+def create(init: Callable, seed: int, state_shardings: Any) -> TrainState:
+  """The first state of a seed, each leaf born on its devices."""
+  key = jax.random.key(seed)
+  return jax.jit(init, out_shardings=state_shardings)(key)

@@ -1,0 +1,117 @@
+"""Metrics of a run: metrics.jsonl, TensorBoard, and lines on the console."""
+
+from collections.abc import Mapping
+import datetime
+import json
+import os
+import pathlib
+import sys
+
+from etils import epath
+import rich.console
+import rich.progress
+import tensorboardX
+
+
+class Writer:
+  """Writes scalars by step; use it as a context.
+
+  A resumed run drops what was written beyond its first step, so that its
+  metrics.jsonl equals an unbroken run's.
+
+  Args:
+    workdir: where metrics.jsonl and the events go; made if it is not there.
+    first_step: updates done before this start.
+    total_steps: of the whole run, for the progress line.
+    quiet: writes no console lines (all processes but the first).
+  """
+
+  def __init__(
+    self, workdir: str, *, first_step: int, total_steps: int, quiet=False
+  ):
+    self._path = epath.Path(workdir) / "metrics.jsonl"
+    self._total = total_steps
+    self._quiet = quiet
+    self._keep_until(first_step)
+    self._events = tensorboardX.SummaryWriter(
+      os.fspath(workdir), purge_step=first_step + 1
+    )
+    self._console = rich.console.Console(stderr=False, highlight=False)
+    self._progress = None
+    if not quiet and self._console.is_terminal:
+      self._progress = rich.progress.Progress(
+        rich.progress.TextColumn("[bold]{task.completed}/{task.total}"),
+        rich.progress.BarColumn(),
+        rich.progress.TextColumn("{task.fields[text]}"),
+        console=self._console,
+        transient=True,
+      )
+      self._bar = self._progress.add_task(
+        "", total=total_steps, completed=first_step, text=""
+      )
+
+  def __enter__(self):
+    if self._progress:
+      self._progress.start()
+    return self
+
+  def __exit__(self, *_):
+    if self._progress:
+      self._progress.stop()
+    self._events.close()
+
+  def _keep_until(self, step: int) -> None:
+    if not self._path.exists():
+      return
+    kept = []
+    for line in self._path.read_text().splitlines():
+      try:
+        if json.loads(line)["step"] <= step:
+          kept.append(line + "\n")
+      except (ValueError, KeyError, TypeError):
+        continue  # the last line of a killed run may be half written
+    self._path.write_text("".join(kept))
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Appends one line of metrics and the events of the same step."""
+    line = json.dumps({"step": step, **values})
+    if isinstance(self._path, pathlib.Path):
+      with open(self._path, "a") as file:
+        file.write(line + "\n")
+    else:  # object stores cannot append
+      old = self._path.read_text() if self._path.exists() else ""
+      self._path.write_text(old + line + "\n")
+    for name, value in values.items():
+      self._events.add_scalar(name, value, step)
+
+  def line(self, text: str) -> None:
+    """Prints a line that stays."""
+    if not self._quiet:
+      self._console.print(text, markup=False, soft_wrap=True)
+
+  def progress(self, step: int, values: Mapping[str, float]) -> None:
+    """Moves the bar on a terminal; prints a line into a log."""
+    if self._quiet:
+      return
+    text = progress_text(values)
+    if self._progress:
+      self._progress.update(self._bar, completed=step, text=text)
+    else:
+      width = len(str(self._total))
+      self.line(f"step {step:{width}}/{self._total}  {text}")
+      sys.stdout.flush()
+
+
+def progress_text(values: Mapping[str, float]) -> str:
+  """One line of what a person watches: loss by term, speed, time left."""
+  terms = "  ".join(
+    f"{name.removeprefix('weighted_')} {value:.3f}"
+    for name, value in values.items()
+    if name.startswith("weighted_")
+  )
+  eta = datetime.timedelta(seconds=round(values["eta_seconds"]))
+  return (
+    f"loss {values['loss']:.3f} ({terms})  acc {values['accuracy']:.1%}  "
+    f"lr {values['learning_rate']:.1e}  {values['images_per_second']:.0f} img/s"
+    f"  wait {values['data_wait']:.0%}  eta {eta}"
+  )
