@@ -16,7 +16,6 @@ MODELS = {
   "distilled": dict(variant="deit_pico_patch4_28", depth=2, distilled=True),
   "deit3": dict(variant="deit3_nano_patch4_28", depth=2, width=32, num_heads=2),
   "registers": dict(variant="deit_pico_patch4_28", depth=1, registers=4),
-  "pre_logits": dict(variant="deit_pico_patch4_28", depth=1, rep_size=True),
   "big_vision": dict(variant="test", depth=2, patch_size=(7, 7)),
 }
 

@@ -111,6 +111,11 @@ def head(
     ValueError: class counts differ and nothing says what to do.
   """
   notes = []
+  if not any(name.startswith(_HEADS) for name in wanted):
+    for name in [n for n in leaves if n.startswith("pre_logits/")]:
+      if name not in wanted:
+        notes.append(f"{name} dropped, as the model has no head")
+        del leaves[name]
   for name in _HEADS:
     kernel, bias = f"{name}/kernel", f"{name}/bias"
     if kernel not in wanted:

@@ -1,8 +1,12 @@
 """Hugging Face transformers' names of ViT, DeiT and DINOv2."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import re
+from typing import Any
 
+import numpy as np
+
+from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import rules
 from vitkd_jax.weights.rules import ATTENTION, BLOCK, Rule
 
@@ -65,7 +69,7 @@ RENAMES = (
   (r"^cls_classifier\.", "classifier."),  # DeiT with a teacher
 )
 
-# Read by no forward pass: masked-image tokens.
+# Masked-image tokens, which no forward pass of a classifier reads.
 UNUSED = r"^embeddings\.mask_token$"
 
 
@@ -78,3 +82,139 @@ def table(names: Iterable[str]) -> list[Rule]:
   """The rules for a file with these names: DINOv2 spells its blocks its way."""
   dinov2 = any(re.search(r"\.layer_scale1\.|\.mlp\.fc1\.", n) for n in names)
   return DINOV2_RULES if dinov2 else RULES
+
+
+def clean(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Gives DeiT's model of one head on two tokens the heads that equal it.
+
+  `DeiTForImageClassification` has the distillation token and reads the class
+  token alone. The logits here are the mean of two heads: twice the one, and
+  zero.
+  """
+  alone = "distillation_classifier.weight" not in source
+  if "embeddings.distillation_token" in source and alone:
+    for name in ("weight", "bias"):
+      if f"classifier.{name}" in source:
+        kept = source[f"classifier.{name}"]
+        source[f"classifier.{name}"] = 2 * kept
+        source[f"distillation_classifier.{name}"] = np.zeros_like(kept)
+  return source
+
+
+def _is_dinov2(model: vit.ViT, variant: str) -> bool:
+  return bool(model.registers) or "dinov2" in variant
+
+
+def write(
+  leaves: Mapping[str, np.ndarray], model: vit.ViT, variant: str
+) -> dict[str, np.ndarray]:
+  """transformers' leaves of a model; strict for what `config` says.
+
+  Args:
+    leaves: ours by name, with `pos_embedding` also for fixed embeddings;
+      LayerScale is folded for ViT and DeiT, which have none.
+    model: the model that they belong to.
+    variant: its name.
+
+  Raises:
+    ValueError: transformers has no such model.
+  """
+  dinov2 = _is_dinov2(model, variant)
+  if model.pool_type != "tok" or model.rep_size:
+    raise ValueError(
+      f"transformers has no ViT with pool_type={model.pool_type!r} and "
+      f"rep_size={model.rep_size}; write format='timm' or 'flat'"
+    )
+  if dinov2 and (model.num_classes or model.distilled):
+    raise ValueError(
+      "transformers' DINOv2 is written without a head or distillation token"
+    )
+  theirs = rules.to_theirs(DINOV2_RULES if dinov2 else RULES, leaves)
+  prefix = 1 + model.distilled  # their registers have no position
+  zeros = np.zeros((1, prefix, model.width), np.float32)
+  name = "embeddings.position_embeddings"
+  theirs[name] = np.concatenate([zeros, theirs[name]], 1)
+  if dinov2:
+    theirs["embeddings.mask_token"] = zeros[0]
+    return theirs
+  if not model.num_classes:
+    return theirs
+  inside = "deit." if model.distilled else "vit."
+  own = "cls_classifier" if model.distilled else "classifier"
+  return {
+    name.replace("classifier", own, 1)
+    if name.startswith("classifier.")
+    else name
+    if name.startswith("distillation_classifier.")
+    else inside + name: array
+    for name, array in theirs.items()
+  }
+
+
+def config(
+  model: vit.ViT, variant: variants.Variant, image_size: tuple[int, int]
+) -> dict[str, Any]:
+  """The config.json of a folder that `from_pretrained` takes."""
+  hidden = model.mlp_dim or 4 * model.width
+  out = {
+    "hidden_size": model.width,
+    "num_hidden_layers": model.depth,
+    "num_attention_heads": model.num_heads,
+    "hidden_act": {"erf": "gelu", "tanh": "gelu_pytorch_tanh"}[model.gelu],
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-6,
+    "image_size": _side(image_size),
+    "patch_size": _side(model.patch_size),
+    "num_channels": 3,
+    "qkv_bias": True,
+  }
+  if _is_dinov2(model, variant.name):
+    registers = model.registers > 0
+    name = "Dinov2WithRegisters" if registers else "Dinov2"
+    if hidden % model.width:
+      raise ValueError(f"transformers' DINOv2 takes no mlp_dim={hidden}")
+    out |= {
+      "architectures": [f"{name}Model"],
+      "model_type": "dinov2_with_registers" if registers else "dinov2",
+      "mlp_ratio": hidden // model.width,
+      "use_swiglu_ffn": False,
+      "layerscale_value": 1.0,
+    }
+    return out | ({"num_register_tokens": model.registers} if registers else {})
+  count = model.num_classes or 0
+  name = "DeiT" if model.distilled else "ViT"
+  task = "ForImageClassification" if count else "Model"
+  teacher = "WithTeacher" if count and model.distilled else ""
+  return out | {
+    "architectures": [name + task + teacher],
+    "model_type": name.lower(),
+    "intermediate_size": hidden,
+    "id2label": {str(i): f"LABEL_{i}" for i in range(count)},
+    "label2id": {f"LABEL_{i}": i for i in range(count)},
+  }
+
+
+def processor(
+  variant: variants.Variant, image_size: tuple[int, int]
+) -> dict[str, Any]:
+  """The preprocessor_config.json: short side, centre crop, normalisation."""
+  height, width = image_size
+  return {
+    "image_processor_type": "BitImageProcessor",
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "size": {"shortest_edge": round(min(height, width) / variant.crop_pct)},
+    "resample": {"bilinear": 2, "bicubic": 3}[variant.interpolation],
+    "do_center_crop": True,
+    "crop_size": {"height": height, "width": width},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": list(variant.mean),
+    "image_std": list(variant.std),
+  }
+
+
+def _side(size: tuple[int, int]) -> int | list[int]:
+  return size[0] if size[0] == size[1] else list(size)

@@ -234,7 +234,9 @@ def _translate(format_, source, model, image_size):
       kept[name] = array
   if dropped:
     notes.append(f"left out, as no part of the model: {rules.some(dropped)}")
-  table = huggingface.table(kept) if format_ is huggingface else format_.RULES
+  table = format_.RULES
+  if format_ is huggingface:
+    kept, table = huggingface.clean(kept), huggingface.table(kept)
   wanted = fit.shapes(model, image_size)
   return rules.to_ours(table, kept, wanted, fit.is_free), notes
 

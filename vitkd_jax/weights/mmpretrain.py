@@ -36,8 +36,9 @@ RENAMES = (
   # The student of a distiller of the ViTKD reference.
   (r"^student\.", ""),
   (r"\.norm([12])\.", r".ln\1."),
-  (r"(layers\.\d+)\.gamma1\.", r"\1.attn.gamma1."),
-  (r"(layers\.\d+)\.gamma2\.", r"\1.ffn.gamma2."),
+  # LayerScale beside the branches, as in the ViTKD reference.
+  (r"(layers\.\d+)\.gamma_?1(\.weight)?$", r"\1.attn.gamma1.weight"),
+  (r"(layers\.\d+)\.gamma_?2(\.weight)?$", r"\1.ffn.gamma2.weight"),
 )
 
 # A distiller's checkpoint also holds the teacher and the helper layers.

@@ -1,6 +1,8 @@
 """Writes a model's parameters for the tools that others use."""
 
 from collections.abc import Mapping
+import json
+import math
 import os
 from typing import Any
 
@@ -8,10 +10,11 @@ from flax import traverse_util
 import ml_dtypes
 import numpy as np
 
-from vitkd_jax.models import vit
-from vitkd_jax.weights import big_vision, files, fit, rules, timm
+from vitkd_jax.models import variants, vit
+from vitkd_jax.weights import big_vision, files, fit, huggingface, timm
 
-_DTYPES = {
+FORMATS = ("timm", "huggingface", "big_vision", "flat")
+DTYPES = {
   "float32": np.float32,
   "float16": np.float16,
   "bfloat16": ml_dtypes.bfloat16,
@@ -24,83 +27,138 @@ def save(
   *,
   variant: str,
   format: str,
+  image_size: int | tuple[int, int] | None = None,
   dtype: str = "float32",
+  fold: bool = False,
   metadata: Mapping[str, str] | None = None,
+  readme: str | None = None,
   **fields: Any,
-) -> None:
-  """Writes parameters to a file or folder; a failure leaves nothing behind.
+) -> str:
+  """Writes parameters to a file or folder; a failure leaves no half of a file.
 
   Args:
-    path: the file, or for "timm" the folder (or a `.safetensors` file alone).
+    path: for "timm" and "huggingface" the folder (`model.safetensors`,
+      `config.json` and, for the latter, `preprocessor_config.json`), or a
+      `.safetensors` file alone; for the others the file.
     params: nested parameters of the variant's model, scanned or not.
     variant: the model's name, as `vit.Model` takes it.
-    format: "timm", "big_vision" (`.npz`) or "flat": our names joined by "/",
-      `.safetensors` or `.npz`.
-    dtype: of the floats in the file: "float32", "float16" or "bfloat16".
+    format: "timm"; "huggingface" (ViT, DeiT, DINOv2; LayerScale is folded but
+      for DINOv2); "big_vision" (`.npz`; LayerScale is folded); or "flat": our
+      names joined by "/", in a `.safetensors` or `.npz` file.
+    image_size: pixels, side or (rows, columns); by default the variant's, or
+      the square that the position embeddings stand for.
+    dtype: of the file's floats: "float32", "float16" or "bfloat16".
+    fold: fold LayerScale in every format.
     metadata: text kept in a "flat" `.safetensors` file's header.
+    readme: the model card, for a folder's `README.md`.
     **fields: further fields of `vit.Model` that the parameters were made with.
 
+  Returns:
+    The path of the file that holds the weights.
+
   Raises:
-    ValueError: an unknown format, or parameters that are not the variant's.
+    ValueError: an unknown format, parameters that are not the variant's, or a
+      model that the format cannot express.
   """
-  formats = ("timm", "big_vision", "flat")
-  if format not in formats:
-    raise ValueError(f"format={format!r}: wanted one of {', '.join(formats)}")
-  if dtype not in _DTYPES:
-    raise ValueError(f"dtype={dtype!r}: wanted one of {', '.join(_DTYPES)}")
+  for name, value, known in (
+    ("format", format, FORMATS),
+    ("dtype", dtype, DTYPES),
+  ):
+    if value not in known:
+      raise ValueError(f"{name}={value!r}: wanted one of {', '.join(known)}")
   path = os.fspath(path)
+  named = variants.get(variant)
+  keeps_layerscale = format in ("timm", "flat") or (
+    format == "huggingface" and "dinov2" in variant
+  )
+  if fold or not keeps_layerscale:
+    params = fit.fold_layerscale(params)
+    fields = {**fields, "layerscale_init": None}
   leaves = {
     name: np.asarray(leaf)
     for name, leaf in traverse_util.flatten_dict(params, sep="/").items()
   }
   leaves = big_vision.unstack(leaves)
-  num_classes = len(leaves["head/bias"]) if "head/bias" in leaves else None
-  model = vit.Model(num_classes, variant=variant, **{**fields, "scan": False})
-  _check(leaves, model)
-  if format == "big_vision":
-    _refuse_beyond_big_vision(model)
-    leaves = traverse_util.flatten_dict(
-      fit.fold_layerscale(traverse_util.unflatten_dict(leaves, sep="/")),
-      sep="/",
-    )
-  if format == "timm":
-    leaves = _to_timm(leaves, model)
-    if not path.endswith(".safetensors"):
-      path = os.path.join(path, "model.safetensors")
-  leaves = {n: a.astype(_DTYPES[dtype], copy=False) for n, a in leaves.items()}
-  if path.endswith(".npz"):
-    files.write_npz(path, leaves)
-    return
-  metadata = dict(metadata or {})
-  if format == "flat":
-    metadata |= {"variant": variant, "num_classes": str(num_classes or 0)}
-  else:
-    metadata["format"] = "pt"
-  files.write_safetensors(path, leaves, metadata)
-
-
-def _check(leaves, model):
-  grid = 1
-  if "pos_embedding" in leaves:
-    grid = leaves["pos_embedding"].shape[1]
-  # A row of that many patches: only the count matters.
-  size = (model.patch_size[0], model.patch_size[1] * grid)
+  count = len(leaves["head/bias"]) if "head/bias" in leaves else None
+  model = vit.Model(count, variant=variant, **{**fields, "scan": False})
+  size = _image_size(leaves, model, named, image_size)
   fit.check(leaves, fit.shapes(model, size))
 
+  texts = {}
+  match format:
+    case "timm":
+      theirs = timm.write(_with_position(leaves, model, size), model, variant)
+      texts["config.json"] = timm.config(model, named, size)
+    case "huggingface":
+      leaves = _with_position(leaves, model, size)
+      theirs = huggingface.write(leaves, model, variant)
+      texts["config.json"] = huggingface.config(model, named, size)
+      texts["preprocessor_config.json"] = huggingface.processor(named, size)
+    case "big_vision":
+      if model.distilled or model.registers:
+        raise ValueError(
+          "big_vision's model has neither a distillation token nor registers; "
+          "write format='flat' or 'timm'"
+        )
+      theirs = leaves
+    case "flat":
+      theirs = leaves
+      header = {"variant": variant, "num_classes": str(count or 0)}
+      metadata = {**(metadata or {}), **header}
+  del leaves
+  for name, array in theirs.items():
+    theirs[name] = array.astype(DTYPES[dtype], copy=False)
+  return _write(path, theirs, format, metadata, texts, readme)
 
-def _refuse_beyond_big_vision(model):
-  if model.distilled or model.registers:
+
+def _write(path, arrays, format, metadata, texts, readme) -> str:
+  if format in ("big_vision", "flat"):
+    if path.endswith(".npz"):
+      files.write_npz(path, arrays)
+    elif format == "flat" and path.endswith(".safetensors"):
+      files.write_safetensors(path, arrays, metadata)
+    else:
+      raise ValueError(
+        f"{path!r}: wanted a name that ends in .npz"
+        + (" or .safetensors" if format == "flat" else "")
+      )
+    return path
+  if path.endswith(".safetensors"):
+    files.write_safetensors(path, arrays, {"format": "pt"})
+    return path
+  file = os.path.join(path, "model.safetensors")
+  files.write_safetensors(file, arrays, {"format": "pt"})
+  for name, content in texts.items():
+    text = json.dumps(content, indent=2) + "\n"
+    files.write_text(os.path.join(path, name), text)
+  if readme is not None:
+    files.write_text(os.path.join(path, "README.md"), readme)
+  return file
+
+
+def _image_size(leaves, model, named, image_size) -> tuple[int, int]:
+  if isinstance(image_size, int):
+    return image_size, image_size
+  if image_size is not None:
+    return image_size
+  size = (named.image_size, named.image_size)
+  if "pos_embedding" not in leaves:
+    return size
+  count = leaves["pos_embedding"].shape[1]
+  if math.prod(model.grid(*size)) == count:
+    return size
+  side = math.isqrt(count)
+  if side * side != count:
     raise ValueError(
-      "big_vision's model has neither a distillation token nor registers; "
-      "write format='flat' or 'timm'"
+      f"position embeddings of {count} tokens are no square grid; give "
+      "image_size=(rows, columns)"
     )
+  return model.patch_size[0] * side, model.patch_size[1] * side
 
 
-def _to_timm(leaves, model):
-  theirs = rules.to_theirs(timm.RULES, leaves)
-  if "pos_embed" in theirs and model.layerscale_init is None:
-    # DeiT and ViT have an entry a prefix token, which is in the token here.
-    prefix = int(model.pool_type == "tok") + model.distilled
-    zeros = np.zeros((1, prefix, model.width), np.float32)
-    theirs["pos_embed"] = np.concatenate([zeros, theirs["pos_embed"]], 1)
-  return theirs
+def _with_position(leaves, model, size):
+  """The leaves with a fixed position embedding as if it were learned."""
+  if model.posemb == "learn":
+    return leaves
+  fixed = vit.sincos_2d(*model.grid(*size), model.width)
+  return {**leaves, "pos_embedding": np.asarray(fixed)}

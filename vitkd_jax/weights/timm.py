@@ -1,12 +1,18 @@
 """timm's names, which are also DeiT's and (with `gamma_1`) DeiT III's."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import re
+from typing import Any
 
+import numpy as np
+
+from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import rules
 from vitkd_jax.weights.rules import ATTENTION, BLOCK, Rule
 
 NAME = "timm"
+
+_POOL = "MAPHead_0/MultiHeadDotProductAttention_0"
 
 RULES = [
   *rules.affine("patch_embed.proj", "embedding", rules.CONV),
@@ -25,6 +31,13 @@ RULES = [
   *rules.affine("blocks.{i}.mlp.fc2", f"{BLOCK}/MlpBlock_0/Dense_1"),
   Rule("blocks.{i}.ls2.gamma", (f"{BLOCK}/layerscale_mlp",)),
   *rules.norm("norm", "Transformer/encoder_norm"),
+  Rule("attn_pool.latent", ("MAPHead_0/probe",)),
+  *rules.attention_in("attn_pool.q", _POOL, ("query",)),
+  *rules.attention_in("attn_pool.kv", _POOL, ("key", "value")),
+  *rules.attention_out("attn_pool.proj", _POOL),
+  *rules.norm("attn_pool.norm", "MAPHead_0/LayerNorm_0"),
+  *rules.affine("attn_pool.mlp.fc1", "MAPHead_0/MlpBlock_0/Dense_0"),
+  *rules.affine("attn_pool.mlp.fc2", "MAPHead_0/MlpBlock_0/Dense_1"),
   *rules.affine("pre_logits.fc", "pre_logits"),
   *rules.affine("head", "head"),
   *rules.affine("head_dist", "head_dist"),
@@ -44,3 +57,88 @@ UNUSED = r"^mask_token$"
 def matches(names: Iterable[str]) -> bool:
   """Whether the names of a file are timm's."""
   return any(re.match(r"(module\.)?blocks\.\d+\.attn\.qkv\.", n) for n in names)
+
+
+def write(
+  leaves: Mapping[str, np.ndarray], model: vit.ViT, variant: str
+) -> dict[str, np.ndarray]:
+  """timm's leaves of a model; strict for the arguments of `config`.
+
+  Args:
+    leaves: ours by name, with `pos_embedding` also for fixed embeddings.
+    model: the model that they belong to.
+    variant: its name.
+
+  Raises:
+    ValueError: timm has no such model.
+  """
+  if model.rep_size or model.pool_type not in ("tok", "gap", "map"):
+    raise ValueError(
+      f"timm has no model with rep_size={model.rep_size} and "
+      f"pool_type={model.pool_type!r}; write format='flat'"
+    )
+  theirs = rules.to_theirs(RULES, leaves)
+  prefix = model.num_prefix_tokens
+  if prefix and not _tokens_after_position(model, variant):
+    # The tokens' own entries are in the tokens.
+    zeros = np.zeros((1, prefix, model.width), np.float32)
+    theirs["pos_embed"] = np.concatenate([zeros, theirs["pos_embed"]], 1)
+  return theirs
+
+
+def config(
+  model: vit.ViT, variant: variants.Variant, image_size: tuple[int, int]
+) -> dict[str, Any]:
+  """The config.json of a folder that `create_model("local-dir:...")` takes."""
+  known = variant.name.partition(".")[0]
+  if known not in variants.NAMED or not variant.published:
+    tokens = "deit_tiny_distilled" if model.distilled else "vit_tiny"
+    known = f"{tokens}_patch16_224"
+  arguments = {
+    "img_size": list(image_size),
+    "patch_size": list(model.patch_size),
+    "embed_dim": model.width,
+    "depth": model.depth,
+    "num_heads": model.num_heads,
+    "mlp_ratio": _mlp_ratio(model),
+    "act_layer": {"erf": "gelu", "tanh": "gelu_tanh"}[model.gelu],
+    "init_values": model.layerscale_init,
+    "no_embed_class": _tokens_after_position(model, variant.name),
+  }
+  if not model.distilled:
+    arguments |= {
+      "reg_tokens": model.registers,
+      "class_token": model.pool_type == "tok",
+      "global_pool": {"tok": "token", "gap": "avg"}.get(model.pool_type, "map"),
+      "fc_norm": False,
+    }
+  return {
+    "architecture": known,
+    "num_classes": model.num_classes or 0,
+    "num_features": model.width,
+    "model_args": arguments,
+    "pretrained_cfg": {
+      "num_classes": model.num_classes or 0,
+      "input_size": [3, *image_size],
+      "pool_size": None,
+      "fixed_input_size": True,
+      "interpolation": variant.interpolation,
+      "crop_pct": variant.crop_pct,
+      "crop_mode": "center",
+      "mean": list(variant.mean),
+      "std": list(variant.std),
+      "first_conv": "patch_embed.proj",
+      "classifier": ["head", "head_dist"] if model.distilled else "head",
+    },
+  }
+
+
+def _tokens_after_position(model, variant) -> bool:
+  return bool(model.registers) or variant.startswith("deit3_")
+
+
+def _mlp_ratio(model) -> float:
+  hidden = model.mlp_dim or 4 * model.width
+  ratio = hidden / model.width
+  # timm truncates the product.
+  return ratio if int(model.width * ratio) == hidden else ratio + 1e-9
