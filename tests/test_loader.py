@@ -2,7 +2,11 @@
 
 import collections
 import itertools
+import pathlib
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -105,6 +109,44 @@ def test_a_worker_outlives_a_preemption_notice():
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
   finally:
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
+def test_workers_die_with_a_killed_trainer():
+  code = """
+import multiprocessing, os, signal
+from tests import test_loader
+from vitkd_jax.data import loader
+if __name__ == "__main__":
+  batches = loader.train_batches(
+    test_loader.Numbers(50), batch_size=8, seed=0, num_workers=2
+  )
+  next(batches)
+  print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    cwd=pathlib.Path(__file__).parent.parent,
+    check=False,
+  )
+  workers = done.stdout.split()
+  assert done.returncode == -signal.SIGKILL
+  assert workers
+  deadline = time.monotonic() + 10
+  while alive := [pid for pid in workers if is_alive(pid.decode())]:
+    assert time.monotonic() < deadline, f"workers {alive} outlive it"
+    time.sleep(0.05)
+
+
+def is_alive(pid):
+  try:
+    status = pathlib.Path("/proc", pid, "stat").read_text()
+  except FileNotFoundError:
+    return False
+  return status.rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 20])

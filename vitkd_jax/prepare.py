@@ -20,6 +20,8 @@ def main(argv=None):
   parser = argparse.ArgumentParser(
     prog="python -m vitkd_jax.prepare",
     description="Writes a data set as TFDS array_record files.",
+    epilog="What TFDS itself prepares is read too, downloaded with: tfds build"
+    " fashion_mnist --file_format=array_record",
   )
   parser.add_argument("name", choices=_NAMES, metavar="|".join(_NAMES))
   parser.add_argument(

@@ -7,6 +7,7 @@ devices share it.
 
 from collections.abc import Callable, Sequence
 import math
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -61,16 +62,22 @@ def make_augment(
   Raises:
     ValueError: an option is out of range.
   """
-  _check_range(0.0, 1.0, flip=flip, erase=erase, mix_prob=mix_prob)
-  _check_range(0.0, 1.0, switch_prob=switch_prob)
-  _check_range(0.0, 1.0, label_smoothing=label_smoothing)
-  _check_range(0.0, math.inf, mixup_alpha=mixup_alpha)
-  _check_range(0.0, math.inf, cutmix_alpha=cutmix_alpha)
   _check_whole(1, num_classes=num_classes)
   _check_whole(0, shift=shift)
-  for i in range(3):
-    _check_range(0.0, 1.0, erase_mean=erase_mean[i])
-    _check_range(0.0, math.inf, erase_std=erase_std[i])
+  _check_range(
+    1.0,
+    flip=flip,
+    erase=erase,
+    mix_prob=mix_prob,
+    switch_prob=switch_prob,
+    label_smoothing=label_smoothing,
+  )
+  _check_range(math.inf, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+  for name, triple in (("erase_mean", erase_mean), ("erase_std", erase_std)):
+    if len(triple) != 3:
+      raise ValueError(f"{name} has {len(triple)} numbers, but needs 3.")
+    for value in triple:
+      _check_range(1.0, **{name: value})
 
   def augment(key, image, label):
     key_flip, key_shift, key_erase, key_mix = jax.random.split(key, 4)
@@ -282,22 +289,17 @@ def _neighbour(x):
   return pairs[:, ::-1].reshape(x.shape)
 
 
-def _check_range(low, high, **values):
+def _check_range(high, **values):
+  wanted = f"between 0 and {high:g}" if high < math.inf else "at least 0"
   for name, value in values.items():
-    if not (low <= value <= high and math.isfinite(value)):
-      raise ValueError(
-        f"{name} is {value}, but must be"
-        + (
-          f" between {low:g} and {high:g}."
-          if high < math.inf
-          else f" a finite number, at least {low:g}."
-        )
-      )
+    known = isinstance(value, numbers.Real) and math.isfinite(value)
+    if not (known and 0 <= value <= high):
+      raise ValueError(f"{name} is {value!r}, but must be a number {wanted}.")
 
 
 def _check_whole(least, **values):
   for name, value in values.items():
-    if not isinstance(value, int) or value < least:
+    if not isinstance(value, numbers.Integral) or value < least:
       raise ValueError(
         f"{name} is {value!r}, but must be a whole number, at least {least}."
       )

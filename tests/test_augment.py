@@ -1,0 +1,372 @@
+"""Tests of vitkd_jax.data.augment."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitkd_jax.data import augment
+
+ALL = {
+  "flip": 0.5,
+  "shift": 2,
+  "erase": 0.25,
+  "mixup_alpha": 0.8,
+  "cutmix_alpha": 1.0,
+  "label_smoothing": 0.1,
+}
+
+
+def batch(size=8, height=12, width=10, seed=0):
+  rng = np.random.default_rng(seed)
+  image = rng.integers(0, 256, (size, height, width, 3), dtype=np.uint8)
+  return image, rng.integers(0, 10, size).astype(np.int32)
+
+
+@functools.cache
+def compiled(**options):
+  return jax.jit(augment.make_augment(num_classes=10, **options))
+
+
+def run(key=0, size=8, **options):
+  image, label = batch(size)
+  out, target = compiled(**options)(jax.random.key(key), image, label)
+  return image, label, np.asarray(out), np.asarray(target)
+
+
+def test_without_options_only_the_form_changes():
+  image, label, out, target = run()
+  assert out.dtype == target.dtype == np.float32
+  np.testing.assert_allclose(out, image / 255.0, rtol=1e-6)
+  np.testing.assert_array_equal(target, np.eye(10)[label])
+
+
+def test_normalize_is_affine_per_channel():
+  image = np.array([[[[0.5, 0.25, 1.0]]]], np.float32)
+  out = augment.normalize(image, (0.5, 0.5, 0.0), (0.5, 0.25, 2.0))
+  np.testing.assert_allclose(out, [[[[0.0, -1.0, 0.5]]]], atol=1e-7)
+
+
+# Flip and shift: every result must be one of those worked out in NumPy.
+
+
+def test_flip_mirrors_about_half_of_the_images():
+  image, _ = batch(400)
+  out = np.asarray(augment.random_flip(jax.random.key(0), image, 0.5))
+  same = (out == image).all((1, 2, 3))
+  mirrored = (out == image[:, :, ::-1]).all((1, 2, 3))
+  assert (same ^ mirrored).all()
+  assert 160 <= mirrored.sum() <= 240  # 4 standard deviations
+  for probability, expected in ((0.0, image), (1.0, image[:, :, ::-1])):
+    out = augment.random_flip(jax.random.key(0), image, probability)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_shift_moves_by_every_offset_and_fills_with_zeros():
+  image, _ = batch(500, 6, 5)
+  image = np.maximum(image, 1)  # so that 0 is only what moved in
+  out = np.asarray(augment.random_shift(jax.random.key(1), image, 2))
+  padded = np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)))
+  counts = np.zeros((5, 5), int)
+  for example, wide in zip(out, padded, strict=True):
+    found = [
+      (y, x)
+      for y in range(5)
+      for x in range(5)
+      if (example == wide[y : y + 6, x : x + 5]).all()
+    ]
+    assert len(found) == 1
+    counts[found[0]] += 1
+  assert counts.min() >= 5  # of 20 expected
+  assert counts.max() <= 40
+
+
+# Random erasing.
+
+
+def test_erased_boxes_follow_the_recipe():
+  shape = (4000, 56, 56)
+  boxes = np.asarray(augment.erase_boxes(jax.random.key(2), shape, 1.0))
+  rows, columns = boxes.any(2), boxes.any(1)
+  height, width = rows.sum(1), columns.sum(1)
+  # A rectangle: the product of its sides is its area, and it has no gap.
+  np.testing.assert_array_equal(height * width, boxes.sum((1, 2)))
+  assert (np.abs(np.diff(rows, axis=1)).sum(1) <= 2).all()
+  assert (np.abs(np.diff(columns, axis=1)).sum(1) <= 2).all()
+  area = height * width / 56**2
+  assert area.min() > 0.02 * 0.85  # sides are rounded
+  assert area.max() < 1 / 3 * 1.04
+  # Uniform: mean (0.02 + 1/3) / 2, standard error 0.0014.
+  assert abs(area.mean() - (0.02 + 1 / 3) / 2) < 0.006
+  aspect = height / width
+  assert aspect.min() > 0.3 * 0.85
+  assert aspect.max() < 10 / 3 * 1.18
+  assert abs(np.log(aspect).mean()) < 0.05  # symmetric in logarithms
+  # Every place is reached, the corners too.
+  assert boxes.any(0).all()
+  centre = (rows * np.arange(56)).sum(1) / height
+  assert abs(centre.mean() - 27.5) < 0.6
+
+
+def test_erase_probability_counts_images():
+  boxes = augment.erase_boxes(jax.random.key(3), (2000, 8, 8), 0.25)
+  share = np.asarray(boxes).any((1, 2)).mean()
+  assert abs(share - 0.25) < 0.04  # 4 standard deviations
+
+
+def test_erased_pixels_are_noise_and_the_others_untouched():
+  image = np.full((300, 20, 20, 3), 0.125, np.float32)
+  key = jax.random.key(4)
+  mean, std = (0.3, 0.5, 0.7), (0.05, 0.1, 0.02)
+  out = augment.random_erase(key, image, 0.5, mean=mean, std=std)
+  box = augment.erase_boxes(jax.random.split(key)[0], image.shape[:3], 0.5)
+  out, box = np.asarray(out), np.asarray(box)
+  np.testing.assert_array_equal(out[~box], 0.125)
+  noise = out[box]
+  assert len(noise) > 10_000
+  np.testing.assert_allclose(noise.mean(0), mean, atol=0.005)
+  np.testing.assert_allclose(noise.std(0), std, rtol=0.03)
+  assert np.abs(np.corrcoef(noise.T) - np.eye(3)).max() < 0.05
+  neighbours = out[:, :-1][box[:, :-1] & box[:, 1:]]
+  below = out[:, 1:][box[:, :-1] & box[:, 1:]]
+  correlation = np.corrcoef(neighbours[:, 0], below[:, 0])[0, 1]
+  assert abs(correlation) < 0.05
+
+
+def test_erased_pixels_stay_in_the_range_of_images():
+  image = np.zeros((50, 20, 20, 3), np.float32)
+  out = augment.random_erase(
+    jax.random.key(5), image, 1.0, mean=(0.5,) * 3, std=(2.0,) * 3
+  )
+  assert float(out.min()) == 0.0
+  assert float(out.max()) == 1.0
+
+
+def test_normal_numbers_have_the_normal_moments():
+  word = jax.random.bits(jax.random.key(6), (64, 40, 40))
+  draw = np.asarray(augment._normal(word), np.float64)
+  assert abs(draw.mean()) < 0.01
+  assert abs(draw.std() - 1) < 0.01
+  assert abs((draw**4).mean() - 3) < 0.1
+  assert abs((draw < -1.0).mean() - 0.158655) < 0.002
+
+
+# Mixing.
+
+
+def test_mix_pairs_neighbours_by_hand():
+  image = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
+  image = np.broadcast_to(image, (4, 2, 2, 3))
+  weight = np.array([[0.0, 1.0], [0.25, 0.25]], np.float32)
+  out, target = augment.mix(jnp.array(image), jnp.eye(4), weight)
+  np.testing.assert_allclose(
+    np.asarray(out)[:, :, :, 0],
+    [
+      [[0.0, 1.0], [0.25, 0.25]],
+      [[1.0, 0.0], [0.75, 0.75]],
+      [[2.0, 3.0], [2.25, 2.25]],
+      [[3.0, 2.0], [2.75, 2.75]],
+    ],
+  )
+  share = 1.5 / 4
+  np.testing.assert_allclose(target[2], [0, 0, 1 - share, share], rtol=1e-6)
+  np.testing.assert_allclose(target[1], [share, 1 - share, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", range(6))
+def test_cutmix_label_mass_is_the_pixel_area(key):
+  # Even images are black and of class 0, odd ones white and of class 1.
+  image = np.zeros((6, 9, 14, 3), np.uint8)
+  image[1::2] = 255
+  label = np.arange(6) % 2
+  function = compiled(cutmix_alpha=1.0)
+  out, target = map(np.asarray, function(jax.random.key(key), image, label))
+  assert set(np.unique(out)) <= {0.0, 1.0}  # pasted, never blended
+  pasted = (out[0, :, :, 0] == 1).sum()
+  np.testing.assert_allclose(target[0, 1] * 9 * 14, pasted, rtol=1e-6)
+  assert (target[::2] == target[0]).all()
+  assert (target[1::2, [1, 0]] == target[0, :2]).all()
+
+
+def test_cutmix_box_is_a_clipped_rectangle_of_the_right_size():
+  keys = jax.random.split(jax.random.key(0), 60)
+  box = jax.vmap(lambda key: augment.cutmix_box(key, (20, 30), 0.25))
+  boxes = np.asarray(box(keys))
+  # floor(20 * 0.5) = 10 rows and floor(30 * 0.5) = 15 columns, of which
+  # 2 * (15 // 2) = 14 remain, as in mmcls; less where the border cuts.
+  height, width = boxes.any(2).sum(1), boxes.any(1).sum(1)
+  assert height.max() == 10
+  assert width.max() == 14
+  assert height.min() >= 5
+  assert (height < 10).any()
+  np.testing.assert_array_equal(boxes.sum((1, 2)), height * width)
+  assert not np.asarray(
+    augment.cutmix_box(jax.random.key(0), (20, 30), 0.0)
+  ).any()
+
+
+def test_mixup_blends_the_whole_image_by_the_share_of_the_label():
+  image = np.zeros((4, 5, 5, 3), np.uint8)
+  image[1::2] = 255
+  function = compiled(mixup_alpha=0.8)
+  shares = []
+  for key in range(40):
+    out, target = function(jax.random.key(key), image, np.arange(4) % 2)
+    np.testing.assert_allclose(target[0, 1], out[0], rtol=1e-5)
+    np.testing.assert_allclose(1 - target[0, 1], out[1], atol=1e-6)
+    shares.append(float(target[0, 1]))
+  # Beta(0.8, 0.8): mean 1/2, variance 1 / (4 * 2.6); 4 standard errors.
+  assert abs(np.mean(shares) - 0.5) < 4 * np.sqrt(1 / 10.4 / 40)
+  assert 0.15 < np.std(shares) < 0.45
+
+
+@functools.cache
+def weigher(mixup_alpha, cutmix_alpha):
+  """Maps keys and both probabilities to float32 [keys, 64] of weights."""
+
+  def weigh(key, mix_prob, switch_prob):
+    return augment.mix_weight(
+      key,
+      (8, 8),
+      mixup_alpha=mixup_alpha,
+      cutmix_alpha=cutmix_alpha,
+      mix_prob=mix_prob,
+      switch_prob=switch_prob,
+    ).ravel()
+
+  return jax.jit(jax.vmap(weigh, (0, None, None)))
+
+
+@pytest.mark.parametrize(
+  "alphas, mix_prob, switch_prob, expected",
+  [
+    ((0.8, 1.0), 1.0, 0.5, (0.5, 0.5)),  # the recipe
+    ((0.8, 1.0), 0.5, 0.25, (0.375, 0.125)),
+    ((0.8, 1.0), 1.0, 0.0, (1.0, 0.0)),
+    ((0.8, 1.0), 1.0, 1.0, (0.0, 1.0)),
+    ((0.8, 1.0), 0.0, 0.5, (0.0, 0.0)),
+    ((0.8, 0.0), 1.0, 0.5, (1.0, 0.0)),
+    ((0.0, 1.0), 1.0, 0.5, (0.0, 1.0)),
+  ],
+)
+def test_one_choice_for_a_batch(alphas, mix_prob, switch_prob, expected):
+  keys = jax.random.split(jax.random.key(0), 400)
+  weight = np.asarray(weigher(*alphas)(keys, mix_prob, switch_prob))
+  blended = ((weight > 0) & (weight < 1)).all(1).mean()
+  pasted = ((weight == 0) | (weight == 1)).all(1) & (weight == 1).any(1)
+  # 4 standard deviations; a small box may be empty, so CutMix may be none.
+  assert abs(blended - expected[0]) <= 0.1
+  assert -0.3 * expected[1] - 0.1 <= pasted.mean() - expected[1] <= 0.1
+  assert (blended == 0) == (expected[0] == 0)
+  assert (pasted.mean() == 0) == (expected[1] == 0)
+
+
+# The whole.
+
+
+def test_label_smoothing_by_hand():
+  _, label, _, target = run(label_smoothing=0.1)
+  expected = np.eye(10)[label] * 0.9 + 0.01
+  np.testing.assert_allclose(target, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", range(4))
+def test_everything_together_keeps_ranges_and_masses(key):
+  _, _, out, target = run(key, **ALL)
+  assert out.shape == (8, 12, 10, 3)
+  assert out.min() >= 0.0
+  assert out.max() <= 1.0
+  np.testing.assert_allclose(target.sum(1), 1, rtol=1e-5)
+  assert target.min() >= 0.01 - 1e-7
+
+
+def test_key_decides_everything():
+  one, again, other = (run(key, **ALL)[2] for key in (0, 0, 1))
+  np.testing.assert_array_equal(one, again)
+  assert (one != other).any()
+
+
+def test_an_option_does_not_change_the_draws_of_another():
+  flipped = run(flip=0.5)[2]
+  both = run(flip=0.5, cutmix_alpha=1.0)[2]
+  # CutMix moves whole pixels, so each comes from one of the two partners.
+  partner = flipped.reshape(4, 2, *flipped.shape[1:])[:, ::-1]
+  partner = partner.reshape(flipped.shape)
+  assert ((both == flipped) | (both == partner)).all()
+
+
+def test_one_trace_serves_all_steps():
+  run(0, **ALL)
+  run(1, **ALL)
+  assert compiled(**ALL)._cache_size() == 1
+
+
+def test_eight_devices_equal_one_and_exchange_no_image():
+  code = """
+import re
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from tests import test_augment
+from vitkd_jax.data import augment
+image, label = test_augment.batch(32)
+function = augment.make_augment(num_classes=10, **test_augment.ALL)
+one = jax.jit(function)(jax.random.key(0), image, label)
+mesh = Mesh(np.array(jax.devices()), ("data",))
+rows = NamedSharding(mesh, P("data"))
+put = [jax.device_put(x, rows) for x in (image, label)]
+lowered = jax.jit(function, out_shardings=rows).lower(jax.random.key(0), *put)
+compiled = lowered.compile()
+eight = compiled(jax.random.key(0), *put)
+for a, b in zip(one, eight):
+  np.testing.assert_allclose(a, b, atol=1e-6)
+moved = "all-gather|collective-permute|all-to-all"
+print(jax.device_count(), sorted(set(re.findall(moved, compiled.as_text()))))
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    },
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.strip() == "8 []"
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"flip": -0.1}, "flip is -0.1"),
+    ({"flip": float("nan")}, "flip is nan"),
+    ({"erase": 1.5}, "erase is 1.5"),
+    ({"mix_prob": 2}, "mix_prob is 2"),
+    ({"switch_prob": -1}, "switch_prob is -1"),
+    ({"label_smoothing": 1.1}, "label_smoothing is 1.1"),
+    ({"mixup_alpha": -0.8}, "mixup_alpha is -0.8"),
+    ({"cutmix_alpha": float("inf")}, "cutmix_alpha is inf"),
+    ({"shift": -1}, "shift is -1"),
+    ({"shift": 1.5}, "shift is 1.5"),
+    ({"num_classes": 0}, "num_classes is 0"),
+    ({"erase_mean": (0.5, 2.0, 0.5)}, "erase_mean"),
+    ({"erase_std": (0.5, 0.5)}, "erase_std"),
+    ({"flip": "half"}, "flip is 'half'"),
+  ],
+)
+def test_make_augment_refuses(options, words):
+  with pytest.raises(ValueError, match=words):
+    augment.make_augment(**{"num_classes": 10, **options})
+
+
+def test_mixing_refuses_an_odd_batch():
+  with pytest.raises(ValueError, match="the batch has 3 images"):
+    run(size=3, mixup_alpha=1.0)
