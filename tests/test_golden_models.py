@@ -55,6 +55,7 @@ TIMM_VARIANTS = {
   "deit": "deit_tiny_patch16_224",
   "distilled": "deit_tiny_distilled_patch16_224",
   "deit3": "deit3_small_patch16_224",
+  "registers": "vit_small_patch14_reg4_dinov2",
   "gap": "vit_tiny_patch16_224",
 }
 

@@ -18,6 +18,7 @@ TIMM = {
   "deit": {},
   "distilled": {},  # of its own class, VisionTransformerDistilled
   "deit3": dict(no_embed_class=True, init_values=1e-6),
+  "registers": dict(no_embed_class=True, init_values=1e-5, reg_tokens=4),
   "gap": dict(class_token=False, global_pool="avg", fc_norm=False),
 }
 

@@ -31,6 +31,8 @@ COMPARED = [
   ("deit3_small_patch16_224", None),
   ("vit_small_patch32_224", None),
   ("vit_tiny_patch16_384", None),
+  ("vit_small_patch14_dinov2", (112, 112)),
+  ("vit_small_patch14_reg4_dinov2", (112, 112)),
   ("deit3_small_patch16_224", (160, 160)),
   ("deit3_small_patch16_224", (288, 288)),
   ("deit_tiny_patch16_224", (160, 256)),
@@ -71,13 +73,15 @@ def assert_close(ours: dict, theirs: dict) -> None:
 def test_outputs_equal_timm(tmp_path, name, size):
   size = size or (variants.get(name).image_size,) * 2
   fields = {} if size[0] == size[1] else {"dynamic_img_size": True}
-  theirs = timm.create_model(name, **fields).eval()
+  theirs = timm.create_model(name, num_classes=NUM_CLASSES, **fields).eval()
   state = perturb(theirs)
   path = tmp_path / "model.safetensors"
   safetensors_numpy.save_file(state, path)
   if size[0] == size[1] != variants.get(name).image_size:
     # As timm's users do it: its loader resizes the position embedding.
-    other = timm.create_model(name, img_size=size[0]).eval()
+    other = timm.create_model(
+      name, num_classes=NUM_CLASSES, img_size=size[0]
+    ).eval()
     filtered = timm.models.vision_transformer.checkpoint_filter_fn(
       theirs.state_dict(), other
     )
@@ -103,17 +107,22 @@ def test_outputs_equal_timm(tmp_path, name, size):
     "deit_tiny_patch16_224",
     "deit_tiny_distilled_patch16_224",
     "deit3_small_patch16_224",
+    "vit_small_patch14_dinov2",
+    "vit_small_patch14_reg4_dinov2",
   ],
 )
 def test_exported_weights_give_timm_our_outputs(tmp_path, name):
   model = vit.Model(NUM_CLASSES, variant=name)
-  image = model_cases.image((2, 224, 224, 3))
+  side = variants.get(name).image_size
+  image = model_cases.image((1, side, side, 3))
   tree = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
   shapes = {path: leaf.shape for path, leaf in cases.flatten(tree).items()}
   params = model_cases.unflatten(model_cases.fill(shapes, seed=0, std=0.04))
   weights.save(tmp_path / "out", params, variant=name, format="timm")
   path = next((tmp_path / "out").glob("*.safetensors"))
-  theirs = timm.create_model(name, checkpoint_path=str(path)).eval()
+  theirs = timm.create_model(
+    name, num_classes=NUM_CLASSES, checkpoint_path=str(path)
+  ).eval()
   assert_close(
     our_outputs(model, params, image),
     timm_models.outputs(theirs.double(), image),
@@ -135,11 +144,12 @@ def test_variant_is_timms(name):
     theirs = timm.create_model(name, num_classes=NUM_CLASSES)
   parameters = sum(p.numel() for p in theirs.parameters())
   variant = variants.get(name)
-  # Positions of prefix tokens, which are folded into the tokens here.
+  # DeiT and ViT also have positions of prefix tokens, folded into them here.
   folded = theirs.pos_embed.shape[1] - theirs.patch_embed.num_patches
-  assert folded == {"deit3": 0}.get(name.split("_")[0], 1 + ("dist" in name))
+  assert folded == (0 if theirs.no_embed_class else 1 + ("dist" in name))
   assert count(name) == parameters - folded * variant.fields["width"]
   config = theirs.pretrained_cfg
   assert config["input_size"] == (3, variant.image_size, variant.image_size)
+  variant = variants.get(f"{name}.{config['tag']}")  # one name, many weights
   assert tuple(config["mean"]) == variant.mean
   assert tuple(config["std"]) == variant.std
