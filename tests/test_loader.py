@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import os
 import pathlib
 import signal
 import subprocess
@@ -112,7 +113,7 @@ def test_a_worker_outlives_a_preemption_notice():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
-def test_workers_die_with_a_killed_trainer():
+def test_workers_die_with_a_killed_trainer(tmp_path):
   code = """
 import multiprocessing, os, signal
 from tests import test_loader
@@ -125,19 +126,24 @@ if __name__ == "__main__":
   print(*[child.pid for child in multiprocessing.active_children()], flush=True)
   os.kill(os.getpid(), signal.SIGKILL)
 """
-  done = subprocess.run(
-    [sys.executable, "-c", code],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,
-    cwd=pathlib.Path(__file__).parent.parent,
-    check=False,
-  )
-  workers = done.stdout.split()
+  path = tmp_path / "workers"  # a pipe would stay open with the workers
+  with path.open("w") as file:
+    done = subprocess.run(
+      [sys.executable, "-c", code],
+      stdout=file,
+      stderr=subprocess.DEVNULL,
+      cwd=pathlib.Path(__file__).parent.parent,
+      check=False,
+    )
+  workers = path.read_text().split()
   assert done.returncode == -signal.SIGKILL
   assert workers
   deadline = time.monotonic() + 10
-  while alive := [pid for pid in workers if is_alive(pid.decode())]:
-    assert time.monotonic() < deadline, f"workers {alive} outlive it"
+  while alive := [pid for pid in workers if is_alive(pid)]:
+    if time.monotonic() > deadline:
+      for pid in alive:
+        os.kill(int(pid), signal.SIGKILL)
+      pytest.fail(f"workers {alive} outlived the trainer")
     time.sleep(0.05)
 
 
