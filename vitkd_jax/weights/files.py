@@ -82,6 +82,21 @@ def read(path: str | os.PathLike) -> tuple[Arrays, dict[str, str]]:
   return {name: _as_float32(a) for name, a in arrays.items()}, metadata
 
 
+def read_metadata(path: str) -> dict[str, str]:
+  """The text in a `.safetensors` file's header.
+
+  Raises:
+    ValueError: the file is missing or damaged.
+  """
+  try:
+    with safetensors.safe_open(path, framework="numpy") as file:
+      return file.metadata() or {}
+  except OSError as error:
+    raise ValueError(_unreadable(path, error)) from None
+  except safetensors.SafetensorError:
+    raise ValueError(_truncated(path, "safetensors file")) from None
+
+
 def _unreadable(path, error) -> str:
   return f"cannot read weights from {os.fspath(path)!r}: {error.strerror}"
 

@@ -63,7 +63,7 @@ def load(
   head: str = "keep",
   classes: Sequence[int] | None = None,
   source: str | None = None,
-  which: str = "student",
+  which: str | None = None,
   **fields: Any,
 ) -> dict[str, Any]:
   """Parameters of a model from a file or folder of any known format.
@@ -81,7 +81,8 @@ def load(
     head: "keep", or "init" for a new one.
     classes: of the file's classes, those to keep, in order.
     source: the format's name where the keys must not decide.
-    which: "student" or "ema", of a checkpoint of ours.
+    which: "student" or "ema" of a workdir's newest checkpoint; by default the
+      student that the run exported, if it did.
     **fields: further fields of `vit.Model`.
 
   Returns:
@@ -117,7 +118,7 @@ def load_with_notes(
   head: str = "keep",
   classes: Sequence[int] | None = None,
   source: str | None = None,
-  which: str = "student",
+  which: str | None = None,
   **fields: Any,
 ) -> Loaded:
   """As `load`, with what was done; num_classes "file" keeps the file's head."""
@@ -125,9 +126,13 @@ def load_with_notes(
     raise ValueError(f"head={head!r}: wanted 'keep' or 'init'")
   variants.get(variant)  # an unknown name is said before a file is read
   path = os.fspath(path)
-  file = find(path)
+  file = find(path, which)
   if file is None:
-    leaves, config, metadata = _read_checkpoint(path, which), {}, {}
+    leaves, config, metadata = (
+      _read_checkpoint(path, which or "student"),
+      {},
+      {},
+    )
     name = "checkpoint"
     leaves = big_vision.unstack(leaves)
   else:
@@ -172,8 +177,12 @@ def load_with_notes(
   )
 
 
-def find(path: str) -> str | None:
+def find(path: str, which: str | None = None) -> str | None:
   """The file of weights that a path stands for; None for our checkpoints.
+
+  Args:
+    path: as `load` takes it.
+    which: if given, a workdir's checkpoints go before its exported file.
 
   Raises:
     ValueError: there is none.
@@ -189,17 +198,46 @@ def find(path: str) -> str | None:
     return str(file)
   if not os.path.isdir(path):
     return path
-  for name in _IN_FOLDER:
+  ours = os.path.isdir(os.path.join(path, "checkpoints"))
+  for name in () if ours and which else _IN_FOLDER:
     if os.path.exists(os.path.join(path, name)):
       return os.path.join(path, name)
-  if os.path.isdir(os.path.join(path, "checkpoints")) or any(
-    entry in ("_CHECKPOINT_METADATA", "state") for entry in os.listdir(path)
-  ):
+  if ours or os.path.basename(os.path.normpath(path)) == "checkpoints":
     return None
   raise ValueError(
     f"{path!r} holds neither {' nor '.join(map(repr, _IN_FOLDER))} nor "
     "checkpoints"
   )
+
+
+def stated(path: str | os.PathLike) -> tuple[str, dict[str, Any]] | None:
+  """The variant and fields that a file or folder says its model has.
+
+  Our own flat files, workdirs and timm's folders say so.
+
+  Returns:
+    (variant, fields of `vit.Model`), or None where nothing is said.
+  """
+  path = os.fspath(path)
+  if "://" in path:
+    return None
+  if os.path.isdir(path):
+    config = _read_json(os.path.join(path, "config.json"))
+    if config.get("architecture") in variants.NAMED:
+      return config["architecture"], {}
+    student = config.get("config", {}).get("student", {})
+    if "variant" in student:
+      known = vit.ViT.__dataclass_fields__
+      return student["variant"], {
+        name: value for name, value in student.items() if name in known
+      }
+  file = find(path)
+  if file is None or not file.endswith(".safetensors"):
+    return None
+  metadata = files.read_metadata(file)
+  if "variant" not in metadata:
+    return None
+  return metadata["variant"], json.loads(metadata.get("fields", "{}"))
 
 
 def detect(path: str, names: Mapping[str, Any], source: str | None):
@@ -250,13 +288,18 @@ def _read_checkpoint(path: str, which: str) -> dict[str, np.ndarray]:
 
 
 def _read_config(file: str) -> dict[str, Any]:
-  """The config.json beside a Hugging Face folder's weights, {} without."""
-  path = os.path.join(os.path.dirname(file), "config.json")
-  if os.path.basename(file) not in _IN_FOLDER or not os.path.exists(path):
+  """The config.json beside a folder's weights, {} without."""
+  if os.path.basename(file) not in _IN_FOLDER:
+    return {}
+  return _read_json(os.path.join(os.path.dirname(file), "config.json"))
+
+
+def _read_json(path: str) -> dict[str, Any]:
+  if not os.path.exists(path):
     return {}
   try:
-    with open(path) as config:
-      return json.load(config)
+    with open(path) as file:
+      return json.load(file)
   except (OSError, ValueError) as error:
     raise ValueError(f"cannot read {path!r}: {error}") from None
 

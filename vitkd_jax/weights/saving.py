@@ -103,12 +103,32 @@ def save(
       theirs = leaves
     case "flat":
       theirs = leaves
-      header = {"variant": variant, "num_classes": str(count or 0)}
-      metadata = {**(metadata or {}), **header}
+      metadata = {**(metadata or {}), **_header(variant, count, fields)}
   del leaves
   for name, array in theirs.items():
     theirs[name] = array.astype(DTYPES[dtype], copy=False)
   return _write(path, theirs, format, metadata, texts, readme)
+
+
+# Fields of a model that say how it is run or initialised, not what it is.
+_RUNTIME = (
+  "dropout",
+  "drop_path",
+  "dtype_mm",
+  "head_zeroinit",
+  "init_scheme",
+  "remat_policy",
+  "scan",
+)
+
+
+def _header(variant, num_classes, fields) -> dict[str, str]:
+  fields = {k: v for k, v in fields.items() if k not in _RUNTIME}
+  return {
+    "variant": variant,
+    "num_classes": str(num_classes or 0),
+    "fields": json.dumps(fields),
+  }
 
 
 def _write(path, arrays, format, metadata, texts, readme) -> str:
