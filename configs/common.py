@@ -56,3 +56,15 @@ def adamw(clip_norm: float) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.05, clip_norm=clip_norm)
   )
+
+
+def data(
+  name: str, train_split: str, eval_split: str, cache: bool = False
+) -> ml_collections.ConfigDict:
+  """Section `data`; data_dir=None is the package and TFDS's own folder."""
+  section = ml_collections.ConfigDict(
+    dict(name=name, train_split=train_split, eval_split=eval_split, cache=cache)
+  )
+  section.data_dir = ml_collections.config_dict.placeholder(str)
+  section.num_workers = 0
+  return section

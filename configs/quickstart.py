@@ -38,9 +38,7 @@ def get_config(arg=None):
     eval_every=125,
     checkpoint_every=125,
   )
-  config.data = dict(
-    name="fashion_mini", train_split="train", eval_split="test", cache=True
-  )
+  config.data = common.data("fashion_mini", "train", "test", cache=True)
   config.augment = dict(flip=0.5, shift=2, label_smoothing=0.1)
   config.student = dict(variant="deit_pico_patch4_28")
   config.weights = dict(weights)

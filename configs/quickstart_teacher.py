@@ -14,29 +14,25 @@ from configs import common
 
 def get_config(arg=None):
   """The config; arguments: epochs=N, batch_size=N, seed=N."""
-  args = common.parse_arg(arg, epochs=24, batch_size=256, seed=0)
+  args = common.parse_arg(arg, epochs=16, batch_size=128, seed=0)
   config = ml_collections.ConfigDict()
   config.run = dict(
     seed=args["seed"],
     epochs=float(args["epochs"]),
     batch_size=args["batch_size"],
     ema_decay=0.998,
-    log_every=100,
-    eval_every=1000,
-    checkpoint_every=500,
+    log_every=67,
+    eval_every=938,
+    checkpoint_every=938,
   )
-  config.data = dict(
-    name="fashion_mnist", train_split="train", eval_split="test", cache=True
-  )
-  config.augment = dict(
-    flip=0.5, shift=2, erase=0.25, cutmix_alpha=1.0, mix_prob=0.3
-  )
-  config.student = dict(variant="deit3_nano_patch4_28", drop_path=0.1)
+  config.data = common.data("fashion_mnist", "train", "test", cache=True)
+  config.augment = dict(flip=0.5, shift=2)
+  config.student = dict(variant="deit3_nano_patch4_28", drop_path=0.05)
   config.weights = dict(task=1.0)
   config.schedule = dict(
     kind="mmcls",
-    peak=config.run.get_ref("batch_size") * (2e-3 / 256),
-    warmup_epochs=2.0,
+    peak=config.run.get_ref("batch_size") * (1.5e-3 / 128),
+    warmup_epochs=1.0,
     warmup_start=1e-6,
     end=1e-5,
   )

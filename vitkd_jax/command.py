@@ -46,12 +46,18 @@ def config() -> ml_collections.ConfigDict:
   return flags.FLAGS[_CONFIG].value
 
 
-def run(main: Callable[[Sequence[str]], None], *, with_config: bool) -> None:
+def run(
+  main: Callable[[Sequence[str]], None],
+  *,
+  with_config: bool,
+  allow_positional: bool = False,
+) -> None:
   """Parses the command line, runs `main`, and exits.
 
   Args:
     main: takes argv.
     with_config: there is a flag --config, and it is required.
+    allow_positional: argv may hold more than options.
   """
   if with_config:
     config_flags.DEFINE_config_file(
@@ -64,7 +70,10 @@ def run(main: Callable[[Sequence[str]], None], *, with_config: bool) -> None:
   # Orbax tells of every file at the level "info"; --verbosity brings it back.
   logging.set_verbosity(logging.WARNING)
   try:
-    app.run(main, flags_parser=lambda argv: _parse(argv, with_config))
+    app.run(
+      main,
+      flags_parser=lambda argv: _parse(argv, with_config, allow_positional),
+    )
   except RefusedError as error:
     _exit(error, 2)
   except FailedError as error:
@@ -76,14 +85,14 @@ def _exit(error, status):
   sys.exit(status)
 
 
-def _parse(argv, with_config):
+def _parse(argv, with_config, allow_positional):
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
     raise RefusedError(_last_line(error)) from error
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise RefusedError(_bad_override(argv) or _last_line(error)) from error
-  if len(rest) > 1:
+  if len(rest) > 1 and not allow_positional:
     raise RefusedError(
       f"unexpected argument {rest[1]!r}; options are --name=value"
     )
