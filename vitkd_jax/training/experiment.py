@@ -306,10 +306,8 @@ def _check_run(run) -> None:
     ("seed", 0),
   ):
     value = getattr(run, name)
-    if (
-      not (math.isfinite(value) and value >= least)
-      or (name == "epochs"
-      and not value)
+    if not (math.isfinite(value) and value >= least) or (
+      name == "epochs" and not value
     ):
       raise ValueError(
         f"config.run.{name}={value}: wanted a number "

@@ -179,33 +179,15 @@ def make_train_step(
     multiple of `log_every`.
   """
 
-  def gradients(params, teacher_params, micro):
-    """Gradients of the mean loss of a micro-batch, and its mean terms."""
-    view = objective.teacher_view(teacher_params, micro["image"])
-
-    def loss(params):
-      terms, logits = objective.losses(
-        params,
-        view,
-        micro["image"],
-        micro["target"],
-        micro["mask"],
-        micro["key"],
-      )
-      means = {term: jnp.mean(value) for term, value in terms.items()}
-      total = sum(objective.weights[term] * means[term] for term in means)
-      hit = jnp.argmax(logits, -1) == jnp.argmax(micro["target"], -1)
-      return total, {"loss": total, "accuracy": jnp.mean(hit), **means}
-
-    return jax.grad(loss, has_aux=True)(params)
-
   def step(state, teacher_params, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     key_augment, key_mask, key_drop = jax.random.split(key, 3)
     image, target = augment(key_augment, batch["image"], batch["label"])
     whole = {"image": image, "target": target}
-    whole["mask"] = _draw_mask(objective, key_mask, image.shape[0])
-    compute = functools.partial(gradients, state.params, teacher_params)
+    whole["mask"] = draw_mask(objective, key_mask, image.shape[0])
+    compute = functools.partial(
+      gradients, objective, state.params, teacher_params
+    )
     grads, means = _accumulate(compute, whole, key_drop, accumulate)
 
     norms = {
@@ -248,13 +230,46 @@ def make_train_step(
   return step
 
 
-def _draw_mask(objective, key, batch_size):
+def gradients(
+  objective: Objective, params: Any, teacher_params: Any, micro: Any
+) -> tuple[Any, dict[str, jax.Array]]:
+  """Gradients of a batch's mean total loss, and its mean terms.
+
+  Args:
+    objective: models, losses and weights.
+    params: {"student": ..., "head": ...}.
+    teacher_params: of the frozen teacher; None without one.
+    micro: {"image": float32 [B, H, W, 3] in [0, 1], "target": float32 [B, C],
+      "mask": from `draw_mask`, "key": for dropout}.
+
+  Returns:
+    A tree like `params`, and {"loss", "accuracy", each term} as scalars.
+  """
+  view = objective.teacher_view(teacher_params, micro["image"])
+
+  def loss(params):
+    terms, logits = objective.losses(
+      params,
+      view,
+      micro["image"],
+      micro["target"],
+      micro["mask"],
+      micro["key"],
+    )
+    means = {term: jnp.mean(value) for term, value in terms.items()}
+    total = sum(objective.weights[term] * means[term] for term in means)
+    hit = jnp.argmax(logits, -1) == jnp.argmax(micro["target"], -1)
+    return total, {"loss": total, "accuracy": jnp.mean(hit), **means}
+
+  return jax.grad(loss, has_aux=True)(params)
+
+
+def draw_mask(objective: Objective, key: jax.Array, batch: int) -> jax.Array:
+  """The tokens to replace, bool [B, N]; [B, 0] without a head."""
   if objective.head is None:
-    return jnp.zeros((batch_size, 0), bool)
+    return jnp.zeros((batch, 0), bool)
   num_tokens = objective.student_grid[0] * objective.student_grid[1]
-  return tokens.random_mask(
-    key, batch_size, num_tokens, objective.head.mask_ratio
-  )
+  return tokens.random_mask(key, batch, num_tokens, objective.head.mask_ratio)
 
 
 def _accumulate(compute, whole, key_drop, count):

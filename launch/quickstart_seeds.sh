@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The quickstart over several seeds, with a table of mean and deviation:
+#   bash launch/quickstart_seeds.sh [seeds] [folder]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seeds=${1:-5}
+out=${2:-runs/quickstart_seeds}
+# shellcheck source=launch/setup.sh
+source launch/setup.sh
+runs=()
+for ((seed = 0; seed < seeds; seed++)); do
+  for method in baseline vitkd nkd both; do
+    run=$out/$method-$seed
+    .venv/bin/python -m vitkd_jax.train --workdir "$run" \
+      --config "configs/quickstart.py:method=$method,seed=$seed" | tail -n 2
+    runs+=("$run")
+  done
+done
+.venv/bin/python -m vitkd_jax.report --out "$out/report" "${runs[@]}"
