@@ -8,7 +8,7 @@ import pytest
 
 from vitkd_jax import weights
 from vitkd_jax.models import vit
-from vitkd_jax.weights import files
+from vitkd_jax.weights import big_vision, files, loading
 
 SIZE = 28
 MODELS = {
@@ -215,3 +215,120 @@ def test_half_precision_comes_back_as_float32(tmp_path):
       lambda a: a.astype(jnp.bfloat16).astype(np.float32), params
     )
     assert_same(got, want)
+
+
+def combine_class_token(leaves):
+  """One position table for CLS and patches, as before 2022."""
+  entry = np.full((1, 1, 64), 0.25, np.float32)
+  leaves["cls"] = leaves["cls"] - entry
+  table = np.concatenate([entry, leaves.pop("pos_embedding")], axis=1)
+  return {**leaves, "Transformer/posembed_input/pos_embedding": table}
+
+
+def old_block_names(leaves):
+  for old, new in (
+    ("LayerNorm_1", "LayerNorm_2"),
+    ("MultiHeadDotProductAttention_0", "MultiHeadDotProductAttention_1"),
+    ("MlpBlock_0", "MlpBlock_3"),
+  ):
+    leaves = {
+      name.replace(f"/{old}/", f"/{new}/"): leaf
+      for name, leaf in leaves.items()
+    }
+  return leaves
+
+
+def training_state(leaves):
+  state = {f"params/{name}": leaf for name, leaf in leaves.items()}
+  moments = {f"opt/0/mu/{name}": leaf * 0 for name, leaf in leaves.items()}
+  return {**state, **moments, "opt/step": np.int32(7)}
+
+
+def old_optimizer(leaves):
+  state = {f"opt/target/{name}": leaf for name, leaf in leaves.items()}
+  return {**state, "opt/state/step": np.int32(7)}
+
+
+def old_position(leaves):
+  table = leaves.pop("pos_embedding")
+  return {**leaves, "Transformer/pos_embedding": table}
+
+
+@pytest.mark.parametrize(
+  "age",
+  [
+    combine_class_token,
+    old_block_names,
+    training_state,
+    old_optimizer,
+    old_position,
+    big_vision.stack,
+  ],
+)
+def test_big_visions_history(tmp_path, age):
+  fields = MODELS["deit"]
+  params = random_params(**fields)
+  np.savez(tmp_path / "w.npz", **age(flat(params)))
+  got = weights.load(tmp_path / "w.npz", num_classes=5, **fields)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), got, params
+  )
+
+
+def test_an_inlined_map_head(tmp_path):
+  fields = dict(MODELS["big_vision"], pool_type="map")
+  params = random_params(**fields)
+  leaves = {k.removeprefix("MAPHead_0/"): v for k, v in flat(params).items()}
+  np.savez(tmp_path / "w.npz", **leaves)
+  got = weights.load(
+    tmp_path / "w.npz", num_classes=5, image_size=SIZE, **fields
+  )
+  assert_same(got, params)
+
+
+@pytest.mark.parametrize("file", ["w.safetensors", "w.npz"])
+def test_a_url_is_read_as_a_path_is(tmp_path, file):
+  params = random_params(**MODELS["deit"])
+  weights.save(tmp_path / file, params, format="flat", **MODELS["deit"])
+  url = f"file://{tmp_path / file}"
+  assert_same(weights.load(url, num_classes=5, **MODELS["deit"]), params)
+  with pytest.raises(ValueError, match="no such object"):
+    weights.load(url + "x", num_classes=5, **MODELS["deit"])
+
+
+def test_a_flat_file_states_its_model(tmp_path):
+  fields = MODELS["deit3"]
+  params = random_params(**fields)
+  path = tmp_path / "w.safetensors"
+  weights.save(path, params, format="flat", drop_path=0.1, **fields)
+  variant, said = loading.stated(path)
+  assert dict(said, variant=variant) == fields
+  np.savez(tmp_path / "w.npz", **flat(params))
+  assert loading.stated(tmp_path / "w.npz") is None
+
+
+@pytest.mark.parametrize(
+  "fields, words",
+  [
+    (MODELS["distilled"], "distillation token"),
+    (MODELS["registers"], "registers"),
+  ],
+)
+def test_big_vision_has_no_such_tokens(tmp_path, fields, words):
+  with pytest.raises(ValueError, match=words):
+    weights.save(
+      tmp_path / "w.npz",
+      random_params(**fields),
+      format="big_vision",
+      **fields,
+    )
+  assert not list(tmp_path.iterdir())
+
+
+def test_parameters_of_another_variant_are_not_written(tmp_path):
+  params = random_params(**MODELS["deit"])
+  with pytest.raises(ValueError, match=r"lacks.*encoderblock_2"):
+    weights.save(
+      tmp_path / "w.npz", params, variant="deit_pico_patch4_28", format="flat"
+    )
+  assert not list(tmp_path.iterdir())

@@ -216,6 +216,10 @@ def _compare(what, ours, theirs) -> None:
   except peers.AbsentError as absent:
     _say("check", f"{what}: not compared, {absent} is not installed")
     return
+  except RuntimeError as error:  # PyTorch's answer to keys that do not fit
+    reason = str(error).strip().splitlines()[0]
+    _say("check", f"{what}: not compared, it refuses the file: {reason}")
+    return
   if theirs is None:
     return
   _say(

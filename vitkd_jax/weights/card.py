@@ -8,15 +8,18 @@ from typing import Any
 
 from vitkd_jax.models import variants
 
-_USE = {
-  "timm": """\
+_TIMM = """\
     import timm
-    model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()""",
-  "huggingface": """\
+    model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()"""
+_TRANSFORMERS = """\
     import transformers
-    model = transformers.AutoModelForImageClassification.from_pretrained(
-        "FOLDER")
-    processor = transformers.AutoImageProcessor.from_pretrained("FOLDER")""",
+    model = transformers.{}.from_pretrained("FOLDER")
+    processor = transformers.AutoImageProcessor.from_pretrained("FOLDER")"""
+_USE = {
+  "timm": _TIMM,
+  "timm features": _TIMM,
+  "huggingface": _TRANSFORMERS.format("AutoModelForImageClassification"),
+  "huggingface features": _TRANSFORMERS.format("AutoModel"),
 }
 _LIBRARY = {"timm": "timm", "huggingface": "transformers"}
 
@@ -76,7 +79,7 @@ def text(
     *(f"- {note}" for note in notes),
     "",
     "```python",
-    textwrap.dedent(_USE[format]),
+    textwrap.dedent(_USE[format if num_classes else f"{format} features"]),
     "```",
   ]
   return "\n".join(lines + _run_lines(run)) + "\n"

@@ -58,10 +58,12 @@ def of_timm_file(
   if not variants.get(variant).published or os.path.isdir(path):
     return None
   timm = _import("timm")
+  # As pretrained weights, so that timm's own filter mends older names.
   model = timm.create_model(
     name,
+    pretrained=True,
+    pretrained_cfg_overlay={"file": path, "num_classes": num_classes or 0},
     num_classes=num_classes or 0,
-    checkpoint_path=path,
     img_size=image_size,
   )
   return _run(model, image_size)

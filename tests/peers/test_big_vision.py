@@ -1,0 +1,75 @@
+"""Live: big_vision's own code, given our npz.
+
+Needs a checkout of github.com/google-research/big_vision on PYTHONPATH and
+what that imports (tensorflow-cpu, einops, scipy).
+"""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from peers import families
+from vitkd_jax import weights
+from vitkd_jax.models import vit
+
+big_vision = pytest.importorskip(
+  "big_vision.models.vit",
+  reason="no checkout of big_vision on PYTHONPATH",
+  exc_type=ImportError,
+)
+
+
+def random_params(fields):
+  tree = jax.eval_shape(
+    vit.Model(5, **fields).init, jax.random.key(0), families.image()
+  )["params"]
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: rng.normal(0, 0.4, leaf.shape).astype(np.float32), tree
+  )
+
+
+def theirs(path, fields):
+  """Logits of big_vision's model with what its own loader reads."""
+  fields = {k: v for k, v in fields.items() if k != "variant"}
+  model = big_vision.Model(5, **fields)
+  init = model.init(jax.random.key(0), families.image())["params"]
+  params = big_vision.load(init, str(path), fields)
+  with jax.default_matmul_precision("highest"):
+    return model.apply({"params": params}, families.image())[0]
+
+
+def ours(params, fields):
+  with jax.default_matmul_precision("highest"):
+    return vit.Model(5, **fields).apply({"params": params}, families.image())[0]
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("pool_type", ["gap", "tok", "map"])
+def test_our_npz_gives_our_logits(tmp_path, pool_type, scan):
+  fields = dict(
+    variant="Ti/16", pool_type=pool_type, scan=scan, **families.SMALL
+  )
+  params = random_params(fields)
+  path = tmp_path / "w.npz"
+  weights.save(path, params, format="big_vision", **fields)
+  np.testing.assert_allclose(
+    theirs(path, fields), ours(params, fields), atol=1e-5, rtol=0
+  )
+
+
+def test_a_deit3_is_folded_and_its_gelu_is_the_exact_one(tmp_path, monkeypatch):
+  fields = dict(variant="deit3_small_patch16_224", **families.SMALL)
+  params = random_params(fields)
+  path = tmp_path / "w.npz"
+  weights.save(path, params, format="big_vision", **fields)
+  want = ours(params, fields)
+  fields |= dict(pool_type="tok")
+  tanh = theirs(path, fields)
+  gelu = functools.partial(jax.nn.gelu, approximate=False)
+  monkeypatch.setattr(big_vision.nn, "gelu", gelu)
+  np.testing.assert_allclose(theirs(path, fields), want, atol=1e-5, rtol=0)
+  # big_vision's model as it is computes the tanh form: close, and not equal.
+  assert 1e-6 < np.abs(tanh - want).max() < 1e-2
