@@ -92,7 +92,11 @@ class Checkpoints:
         cleanup_tmp_directories=True,
         step_prefix=None,
       ),
-      item_names=("state", "meta"),
+      # Named handlers, so that a checkpoint's shapes can be asked for.
+      item_handlers={
+        "state": ocp.StandardCheckpointHandler(),
+        "meta": ocp.JsonCheckpointHandler(),
+      },
     )
 
   def save(self, step: int, state: Any, *, top1: float) -> None:

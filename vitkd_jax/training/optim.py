@@ -60,7 +60,8 @@ def make_schedule(
       return cosine
     done = jnp.clip(step / warmup_steps, 0, 1)
     if kind == "mmcls":
-      return cosine * (1 - (1 - done) * (1 - warmup_start / peak))
+      start = warmup_start / peak
+      return cosine * (start + done * (1 - start))
     line = warmup_start + (peak - warmup_start) * done
     return jnp.where(step < warmup_steps, line, cosine)
 

@@ -1,0 +1,87 @@
+"""Eight virtual devices for every test, and a tiny teacher."""
+
+import os
+
+# Before the first import of jax.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "")
+  + " --xla_force_host_platform_device_count=8"
+).strip()
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from vitkd_jax import weights
+from vitkd_jax.models import vit
+
+TINY = dict(variant="test/7", pool_type="tok", head_zeroinit=False)
+
+
+@pytest.fixture(scope="session")
+def teacher_file(tmp_path_factory):
+  """A teacher of 10 classes for 28 px images, every parameter random."""
+  model = vit.Model(10, variant="deit_pico_patch4_28")
+  image = jnp.zeros((1, 28, 28, 3))
+  params = model.init(jax.random.key(7), image)["params"]
+  rng = np.random.default_rng(7)
+  params = jax.tree.map(
+    lambda x: np.asarray(x + 0.05 * rng.standard_normal(x.shape), np.float32),
+    params,
+  )
+  path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+  weights.save(path, params, variant="deit_pico_patch4_28", format="flat")
+  return str(path)
+
+
+@pytest.fixture
+def tiny_config(teacher_file):
+  """A training that exercises every part and takes seconds."""
+  return ml_collections.ConfigDict(
+    dict(
+      run=dict(
+        seed=3,
+        epochs=12 * 16 / 64,
+        batch_size=16,
+        ema_decay=0.9,
+        log_every=2,
+        eval_every=6,
+        checkpoint_every=3,
+      ),
+      data=dict(
+        name="fashion_mini",
+        train_split="train[:64]",
+        eval_split="test[:24]",
+        cache=True,
+      ),
+      augment=dict(
+        flip=0.5, shift=2, mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1
+      ),
+      student=dict(
+        variant="test/7",
+        pool_type="tok",
+        head_zeroinit=False,
+        drop_path=0.2,
+        scan=True,
+      ),
+      teacher=dict(
+        weights=teacher_file,
+        variant="deit_pico_patch4_28",
+        dtype="float32",
+        resample=True,
+      ),
+      head=dict(reduction="mean", mask_ratio=0.5),
+      select=dict(low_blocks=(0, 1)),
+      weights=dict(task=1.0, mimic=2.0, generation=0.5, nkd=1.0),
+      logits=dict(temperature=1.0, gamma=1.0),
+      schedule=dict(
+        kind="mmcls", peak=1e-3, warmup_epochs=1.0, warmup_start=1e-6, end=1e-5
+      ),
+      optimizer=dict(
+        b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.05, clip_norm=5.0
+      ),
+    )
+  )
