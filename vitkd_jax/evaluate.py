@@ -1,0 +1,169 @@
+r"""Scores a model on a split, exactly: any batch size, any number of devices.
+
+  python -m vitkd_jax.evaluate --weights runs/both
+  python -m vitkd_jax.evaluate --weights PATH --variant NAME \
+      --data fashion_mini --split test [--teacher PATH --teacher-variant NAME]
+
+Prints top-1, top-5, loss and the accuracy of each class, and with a teacher
+how often both agree. Files (evaluation.json, confusion.png) only with --out.
+"""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from absl import flags
+from etils import epath
+import jax
+import numpy as np
+import rich.console
+import rich.table
+
+from vitkd_jax import command
+from vitkd_jax.data import datasets
+from vitkd_jax.reporting import figures, plotting, scoring
+
+_WEIGHTS = flags.DEFINE_string(
+  "weights", None, "file or folder of weights, a workdir, or shipped:NAME"
+)
+_VARIANT = flags.DEFINE_string(
+  "variant", None, "the model; a workdir's config tells it"
+)
+_DATA = flags.DEFINE_string(
+  "data", None, "data set; default: the workdir's, else fashion_mini"
+)
+_SPLIT = flags.DEFINE_string(
+  "split", None, "its split; default: the workdir's, else test"
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data-dir", None, "folder of data sets; default: TFDS's own"
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  "batch-size", 256, "images at once, over all devices; no result depends on it"
+)
+_WHICH = flags.DEFINE_enum(
+  "which",
+  None,
+  ["student", "ema"],
+  "of a workdir or checkpoint; default: ema where the run kept one",
+)
+_TEACHER = flags.DEFINE_string("teacher", None, "weights to compare with")
+_TEACHER_VARIANT = flags.DEFINE_string(
+  "teacher-variant", None, "the teacher's model; a workdir's config tells it"
+)
+_OUT = flags.DEFINE_string(
+  "out", None, "folder for evaluation.json and confusion.png; default: none"
+)
+
+
+def show(found: Mapping[str, Any], title: str) -> None:
+  """Prints the results; of many classes only the worst."""
+  console = rich.console.Console(highlight=False)
+  total = rich.table.Table(box=None)
+  total.add_column("measure")
+  total.add_column("value", justify="right")
+  rows = {
+    "images": f"{found['count']:,}",
+    "top-1": f"{found['top1']:.2%}",
+    "top-5": f"{found['top5']:.2%}",
+    "cross-entropy, nats": f"{found['loss']:.4f}",
+  }
+  if "kl" in found:
+    rows |= {
+      "teacher's top-1": f"{found['teacher_top1']:.2%}",
+      "agreement with the teacher": f"{found['agreement']:.2%}",
+      "KL(teacher, student), nats": f"{found['kl']:.4f}",
+    }
+  for row in rows.items():
+    total.add_row(*row)
+  console.print(title, markup=False, soft_wrap=True)
+  console.print(total)
+  console.print()
+  console.print(_class_table(found))
+
+
+def _class_table(found, limit=20):
+  classes = found["classes"]
+  order = range(len(classes))
+  heading = "class"
+  if len(classes) > limit:
+    known = [i for i in order if classes[i]["count"]]
+    order = sorted(known, key=lambda i: classes[i]["accuracy"])[:limit]
+    heading = f"class (the {limit} worst of {len(classes)})"
+  table = rich.table.Table(box=None)
+  table.add_column(heading)
+  table.add_column("images", justify="right")
+  table.add_column("accuracy", justify="right")
+  table.add_column("most often taken for")
+  for i in order:
+    row = list(found["confusion"][i])
+    row[i] = 0
+    wrong = int(np.argmax(row))
+    score = classes[i]["accuracy"]
+    table.add_row(
+      classes[i]["name"],
+      f"{classes[i]['count']:,}",
+      "-" if score is None else f"{score:.1%}",
+      f"{classes[wrong]['name']} ({row[wrong]:,})" if row[wrong] else "-",
+    )
+  return table
+
+
+def write(found: Mapping[str, Any], asked: Mapping[str, Any], out: str) -> None:
+  """Writes evaluation.json and confusion.png into a folder.
+
+  Args:
+    found: the results.
+    asked: what was evaluated; stands in front in the file.
+    out: the folder, made if it is not there.
+  """
+  folder = epath.Path(out)
+  folder.mkdir(parents=True, exist_ok=True)
+  text = json.dumps({**asked, **found}, indent=2)
+  (folder / "evaluation.json").write_text(text + "\n")
+  names = [each["name"] for each in found["classes"]]
+  matrix = np.array(found["confusion"])
+  picture = plotting.png(
+    lambda theme: figures.confusion(matrix, names, theme), plotting.LIGHT
+  )
+  (folder / "confusion.png").write_bytes(picture)
+
+
+def main(argv):
+  """The command line."""
+  del argv
+  command.require("weights", _WEIGHTS.value)
+  with command.refusing():
+    config = scoring.workdir_config(_WEIGHTS.value)
+    data = {} if config is None else config.data
+    asked = {
+      "weights": _WEIGHTS.value,
+      "variant": _VARIANT.value or (config and config.student.variant),
+      "data": _DATA.value or data.get("name") or "fashion_mini",
+      "split": _SPLIT.value or data.get("eval_split") or "test",
+      "teacher": _TEACHER.value,
+    }
+    data_dir = _DATA_DIR.value or data.get("data_dir")
+    info = datasets.info(asked["data"], data_dir)
+    student = scoring.load(
+      _WEIGHTS.value, info, variant=_VARIANT.value, which=_WHICH.value
+    )
+    teacher = None
+    if _TEACHER.value:
+      teacher = scoring.load(
+        _TEACHER.value, info, variant=_TEACHER_VARIANT.value
+      )
+    source = datasets.load(asked["data"], asked["split"], data_dir=data_dir)
+    found = scoring.evaluate(
+      student, source, info, batch_size=_BATCH_SIZE.value, teacher=teacher
+    )
+  if jax.process_index() > 0:
+    return
+  show(found, f"{asked['weights']} on {asked['data']}, {asked['split']}")
+  if _OUT.value:
+    write(found, asked, _OUT.value)
+    print(f"\nwritten: {_OUT.value}/evaluation.json and confusion.png")
+
+
+if __name__ == "__main__":
+  command.run(main, with_config=False)

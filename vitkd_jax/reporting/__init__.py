@@ -1,0 +1,1 @@
+"""What a report is made of: runs read, summed up, drawn, and laid out."""

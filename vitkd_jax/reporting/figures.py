@@ -1,0 +1,212 @@
+"""The report's pictures: curves named where they end, for light and dark."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+import textwrap
+
+from matplotlib import colors as mpl_colors
+from matplotlib import figure as mpl_figure
+from matplotlib import patches, ticker
+import numpy as np
+
+from vitkd_jax.reporting import plotting, summary
+from vitkd_jax.training import steps
+
+
+def accuracy(groups: Sequence[summary.Group], theme: plotting.Theme):
+  """Top-1 by step of all groups; None where none was evaluated."""
+  curves = _curves(groups, "top1", theme, scale=100)
+  if not curves:
+    return None
+  figure, (axes,) = plotting.panels(1, 4.2, [c.name for c in curves], extra=6)
+  plotting.draw(axes, curves)
+  axes.set_title("top-1 on the evaluation split, %")
+  axes.set_xlabel("step")
+  plotting.error_scale(axes, curves)
+  plotting.label(axes, curves, lambda c: f"{c.name}  {c.last:.1f}")
+  return figure
+
+
+def finals(groups: Sequence[summary.Group], theme: plotting.Theme):
+  """Final top-1 of each run by group; None for fewer than two groups."""
+  rows = []
+  for index, group in enumerate(groups):
+    found = group.values(lambda run: run.accuracy and run.accuracy.final)
+    if len(found):
+      rows.append((group, 100 * found, _color(groups, index, theme)))
+  if len(rows) < 2:
+    return None
+  names = [plotting.wrapped(group.name, 24) for group, *_ in rows]
+  longest = max(len(line) for name in names for line in name.splitlines())
+  figure, (axes,) = plotting.panels(
+    1, 0.42 * len(rows), ["12.34 ± 0.12"], left=0.25 + 0.086 * longest
+  )
+  axes.grid(axis="y", visible=False)
+  axes.grid(axis="x")
+  for y, (_, values, color) in enumerate(rows):
+    mean, deviation = summary.mean_std(values)
+    axes.plot(values, [y] * len(values), "o", ms=6, alpha=0.45, mew=0, c=color)
+    axes.plot([mean] * 2, [y - 0.28, y + 0.28], color=color, lw=2.4)
+    text = f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation else "")
+    axes.text(
+      1.02, y, text, transform=axes.get_yaxis_transform(), color=color,
+      va="center",
+    )  # fmt: skip
+  axes.set_yticks(range(len(rows)), names)
+  for label, (*_, color) in zip(axes.get_yticklabels(), rows, strict=True):
+    label.set_color(color)
+  axes.set_ylim(len(rows) - 0.5, -0.5)
+  axes.margins(x=0.08)
+  axes.set_title("final top-1, %: each seed, and their mean")
+  return figure
+
+
+def losses(group: summary.Group, theme: plotting.Theme):
+  """The loss terms of a group, raw and weighted; None without any."""
+  colors = {term: theme.hue(i) for i, term in enumerate(steps.TERMS)}
+  panels = []
+  for kind in ("raw", "weighted"):
+    found = [
+      _curve([group], 0, f"{kind}_{term}", term, colors[term])
+      for term in group.weights
+    ]
+    panels.append([curve for curve in found if curve])
+  if not panels[0]:
+    return None
+  total = _curve([group], 0, "loss", "total", theme.ink)
+  if total and len(panels[1]) > 1:
+    panels[1].append(total)
+  names = max(([c.name for c in p] for p in panels), key=len)
+  figure, both = plotting.panels(2, 2.4, names, extra=7)
+  titles = ("terms as computed (log scale)", "times their weights, as added up")
+  for axes, curves, title in zip(both, panels, titles, strict=True):
+    if not curves:
+      continue
+    plotting.draw(axes, curves)
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    if axes is both[0]:
+      plotting.log_scale(axes, curves)
+    else:
+      axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    plotting.label(axes, curves, lambda c: f"{c.name}  {c.last:.3g}")
+  return figure
+
+
+def training(groups: Sequence[summary.Group], theme: plotting.Theme):
+  """Gradient norms, learning rate and speed of all groups; None without."""
+  panels = []
+  for name, title, log in (
+    ("grad_norm_student", "gradient norm, student", True),
+    ("grad_norm_head", "gradient norm, distillation head", True),
+    ("learning_rate", "learning rate", False),
+    ("images_per_second", "images per second", False),
+  ):
+    curves = _curves(groups, name, theme)
+    curves = [c for c in curves if np.any(c.values != 0)]
+    if curves:
+      panels.append((title, log, _merged(curves, theme)))
+  if not panels:
+    return None
+  names = max(([c.name for c in curves] for *_, curves in panels), key=len)
+  figure, grid = plotting.panels(2 * math.ceil(len(panels) / 2), 2.0, names)
+  for axes, (title, log, curves) in zip(grid, panels, strict=False):
+    plotting.draw(axes, curves)
+    axes.set_title(title)
+    if log:
+      plotting.log_scale(axes, curves)
+    else:
+      axes.set_ylim(bottom=0)
+      axes.yaxis.set_major_formatter(ticker.FuncFormatter("{:g}".format))
+    plotting.label(axes, curves, lambda c: c.name)
+  for axes in grid[len(panels) :]:
+    axes.set_visible(False)
+  return figure
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str], theme: plotting.Theme):
+  """The confusion matrix, each row in percent of its class.
+
+  Args:
+    matrix: int [C, C], rows the true class, columns the predicted one.
+    names: of the C classes.
+    theme: of the picture.
+  """
+  count = len(names)
+  share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+  named = count <= 30
+  side = max(4.5, 0.52 * count) if named else 8
+  figure = mpl_figure.Figure(figsize=(side, side), layout="constrained")
+  axes = figure.subplots()
+  colors = mpl_colors.LinearSegmentedColormap.from_list(
+    "", [theme.paper, theme.hue(0)]
+  )
+  # The few errors would vanish on a linear scale.
+  image = axes.imshow(np.sqrt(share), cmap=colors, vmin=0, vmax=10)
+  axes.grid(False)
+  axes.spines[:].set_visible(False)
+  axes.set_xlabel("predicted class")
+  axes.set_ylabel("true class")
+  axes.xaxis.set_label_position("top")
+  axes.xaxis.tick_top()
+  if named:
+    short = [textwrap.shorten(n, 18, placeholder="…") for n in names]
+    axes.set_xticks(range(count), short, rotation=45, ha="left")
+    axes.set_yticks(range(count), short)
+    for i in range(count):  # so that an empty diagonal is seen, too
+      axes.add_patch(
+        patches.Rectangle(
+          (i - 0.5, i - 0.5), 1, 1, fill=False, ec=theme.muted, lw=0.8
+        )
+      )
+    for row, column in np.argwhere(share > 0.5):
+      value = share[row, column]
+      axes.text(
+        column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
+        color=theme.paper if value > 30 else theme.ink,
+      )  # fmt: skip
+  else:
+    bar = figure.colorbar(image, shrink=0.5, ticks=[0, 1, 10**0.5, 10])
+    bar.set_ticklabels(["0", "1", "10", "100 %"])
+    bar.outline.set_visible(False)
+  axes.set_title(
+    "Predictions by true class, % of the class", color=theme.ink, pad=16
+  )
+  return figure
+
+
+def _color(groups, index, theme):
+  """Grey for the one baseline, hues for the others in their order."""
+  base = summary.baseline(groups)
+  if groups[index] is base:
+    return theme.muted
+  return theme.hue(index - (base is not None))
+
+
+def _curve(groups, index, name, label, color, scale=1):
+  found = groups[index].curve(name)
+  if found is None:
+    return None
+  dash = plotting.DASHES[index // 7 % len(plotting.DASHES)]
+  return plotting.Curve(label, color, dash, found[0], scale * found[1])
+
+
+def _curves(groups, name, theme, scale=1):
+  found = [
+    _curve(groups, i, name, group.name, _color(groups, i, theme), scale)
+    for i, group in enumerate(groups)
+  ]
+  return [curve for curve in found if curve]
+
+
+def _merged(curves, theme):
+  """One curve, "all", where all are the same."""
+  first, *rest = curves
+  if not rest or not all(
+    np.array_equal(first.steps, c.steps)
+    and np.allclose(first.mean, c.mean, rtol=1e-5, atol=0)
+    for c in rest
+  ):
+    return curves
+  return [dataclasses.replace(first, name="all methods", color=theme.ink)]

@@ -1,0 +1,240 @@
+"""The report as one HTML page that needs nothing beside itself."""
+
+import base64
+from collections.abc import Sequence
+import dataclasses
+import html
+import json
+import string
+
+from vitkd_jax.reporting import reading, summary, tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """A picture in both themes.
+
+  Attributes:
+    name: of its file, without ending.
+    title: what it shows, also read out by screen readers.
+    light: the bytes of a PNG on white.
+    dark: the same on the page's dark ground.
+  """
+
+  name: str
+  title: str
+  light: bytes
+  dark: bytes
+
+
+def render(
+  groups: Sequence[summary.Group],
+  tables_: Sequence[tables.Table],
+  pictures: Sequence[Picture],
+  command: str,
+) -> str:
+  """The page.
+
+  Args:
+    groups: of runs.
+    tables_: from `tables.make`.
+    pictures: in the order in which they are shown.
+    command: the command line that made the report.
+  """
+  runs = [run for group in groups for run in group.runs]
+  first, *others = tables_
+  title, lead = headline(groups)
+  return _PAGE.substitute(
+    title=html.escape(title),
+    lead=html.escape(lead),
+    facts=_facts(runs),
+    first=_table(first),
+    pictures="\n".join(map(_picture, pictures)),
+    tables="\n".join(map(_table, others)),
+    runs="\n".join(map(_run, runs)),
+    command=html.escape(command),
+  )
+
+
+def headline(groups: Sequence[summary.Group]) -> tuple[str, str]:
+  """What the runs came to: a title, and the sentence below it."""
+  scores = {}
+  for group in groups:
+    values = group.values(lambda run: run.accuracy and run.accuracy.final)
+    if len(values):
+      scores[group.name] = (summary.mean_std(values), len(values), group)
+  if not scores:
+    return "No evaluation yet", "The curves show the training so far."
+  name = max(scores, key=lambda n: scores[n][0][0])
+  (mean, deviation), count, group = scores[name]
+  so_far = "" if all(run.finished for run in group.settled) else " so far"
+  title = f"{name}: {100 * mean:.2f} % top-1{so_far}"
+  lead = "One run"
+  if count > 1:
+    lead = f"Mean of {count} seeds, standard deviation {100 * deviation:.2f}"
+  base = summary.baseline(groups)
+  if base and group is not base and base.name in scores:
+    gain, error = summary.gain(group, base)
+    lead += f"; {100 * gain:.2f} points above the baseline"
+    lead += f" (standard error {100 * error:.2f})" if error else ""
+  elif group is base and len(scores) > 1:
+    lead += "; no other method is above this baseline"
+  return title, lead + "."
+
+
+def _facts(runs: Sequence[reading.Run]) -> str:
+  facts = {
+    "Data": _distinct(runs, _data),
+    "Student": _distinct(runs, lambda r: r.config["student"].get("variant")),
+    "Teacher": _distinct(runs, _teacher),
+    "Seeds": _distinct(runs, lambda r: r.seed),
+    "Steps": _distinct(runs, lambda r: r.total_steps and f"{r.total_steps:,}"),
+    "Batch": _distinct(runs, lambda r: r.config["run"].get("batch_size")),
+  }
+  return "\n".join(
+    f"<div><dt>{name}</dt><dd>{value}</dd></div>"
+    for name, value in facts.items()
+    if value
+  )
+
+
+def _distinct(runs, of):
+  values = dict.fromkeys(of(run) for run in runs)
+  shown = [html.escape(str(v)) for v in values if v not in (None, "")]
+  more = f", and {len(shown) - 8} more" if len(shown) > 8 else ""
+  separator = "<br>" if any(len(text) > 8 for text in shown) else ", "
+  return separator.join(shown[:8]) + more
+
+
+def _data(run):
+  data = run.config.get("data") or {}
+  return (
+    f"{data.get('name')}: {data.get('train_split')}, "
+    f"evaluated on {data.get('eval_split')}"
+  )
+
+
+def _teacher(run):
+  teacher = run.config.get("teacher") or {}
+  if not teacher:
+    return None
+  sha = f", SHA-256 {run.teacher_sha256[:12]}…" if run.teacher_sha256 else ""
+  return f"{teacher.get('variant')}, {teacher.get('weights')}{sha}"
+
+
+def _table(table):
+  head = _cells("th", table.head)
+  rows = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in table.rows)
+  notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
+  return (
+    f"<section><h2>{html.escape(table.title)}</h2>\n<div class=scroll>"
+    f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
+    f"</div><div class=notes>{notes}</div></section>"
+  )
+
+
+def _cells(tag, texts):
+  long = " class=long"
+  return "".join(
+    f"<{tag}{long if len(text) > 30 else ''}>{html.escape(text)}</{tag}>"
+    for text in texts
+  )
+
+
+def _picture(picture):
+  light, dark = (
+    "data:image/png;base64," + base64.b64encode(content).decode()
+    for content in (picture.light, picture.dark)
+  )
+  title = html.escape(picture.title)
+  return (
+    f"<figure><figcaption>{title}</figcaption><picture>"
+    f'<source srcset="{dark}" media="(prefers-color-scheme: dark)">'
+    f'<img src="{light}" alt="{title}"></picture></figure>'
+  )
+
+
+def _run(run):
+  evaluate = f"python -m vitkd_jax.evaluate --weights {run.path}"
+  lines = [run.command] if run.command else []
+  commands = html.escape("\n".join([*lines, evaluate]))
+  config = html.escape(json.dumps(run.config, indent=2, default=str))
+  return (
+    f"<details><summary>{html.escape(run.name)}</summary>\n"
+    f"<pre>{commands}</pre>\n<pre>{config}</pre></details>"
+  )
+
+
+_PAGE = string.Template("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>
+:root {
+  --paper: #ffffff; --ink: #1c2024; --muted: #667078; --line: #e4e8eb;
+  --soft: #f5f7f8;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #16191d; --ink: #e8eaed; --muted: #98a2ab; --line: #2a2f35;
+    --soft: #1e2227;
+  }
+}
+body {
+  margin: 0 auto; max-width: 60rem; padding: 4rem 1.5rem; color: var(--ink);
+  background: var(--paper); line-height: 1.5;
+  font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+}
+h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .4rem;
+  letter-spacing: -.02em; text-wrap: balance; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 3rem 0 .8rem; }
+.lead { font-size: 1.15rem; color: var(--muted); margin: 0 0 2.2rem; }
+dl { display: grid; gap: 1.2rem 2rem; margin: 0; padding: 1.2rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr));
+  border-block: 1px solid var(--line); }
+dt { color: var(--muted); font-size: .8rem; }
+dd { margin: 0; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: .45rem 0 .45rem 1.4rem; text-align: right;
+  white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { font-weight: 500; color: var(--muted); font-size: .8rem; }
+th:first-child, td:first-child { text-align: left; padding-left: 0;
+  white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
+td.long { white-space: normal; min-width: 9rem; }
+.notes p { color: var(--muted); font-size: .85rem; margin: .6rem 0 0;
+  max-width: 46rem; }
+figure { margin: 3rem 0 0; }
+figcaption { font-weight: 600; font-size: 1.15rem; margin-bottom: .8rem; }
+img { width: 100%; max-width: 100%; height: auto; display: block; }
+details { border-bottom: 1px solid var(--line); padding: .6rem 0; }
+summary { cursor: pointer; overflow-wrap: anywhere; }
+pre { background: var(--soft); padding: 1rem; border-radius: 6px;
+  overflow-x: auto; font-size: .8rem; }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<p class="lead">$lead</p>
+<dl>
+$facts
+</dl>
+$first
+$pictures
+$tables
+<section>
+<h2>Commands and configs</h2>
+$runs
+</section>
+<section>
+<h2>This page</h2>
+<pre>$command</pre>
+</section>
+</body>
+</html>
+""")

@@ -1,0 +1,283 @@
+"""Scores a model on a split, exactly: any batch size, any number of devices."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import os
+from typing import Any
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitkd_jax.data import augment, datasets, loader
+from vitkd_jax.distill import losses
+from vitkd_jax.models import variants, vit
+from vitkd_jax.training import checkpoint, runs, sharding
+from vitkd_jax.weights import loading
+
+Sums = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+  """A model with its parameters.
+
+  Attributes:
+    model: linen module, images [B, H, W, 3] -> (logits [B, C], out).
+    params: its parameters.
+    mean: per channel, of images in [0, 1], that the model wants removed.
+    std: likewise, the standard deviation.
+  """
+
+  model: vit.ViT
+  params: Any
+  mean: tuple[float, float, float]
+  std: tuple[float, float, float]
+
+  def logits(self, params: Any, image: jax.Array) -> jax.Array:
+    """[B, C] float32 of images uint8 [B, H, W, 3]."""
+    image = augment.normalize(jnp.float32(image) / 255, self.mean, self.std)
+    return jnp.float32(self.model.apply({"params": params}, image)[0])
+
+
+def load(
+  path: str,
+  info: datasets.Info,
+  *,
+  variant: str | None = None,
+  which: str | None = None,
+) -> Scored:
+  """A model from weights, for the images and classes of a data set.
+
+  Args:
+    path: file or folder of weights, a workdir, or "shipped:NAME".
+    info: of the data set.
+    variant: the model's name; None takes it from the workdir's config.
+    which: "student" or "ema" of a workdir or checkpoint; None for the moving
+      average where the workdir kept one.
+
+  Raises:
+    ValueError: the weights do not fit, or their variant is unknown.
+  """
+  fields = {}
+  config = workdir_config(path)
+  if config is not None:
+    fields = config.student.to_dict()
+    variant = variant or fields.pop("variant", None)
+    fields.pop("variant", None)
+    exported = "ema" if config.run.get("ema_decay") else "student"
+    which = which or exported
+    if which != exported or not os.path.exists(runs.export_path(path)):
+      # What was asked for is in the checkpoints alone.
+      return _from_checkpoint(path, which, info, variant, fields)
+    path = runs.export_path(path)
+  if not variant:
+    raise ValueError(
+      f"{path} does not say which model it is for; give its variant, such as "
+      "deit_tiny_patch16_224"
+    )
+  loaded = loading.load_with_notes(
+    path,
+    variant=variant,
+    num_classes=info.num_classes,
+    image_size=_image_size(info),
+    which=which or "student",
+    **fields,
+  )
+  for note in loaded.notes:
+    print(f"{path}: {note}")
+  return _scored(loaded.params, info, variant, fields)
+
+
+def workdir_config(path: str):
+  """The config of a workdir; None for any other path."""
+  if path.startswith(loading.SHIPPED) or not epath.Path(path).is_dir():
+    return None
+  try:
+    config = runs.read_config(path)
+  except ValueError:
+    return None  # another library's config.json
+  return config if config is not None and "student" in config else None
+
+
+def _from_checkpoint(workdir, which, info, variant, fields):
+  params = checkpoint.load_params(workdir, which=which)
+  scored = _scored(params, info, variant, fields)
+  height, width = _image_size(info)
+  wanted = jax.eval_shape(
+    scored.model.init, jax.random.key(0), jnp.zeros((1, height, width, 3))
+  )["params"]
+  shapes = lambda tree: jax.tree.map(np.shape, tree)  # noqa: E731
+  if shapes(wanted) != shapes(params):
+    raise ValueError(
+      f"the checkpoint in {workdir} is of a model for other images or classes "
+      f"than {info.name}'s ({height}x{width} pixels, {info.num_classes} "
+      "classes); evaluate it on the data it was trained for"
+    )
+  return scored
+
+
+def _scored(params, info, variant, fields):
+  model = vit.Model(info.num_classes, variant=variant, **fields)
+  known = variants.get(variant) if variant else variants.Variant
+  return Scored(model, params, known.mean, known.std)
+
+
+def _image_size(info):
+  if info.image_size is None:
+    raise ValueError(
+      f"the images of {info.name} differ in size; prepare the data set with "
+      "images of one size"
+    )
+  return info.image_size
+
+
+def make_step(
+  student: Callable[[Any, jax.Array], jax.Array],
+  teacher: Callable[[Any, jax.Array], jax.Array] | None = None,
+) -> Callable[[Sums, Any, Mapping[str, jax.Array]], Sums]:
+  """The function (sums, {"student": params, "teacher": params}, batch) -> sums.
+
+  Counts are integers, so that they are exact for any batch and mesh.
+
+  Args:
+    student: (params, image uint8 [B, H, W, 3]) -> logits [B, C] float32.
+    teacher: likewise; None where none is compared with.
+
+  Returns:
+    The step, to be jitted. `sums` comes from `zero_sums`. A batch has "image",
+    "label" int32 [B] and "weight" float32 [B], 0 for padding.
+  """
+
+  def step(sums, params, batch):
+    counted = batch["weight"] > 0
+    number = counted.astype(jnp.int32)
+    label = batch["label"]
+    logits = student(params["student"], batch["image"])
+    guess = jnp.argmax(logits, -1)
+    _, first = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    nll = losses.soft_cross_entropy(
+      logits, jax.nn.one_hot(label, logits.shape[-1])
+    )
+    new = {
+      "confusion": jnp.zeros_like(sums["confusion"])
+      .at[label, guess]
+      .add(number),
+      "top5": jnp.sum(number * jnp.any(first == label[:, None], -1)),
+      "nll": jnp.sum(jnp.where(counted, nll, 0.0)),
+    }
+    if teacher is not None:
+      taught = teacher(params["teacher"], batch["image"])
+      choice = jnp.argmax(taught, -1)
+      kl = losses.kl(logits, taught)
+      new |= {
+        "agree": jnp.sum(number * (guess == choice)),
+        "teacher_top1": jnp.sum(number * (choice == label)),
+        "kl": jnp.sum(jnp.where(counted, kl, 0.0)),
+      }
+    return jax.tree.map(jnp.add, sums, new)
+
+  return step
+
+
+def zero_sums(num_classes: int, with_teacher: bool = False) -> Sums:
+  """What an evaluation starts from; confusion is int32 [true, predicted]."""
+  whole, real = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
+  sums = {
+    "confusion": jnp.zeros((num_classes, num_classes), jnp.int32),
+    "top5": whole,
+    "nll": real,
+  }
+  if with_teacher:
+    sums |= {"agree": whole, "teacher_top1": whole, "kl": real}
+  return sums
+
+
+def results(sums: Mapping[str, Any], class_names) -> dict[str, Any]:
+  """The numbers of an evaluation from its sums, ready for JSON.
+
+  Args:
+    sums: as `make_step` adds them up, on the host.
+    class_names: of length C.
+
+  Returns:
+    count, top1, top5 and loss (nats); classes, per class its name, count and
+    accuracy (None without images); confusion as lists [true][predicted]; and
+    with a teacher agreement, kl (nats, of teacher to student) and
+    teacher_top1.
+
+  Raises:
+    ValueError: no image was counted.
+  """
+  confusion = np.asarray(sums["confusion"])
+  count = int(confusion.sum())
+  if not count:
+    raise ValueError("the split is empty")
+  found = {
+    "count": count,
+    "top1": int(np.trace(confusion)) / count,
+    "top5": int(sums["top5"]) / count,
+    "loss": float(sums["nll"]) / count,
+  }
+  if "kl" in sums:
+    found |= {
+      "agreement": int(sums["agree"]) / count,
+      "kl": float(sums["kl"]) / count,
+      "teacher_top1": int(sums["teacher_top1"]) / count,
+    }
+  found["classes"] = [
+    {
+      "name": name,
+      "count": int(row.sum()),
+      "accuracy": int(row[i]) / int(row.sum()) if row.sum() else None,
+    }
+    for i, (name, row) in enumerate(zip(class_names, confusion, strict=True))
+  ]
+  found["confusion"] = confusion.tolist()
+  return found
+
+
+def evaluate(
+  student: Scored,
+  source: datasets.Source,
+  info: datasets.Info,
+  *,
+  batch_size: int = 256,
+  teacher: Scored | None = None,
+) -> dict[str, Any]:
+  """The `results` of a model on every example of a source, each once.
+
+  Args:
+    student: what is scored.
+    source: see `datasets.load`.
+    info: of the data set.
+    batch_size: over all devices; rounded up to a multiple of their number.
+    teacher: what it is compared with.
+
+  Raises:
+    ValueError: a batch size below 1, or an empty source.
+  """
+  if batch_size < 1:
+    raise ValueError(f"batch_size={batch_size}: wanted at least 1")
+  mesh = sharding.make_mesh()
+  replicated = sharding.replicated(mesh)
+  params = {"student": student.params}
+  if teacher is not None:
+    params["teacher"] = teacher.params
+  params = jax.device_put(params, replicated)
+  step = jax.jit(
+    make_step(student.logits, teacher and teacher.logits),
+    out_shardings=replicated,
+  )
+  sums = zero_sums(info.num_classes, teacher is not None)
+  sums = jax.device_put(sums, replicated)
+  batches = loader.eval_batches(
+    source,
+    batch_size=-(-batch_size // mesh.size) * mesh.size,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  for batch in batches:
+    sums = step(sums, params, sharding.global_batch(batch, mesh))
+  return results(jax.device_get(sums), info.class_names)

@@ -1,0 +1,197 @@
+"""Sums runs up: seeds of one method together, methods beside each other."""
+
+from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from vitkd_jax.reporting import reading
+
+# Sections that make the method; all others should be equal for all methods.
+_METHOD = ("weights", "teacher", "head", "select", "logits")
+# Keys that differ between repetitions of one run, or change no result.
+_REPEATED = (
+  "run.seed",
+  "run.log_every",
+  "run.eval_every",
+  "run.checkpoint_every",
+  "run.keep",
+  "data.data_dir",
+  "data.cache",
+  "data.num_workers",
+)
+_NAMES = {
+  "mimic": "mimic",
+  "generation": "generation",
+  "nkd": "NKD",
+  "kl": "KL",
+  "hard": "hard labels",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """The runs that differ in nothing but the seed.
+
+  Attributes:
+    name: of the method, different for each group.
+    runs: at least one.
+  """
+
+  name: str
+  runs: tuple[reading.Run, ...]
+
+  @property
+  def weights(self) -> dict[str, float]:
+    """The loss terms and their weights."""
+    return self.runs[0].weights
+
+  @property
+  def settled(self) -> tuple[reading.Run, ...]:
+    """The finished runs; all of them while none is."""
+    return tuple(run for run in self.runs if run.finished) or self.runs
+
+  def values(self, of: Callable[[reading.Run], float | None]) -> np.ndarray:
+    """`of` each settled run that has it, float64 [n]."""
+    values = [of(run) for run in self.settled]
+    return np.array([v for v in values if v is not None], np.float64)
+
+  def curve(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Steps int64 [T] and values float64 [n, T] where all runs have a metric.
+
+    Args:
+      name: of the metric, or "accuracy" for `Run.accuracy`'s.
+
+    Returns:
+      None where no run has it. Without a common step: the longest run alone.
+    """
+    found = [
+      run.accuracy if name == "top1" else run.series.get(name)
+      for run in self.settled
+    ]
+    found = [series for series in found if series is not None]
+    if not found:
+      return None
+    common = set.intersection(*(set(s.steps.tolist()) for s in found))
+    if not common:
+      found = [max(found, key=lambda series: series.steps[-1])]
+      common = set(found[0].steps.tolist())
+    steps = np.array(sorted(common))
+    rows = [s.values[np.searchsorted(s.steps, steps)] for s in found]
+    return steps, np.stack(rows)
+
+
+def group(runs: Iterable[reading.Run]) -> list[Group]:
+  """Runs by method; those of fewer loss terms first."""
+  by_key: dict[Any, list[reading.Run]] = {}
+  for run in runs:
+    by_key.setdefault(_key(run), []).append(run)
+  groups = [
+    Group(method(found[0].weights), tuple(found)) for found in by_key.values()
+  ]
+  groups.sort(key=lambda g: len(g.weights))
+  return _distinct(groups)
+
+
+def method(weights: dict[str, float]) -> str:
+  """What a method is called, by the loss terms in it."""
+  names = [name for term, name in _NAMES.items() if term in weights]
+  if names[:2] == ["mimic", "generation"]:
+    names[:2] = ["ViTKD"]
+  if "task" in weights:
+    return " + ".join(names) or "baseline"
+  return " + ".join(names) + " without labels"
+
+
+def is_baseline(group: Group) -> bool:
+  """The student learns from the labels alone."""
+  return set(group.weights) == {"task"}
+
+
+def baseline(groups: Sequence[Group]) -> Group | None:
+  """The one baseline that the others are compared with, if it is one."""
+  found = [group for group in groups if is_baseline(group)]
+  return found[0] if len(found) == 1 and len(groups) > 1 else None
+
+
+def differing(groups: Sequence[Group], sections=None) -> dict[str, list]:
+  """{key: its values by group} of what differs beside the seed.
+
+  Args:
+    groups: at least one.
+    sections: those looked at; None for all that are no part of a method.
+  """
+  flat = [_flatten(group.runs[0]) for group in groups]
+  values = {key: [f.get(key) for f in flat] for f in flat for key in f}
+  return {
+    key: of
+    for key, of in sorted(values.items())
+    if any(value != of[0] for value in of)
+    and (
+      key.partition(".")[0] in sections
+      if sections
+      else key.partition(".")[0] not in (*_METHOD, "teacher_sha256")
+    )
+  }
+
+
+def mean_std(values: np.ndarray) -> tuple[float, float | None]:
+  """Mean and sample standard deviation; NaN of nothing, no deviation of one."""
+  if not len(values):
+    return math.nan, None
+  deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+  return float(np.mean(values)), deviation
+
+
+def gain(group: Group, other: Group) -> tuple[float, float | None]:
+  """How far the final top-1 is above another's, and its standard error."""
+  ours, theirs = (
+    g.values(lambda run: run.accuracy and run.accuracy.final)
+    for g in (group, other)
+  )
+  (mean, std), (mean_other, std_other) = mean_std(ours), mean_std(theirs)
+  if std is None or std_other is None:
+    return mean - mean_other, None
+  error = math.hypot(std / len(ours) ** 0.5, std_other / len(theirs) ** 0.5)
+  return mean - mean_other, error
+
+
+def _flatten(run):
+  flat = {"teacher_sha256": run.teacher_sha256}
+  for section, values in run.config.items():
+    for key, value in (values or {}).items():
+      name = f"{section}.{key}"
+      if name not in _REPEATED and not (section == "weights" and not value):
+        flat[name] = repr(value)
+  return flat
+
+
+def _key(run):
+  return tuple(sorted(_flatten(run).items(), key=lambda item: item[0]))
+
+
+def _distinct(groups):
+  """The groups with what differs in the names of those of one name."""
+  named = []
+  for group in groups:
+    same = [g for g in groups if g.name == group.name]
+    if len(same) > 1:
+      index = same.index(group)
+      every = (*group.runs[0].config, "teacher_sha256")
+      changes = [
+        f"{key.rpartition('.')[2]}={(of[index] or 'none')[:24]}"
+        for key, of in differing(same, every).items()
+      ]
+      group = dataclasses.replace(
+        group, name=f"{group.name}, {', '.join(changes[:3])}"
+      )
+    named.append(group)
+  seen: dict[str, int] = {}
+  for index, group in enumerate(named):
+    seen[group.name] = seen.get(group.name, 0) + 1
+    if seen[group.name] > 1:
+      name = f"{group.name} ({seen[group.name]})"
+      named[index] = dataclasses.replace(group, name=name)
+  return named

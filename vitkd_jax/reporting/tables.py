@@ -1,0 +1,220 @@
+"""The report's tables, as rows of strings and as Markdown."""
+
+from collections.abc import Sequence
+import dataclasses
+import datetime
+import math
+import statistics
+
+import numpy as np
+
+from vitkd_jax.reporting import summary
+from vitkd_jax.training import steps
+
+NONE = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table; the first column is text, the others are numbers.
+
+  Attributes:
+    title: what stands above it.
+    head: names of the columns.
+    rows: each as long as `head`.
+    notes: sentences below it.
+  """
+
+  title: str
+  head: tuple[str, ...]
+  rows: list[tuple[str, ...]]
+  notes: tuple[str, ...] = ()
+
+  def markdown(self) -> str:
+    """The table with its columns aligned, for a terminal and for a page."""
+    rows = [self.head, *self.rows]
+    # A bar inside a cell would end it.
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(cells):
+      first, *rest = zip(cells, widths, strict=True)
+      padded = [first[0].ljust(first[1]), *(c.rjust(w) for c, w in rest)]
+      return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    body = [line(rows[0]), f"| {' | '.join(rule)} |", *map(line, rows[1:])]
+    notes = ["", *self.notes] if self.notes else []
+    return "\n".join([f"## {self.title}", "", *body, *notes, ""])
+
+
+def make(groups: Sequence[summary.Group]) -> list[Table]:
+  """All tables of a report: methods, final losses, single runs."""
+  tables = [_methods(groups), _losses(groups), _runs(groups)]
+  return [table for table in tables if table.rows]
+
+
+def percent(values: np.ndarray) -> str:
+  """Mean +- sample standard deviation of shares, in percent."""
+  mean, deviation = summary.mean_std(100 * values)
+  if math.isnan(mean):
+    return NONE
+  return f"{mean:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
+def number(value: float | None, digits: str = ".4g") -> str:
+  """A number, or a dash for none."""
+  return NONE if value is None else format(value, digits)
+
+
+def duration(seconds: float | None) -> str:
+  """h:mm:ss without what is 0 in front."""
+  if seconds is None or not math.isfinite(seconds):
+    return NONE
+  text = str(datetime.timedelta(seconds=round(seconds)))
+  return text.removeprefix("0:").removeprefix("0")
+
+
+def _methods(groups):
+  base = summary.baseline(groups)
+  with_ema = any("eval_ema_top1" in r.series for g in groups for r in g.runs)
+  head = ["method", "runs", "steps", "final top-1", "best"]
+  head += ["final without EMA"] if with_ema else []
+  head += ["gain (s.e.)"] if base else []
+  head += ["images/s", "time", "loss terms"]
+  rows = []
+  for group in groups:
+    row = [
+      group.name,
+      str(len(group.settled)),
+      _joined(run.step for run in group.settled),
+      percent(group.values(lambda r: r.accuracy and r.accuracy.final)),
+      percent(group.values(lambda r: r.accuracy and r.accuracy.best)),
+    ]
+    if with_ema:
+      row.append(percent(group.values(_plain_top1)))
+    if base:
+      row.append(_gain(group, base))
+    row += [
+      number(_median(group.values(lambda r: r.images_per_second)), ".0f"),
+      duration(_median(group.values(lambda r: r.seconds))),
+      " + ".join(f"{w:g} {t}" for t, w in group.weights.items()),
+    ]
+    rows.append(tuple(row))
+  return Table("Methods", tuple(head), rows, tuple(_notes(groups, base)))
+
+
+def _plain_top1(run):
+  series = run.series.get("eval_top1")
+  return series and series.final
+
+
+def _joined(values):
+  return ", ".join(map(str, sorted(set(values))))
+
+
+def _median(values):
+  return statistics.median(values) if len(values) else None
+
+
+def _gain(group, base):
+  if group is base:
+    return NONE
+  difference, error = summary.gain(group, base)
+  if math.isnan(difference):
+    return NONE
+  text = f"{100 * difference:+.2f}"
+  return text if error is None else f"{text} ({100 * error:.2f})"
+
+
+def _notes(groups, base):
+  yield (
+    "Top-1 in percent; best is the highest of the evaluations on the way. "
+    "± is the sample standard deviation over seeds; speed and time are "
+    "medians, of the training without compilation, evaluations and saves."
+  )
+  if base:
+    yield (
+      "Gain: points of final top-1 above the baseline, and the standard error "
+      "of the difference where both have several seeds."
+    )
+  if len(groups) > 1:
+    changes = summary.differing(groups)
+    if changes:
+      keys = list(changes)
+      yield (
+        "Take care: the methods also differ in "
+        + ", ".join(keys[:6])
+        + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+        + "."
+      )
+    else:
+      yield "Data, student, augmentation, steps and optimiser are the same."
+  going = [run for g in groups for run in g.runs if not run.finished]
+  if going:
+    names = ", ".join(
+      f"{run.name} ({run.step} of {run.total_steps} steps)" for run in going[:8]
+    )
+    more = f" and {len(going) - 8} more" if len(going) > 8 else ""
+    yield f"Still going, or stopped early: {names}{more}."
+
+
+def _losses(groups):
+  terms = [
+    term
+    for term in steps.TERMS
+    if any(term in group.weights for group in groups)
+  ]
+  rows = []
+  for group in groups:
+    total = group.values(lambda run: _final(run, "loss"))
+    if not len(total):
+      continue
+    row = [group.name, f"{np.mean(total):.4f}"]
+    for term in terms:
+      raw, weighted = (
+        group.values(lambda run, n=f"{kind}_{term}": _final(run, n))
+        for kind in ("raw", "weighted")
+      )
+      row.append(
+        f"{np.mean(raw):.4g} → {np.mean(weighted):.4g}" if len(raw) else NONE
+      )
+    rows.append(tuple(row))
+  note = (
+    "Means over the last logged steps: the term as computed → times its "
+    "weight, as it is added up."
+  )
+  return Table(
+    "Final training losses", ("method", "total", *terms), rows, (note,)
+  )
+
+
+def _final(run, name):
+  series = run.series.get(name)
+  return series and series.final
+
+
+def _runs(groups):
+  runs = [(group, run) for group in groups for run in group.runs]
+  rows = []
+  for group, run in runs:
+    accuracy = run.accuracy
+    best = NONE
+    if accuracy and not math.isnan(accuracy.best):
+      at = accuracy.steps[int(np.nanargmax(accuracy.values))]
+      best = f"{100 * accuracy.best:.2f} at {at}"
+    rows.append(
+      (
+        run.name,
+        group.name,
+        number(run.seed, ""),
+        str(run.step) + ("" if run.finished else f" of {run.total_steps}"),
+        f"{100 * accuracy.final:.2f}" if accuracy else NONE,
+        best,
+        number(_final(run, "loss")),
+        number(run.images_per_second, ".0f"),
+        duration(run.seconds),
+      )
+    )
+  head = ("run", "method", "seed", "steps", "final top-1", "best")
+  return Table("Runs", (*head, "loss", "images/s", "time"), rows)
