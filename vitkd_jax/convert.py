@@ -12,6 +12,9 @@ between our outputs and the other library's on a fixed input.
 """
 
 import ast
+from collections.abc import Sequence
+import dataclasses
+import functools
 import os
 import time
 
@@ -23,111 +26,106 @@ from vitkd_jax import command, weights
 from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import card, loading, peers, saving
 
-_INPUT = flags.DEFINE_string("input", None, "file or folder of weights")
-_OUTPUT = flags.DEFINE_string("output", None, "file or folder to write")
-_TO = flags.DEFINE_string(
-  "to", None, f"format to write: {', '.join(saving.FORMATS)}"
-)
-_FROM = flags.DEFINE_string("from", None, "format to read; told by the names")
-_VARIANT = flags.DEFINE_string(
-  "variant", None, "the model's name; see --list, or a size such as S/16"
-)
-_NUM_CLASSES = flags.DEFINE_integer(
-  "num_classes", None, "of the model written; 0 for none; the file's by default"
-)
-_IMAGE_SIZE = flags.DEFINE_list(
-  "image_size", None, "pixels: side, or rows,columns; the variant's by default"
-)
-_HEAD = flags.DEFINE_string("head", "keep", "keep, drop or init (a new head)")
-_CLASSES = flags.DEFINE_list("classes", None, "indices of classes to keep")
-_WHICH = flags.DEFINE_string(
-  "which", None, "student or ema of a workdir's newest checkpoint"
-)
-_FOLD = flags.DEFINE_bool("fold_layerscale", False, "fold LayerScale away")
-_DTYPE = flags.DEFINE_string("dtype", "float32", ", ".join(saving.DTYPES))
-_FIELD = flags.DEFINE_multi_string(
-  "field", [], "a further field of the model, as pool_type=tok"
-)
-_CHECK = flags.DEFINE_bool("check", True, "compare with the other library")
-_LIST = flags.DEFINE_bool("list", False, "print the known models and leave")
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What to convert to what; a flag each.
+
+  Attributes:
+    input: file or folder of weights.
+    output: file or folder to write.
+    to: format to write.
+    source: format to read; None to tell by the names (flag --from).
+    variant: the model's name; None where the input says it.
+    num_classes: of the model written, 0 for no head; None for the file's.
+    image_size: pixels: a side, or rows and columns; None for the variant's.
+    head: "keep", "drop" or "init".
+    classes: indices of the classes to keep.
+    which: "student" or "ema" of a workdir's newest checkpoint.
+    fold_layerscale: fold LayerScale away.
+    dtype: of the floats written.
+    field: further fields of the model, as "pool_type=tok".
+    check: compare with the other library.
+  """
+
+  input: str
+  output: str
+  to: str
+  source: str | None = None
+  variant: str | None = None
+  num_classes: int | None = None
+  image_size: Sequence[str] | None = None
+  head: str = "keep"
+  classes: Sequence[str] | None = None
+  which: str | None = None
+  fold_layerscale: bool = False
+  dtype: str = "float32"
+  field: Sequence[str] = ()
+  check: bool = True
 
 
-def convert() -> None:
-  """Does what the flags say.
+def convert(options: Options) -> str:
+  """Converts, and prints what was done; the path of the written weights.
 
   Raises:
     ValueError: in one sentence, what does not fit.
   """
-  for flag, value in (
-    ("input", _INPUT.value),
-    ("output", _OUTPUT.value),
-    ("to", _TO.value),
-  ):
-    command.require(flag, value)
-  variant, fields = _model()
-  size = _size(variant)
+  variant, fields = _model(options)
+  size = _size(options, variant)
   began = time.monotonic()
   loaded = loading.load_with_notes(
-    _INPUT.value,
+    options.input,
     variant=variant,
-    num_classes=_num_classes(),
+    num_classes=_num_classes(options),
     image_size=size,
-    head="keep" if _HEAD.value == "drop" else _HEAD.value,
-    classes=None if _CLASSES.value is None else _integers("classes"),
-    source=flags.FLAGS["from"].value,
-    which=_WHICH.value,
+    head="keep" if options.head == "drop" else options.head,
+    classes=_integers("classes", options.classes),
+    source=options.source,
+    which=options.which,
     **fields,
   )
-  count = sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
-  digest = loaded.file and "://" not in loaded.file
-  digest = weights.sha256(loaded.file) if digest else None
-  folder = _INPUT.value if os.path.isdir(_INPUT.value) else None
+  params, loaded = loaded.params, dataclasses.replace(loaded, params={})
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  local = loaded.file and "://" not in loaded.file
+  digest = weights.sha256(loaded.file) if local else None
   written = weights.save(
-    _OUTPUT.value,
-    loaded.params,
+    options.output,
+    params,
     variant=variant,
-    format=_TO.value,
+    format=options.to,
     image_size=size,
-    dtype=_DTYPE.value,
-    fold=_FOLD.value,
-    readme=card.text(
-      variant=variants.get(variant),
-      format=_TO.value,
-      parameters=count,
-      num_classes=loaded.num_classes,
-      image_size=size,
-      source=os.path.basename(os.path.normpath(_INPUT.value)),
-      source_sha256=digest,
-      notes=loaded.notes,
-      run=card.read_run(folder) if folder else {},
-    )
-    if _TO.value in ("timm", "huggingface")
-    else None,
+    dtype=options.dtype,
+    fold=options.fold_layerscale,
+    readme=_card(options, variant, size, loaded, count, digest),
     **fields,
   )
   took = time.monotonic() - began
-  _say("read", f"{_INPUT.value} ({loaded.format}), {count:,} parameters")
+  _say("read", f"{options.input} ({loaded.format}), {count:,} parameters")
   if digest:
     _say("", f"SHA-256 {digest}")
   for note in loaded.notes:
     _say("note", note)
-  _say("wrote", f"{written} ({_TO.value}) in {took:.1f} s")
+  _say("wrote", f"{written} ({options.to}) in {took:.1f} s")
   _say("", f"SHA-256 {weights.sha256(written)}")
-  if _CHECK.value:
-    _check(loaded, variant, fields, size, written)
+  if options.check:
+    model = vit.Model(loaded.num_classes, variant=variant, **fields)
+    ours = _outputs(params, model, size)
+    del params  # or the peer's copy would lie beside it
+    _check(options, loaded, variant, fields, size, written, ours)
+  return written
 
 
-def _model() -> tuple[str, dict]:
+def _model(options) -> tuple[str, dict]:
   """The variant and the fields: as given, or as the file says."""
-  variant, fields = loading.stated(_INPUT.value) or (None, {})
-  if _VARIANT.value not in (None, variant):
-    variant, fields = _VARIANT.value, {}
+  variant, fields = loading.stated(options.input) or (None, {})
+  if options.variant not in (None, variant):
+    variant, fields = options.variant, {}
   if variant is None:
     raise ValueError(
-      f"{_INPUT.value} does not say what its model is; name it with --variant "
+      f"{options.input} does not say what its model is; name it with --variant "
       "(python -m vitkd_jax.convert --list prints the names)"
     )
-  for text in _FIELD.value:
+  for text in options.field:
     name, equals, value = text.partition("=")
     if not equals:
       raise ValueError(f"--field={text}: wanted NAME=VALUE")
@@ -138,56 +136,65 @@ def _model() -> tuple[str, dict]:
   return variant, fields
 
 
-def _size(variant) -> tuple[int, int]:
-  if _IMAGE_SIZE.value is None:
+def _size(options, variant) -> tuple[int, int]:
+  numbers = _integers("image_size", options.image_size)
+  if numbers is None:
     return (variants.get(variant).image_size,) * 2
-  numbers = _integers("image_size")
   if len(numbers) not in (1, 2):
     raise ValueError("--image_size: wanted a side, or rows,columns")
   return numbers[0], numbers[-1]
 
 
-def _num_classes():
-  if _HEAD.value == "drop":
+def _num_classes(options):
+  if options.head == "drop":
     return None
-  return "file" if _NUM_CLASSES.value is None else _NUM_CLASSES.value
+  return "file" if options.num_classes is None else options.num_classes
 
 
-def _integers(flag) -> list[int]:
-  values = flags.FLAGS[flag].value
+def _integers(flag, values) -> list[int] | None:
   try:
-    return [int(value) for value in values]
+    return None if values is None else [int(value) for value in values]
   except ValueError:
     raise ValueError(f"--{flag}={','.join(values)}: wanted integers") from None
 
 
-def _check(loaded, variant, fields, size, written) -> None:
+def _card(options, variant, size, loaded, count, digest) -> str | None:
+  if options.to not in peers.LIBRARIES:
+    return None
+  folder = options.input if os.path.isdir(options.input) else None
+  return card.text(
+    variant=variants.get(variant),
+    format=options.to,
+    parameters=count,
+    num_classes=loaded.num_classes,
+    image_size=size,
+    source=os.path.basename(os.path.normpath(options.input)),
+    source_sha256=digest,
+    notes=loaded.notes,
+    run=card.read_run(folder) if folder else {},
+  )
+
+
+def _check(options, loaded, variant, fields, size, written, ours) -> None:
   """Prints the largest differences between our outputs and others'."""
-  ours = _outputs(loaded.params, loaded.num_classes, variant, fields, size)
   plain = not loaded.notes and not fields
-  source = loaded.file and os.path.dirname(loaded.file)
-  if plain and loaded.format == "timm" and _INPUT.value == loaded.file:
-    _compare(
-      "timm on the file read",
-      ours,
-      lambda: peers.of_timm_file(
-        loaded.file, variant, loaded.num_classes, size
-      ),
+  if plain and loaded.format == "timm" and options.input == loaded.file:
+    theirs = functools.partial(
+      peers.of_timm_file, loaded.file, variant, loaded.num_classes, size
     )
-  elif plain and loaded.format == "huggingface" and _INPUT.value != loaded.file:
-    _compare(
-      "transformers on the folder read",
-      ours,
-      lambda: peers.of_folder("huggingface", source, size),
+    _compare("timm on the file read", ours, theirs)
+  elif plain and loaded.format in peers.LIBRARIES and loaded.file:
+    folder = os.path.dirname(loaded.file)
+    if os.path.exists(os.path.join(folder, "config.json")):
+      theirs = functools.partial(peers.of_folder, loaded.format, folder, size)
+      _compare(f"{loaded.format} on the folder read", ours, theirs)
+  if options.to in peers.LIBRARIES and written != options.output:
+    theirs = functools.partial(
+      peers.of_folder, options.to, options.output, size
     )
-  if _TO.value in ("timm", "huggingface") and written != _OUTPUT.value:
-    _compare(
-      f"{_TO.value} on the folder written",
-      ours,
-      lambda: peers.of_folder(_TO.value, _OUTPUT.value, size),
-    )
+    _compare(f"{options.to} on the folder written", ours, theirs)
     return
-  if _TO.value == "big_vision" or _FOLD.value:
+  if options.to in ("big_vision", "huggingface") or options.fold_layerscale:
     fields = {**fields, "layerscale_init": None}
 
   def again():
@@ -198,13 +205,13 @@ def _check(loaded, variant, fields, size, written) -> None:
       image_size=size,
       **fields,
     )
-    return _outputs(params, loaded.num_classes, variant, fields, size)
+    model = vit.Model(loaded.num_classes, variant=variant, **fields)
+    return _outputs(params, model, size)
 
   _compare("the file read back", ours, again)
 
 
-def _outputs(params, num_classes, variant, fields, size) -> np.ndarray:
-  model = vit.Model(num_classes, variant=variant, **fields)
+def _outputs(params, model, size) -> np.ndarray:
   with jax.default_matmul_precision("highest"):
     out, _ = model.apply({"params": params}, peers.image(size))
   return np.asarray(out)
@@ -267,14 +274,51 @@ def table() -> str:
   return "\n".join(lines)
 
 
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command line's flags; `Options` says what they mean."""
+  string, integer, list_, boolean, multi = (
+    functools.partial(define, flag_values=values)
+    for define in (
+      flags.DEFINE_string,
+      flags.DEFINE_integer,
+      flags.DEFINE_list,
+      flags.DEFINE_bool,
+      flags.DEFINE_multi_string,
+    )
+  )
+  known = ", ".join(saving.FORMATS)
+  string("input", None, "file or folder of weights")
+  string("output", None, "file or folder to write")
+  string("to", None, f"format to write: {known}")
+  known = ", ".join(module.NAME for module in loading.FORMATS)
+  string("from", None, f"format to read: {known}; told by names")
+  string("variant", None, "the model's name: see --list, or S/16")
+  integer("num_classes", None, "0 for no head; the file's if unset")
+  list_("image_size", None, "pixels: side, or rows,columns")
+  string("head", "keep", "keep, drop or init (a new head)")
+  list_("classes", None, "indices of the classes to keep")
+  string("which", None, "student or ema of a workdir's checkpoint")
+  boolean("fold_layerscale", False, "fold LayerScale away")
+  string("dtype", "float32", ", ".join(saving.DTYPES))
+  multi("field", [], "of the model, as pool_type=tok")
+  boolean("check", True, "compare with the other library")
+  boolean("list", False, "print the known models and leave")
+
+
 def main(_) -> None:
   """Entry point."""
-  if _LIST.value:
+  given = flags.FLAGS
+  if given.list:
     print(table())
     return
+  for name in ("input", "output", "to"):
+    command.require(name, given[name].value)
+  names = {field.name for field in dataclasses.fields(Options)} - {"source"}
+  values = {name: given[name].value for name in names}
   with command.refusing():
-    convert()
+    convert(Options(source=given["from"].value, **values))
 
 
 if __name__ == "__main__":
+  define_flags()
   command.run(main, with_config=False)

@@ -124,6 +124,8 @@ def load_with_notes(
   """As `load`, with what was done; num_classes "file" keeps the file's head."""
   if head not in ("keep", "init"):
     raise ValueError(f"head={head!r}: wanted 'keep' or 'init'")
+  if which not in (None, "student", "ema"):
+    raise ValueError(f"which={which!r}: wanted 'student' or 'ema'")
   variants.get(variant)  # an unknown name is said before a file is read
   path = os.fspath(path)
   file = find(path, which)
@@ -136,10 +138,14 @@ def load_with_notes(
     name = "checkpoint"
     leaves = big_vision.unstack(leaves)
   else:
+    if which is not None:
+      raise ValueError(
+        f"which={which!r} needs a workdir with checkpoints, got {path!r}"
+      )
     leaves, metadata = files.read(file)
     config = _read_config(file)
     format_ = detect(file, leaves, source)
-    name = format_.NAME
+    name = "flat" if "variant" in metadata else format_.NAME
   if image_size is None:
     image_size = variants.get(variant).image_size
   if isinstance(image_size, int):

@@ -9,6 +9,8 @@ import numpy as np
 
 from vitkd_jax.models import variants
 
+LIBRARIES = ("timm", "huggingface")
+
 
 class AbsentError(ImportError):
   """The library is not installed; the message is its name."""

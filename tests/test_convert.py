@@ -1,0 +1,151 @@
+"""The converter: what it writes, says, and refuses."""
+
+import json
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitkd_jax import convert, weights
+from vitkd_jax.models import variants, vit
+
+FIELDS = dict(variant="deit3_nano_patch4_28", depth=1)
+
+
+def random_params(**fields):
+  tree = jax.eval_shape(
+    vit.Model(5, **fields).init, jax.random.key(0), jnp.zeros((1, 28, 28, 3))
+  )["params"]
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), tree
+  )
+
+
+@pytest.fixture
+def flat(tmp_path):
+  path = tmp_path / "student.safetensors"
+  weights.save(path, random_params(**FIELDS), format="flat", **FIELDS)
+  return path
+
+
+def run(path, output, to, **options):
+  return convert.convert(
+    convert.Options(input=str(path), output=str(output), to=to, **options)
+  )
+
+
+def test_a_flat_file_says_its_model_and_is_read_back(tmp_path, flat, capsys):
+  written = run(flat, tmp_path / "w.npz", "big_vision")
+  said = capsys.readouterr().out
+  params = random_params(**FIELDS)
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert f"{count:,} parameters" in said
+  assert weights.sha256(flat) in said
+  assert weights.sha256(written) in said
+  difference = said.partition("max |difference| ")[2].split()[0]
+  assert float(difference) < 1e-5
+  got = weights.load(written, num_classes=5, layerscale_init=None, **FIELDS)
+  jax.tree.map(
+    np.testing.assert_array_equal, got, weights.fold_layerscale(params)
+  )
+
+
+def test_a_workdir_becomes_a_folder_with_a_card(tmp_path, flat, capsys):
+  config = {
+    "student": {"variant": FIELDS["variant"], "depth": 1, "drop_path": 0.1},
+    "teacher": {"weights": "a/teacher.pth", "variant": "S/16"},
+  }
+  record = {"config": config, "teacher_sha256": "abc123"}
+  (tmp_path / "config.json").write_text(json.dumps(record))
+  lines = [{"step": 1, "loss": 2.0}, {"step": 9, "eval_top1": 0.8125}]
+  (tmp_path / "metrics.jsonl").write_text(
+    "".join(json.dumps(line) + "\n" for line in lines)
+  )
+  run(tmp_path, tmp_path / "out", "timm", check=False)
+  card = (tmp_path / "out" / "README.md").read_text()
+  for words in (
+    "| top1 | 0.8125 |",
+    "At step 9",
+    "`teacher.pth`",
+    "`abc123`",
+    '"drop_path": 0.1',
+    weights.sha256(flat),
+    "library_name: timm",
+  ):
+    assert words in card
+  written = json.loads((tmp_path / "out" / "config.json").read_text())
+  assert written["model_args"]["depth"] == 1
+  assert written["pretrained_cfg"]["mean"] == [0.5, 0.5, 0.5]
+  assert written["num_classes"] == 5
+
+
+def test_head_classes_size_and_dtype(tmp_path, flat, capsys):
+  written = run(
+    flat,
+    tmp_path / "w.safetensors",
+    "flat",
+    classes=["4", "0"],
+    image_size=["32", "40"],
+    dtype="float16",
+    check=False,
+  )
+  said = capsys.readouterr().out
+  assert "7x7 to 8x10" in said
+  assert "head cut from 5 to 2 classes" in said
+  got = weights.load(written, num_classes=2, image_size=(32, 40), **FIELDS)
+  want = random_params(**FIELDS)["head"]["kernel"][:, [4, 0]]
+  np.testing.assert_array_equal(got["head"]["kernel"], want.astype(np.float16))
+  written = run(flat, tmp_path / "w.npz", "flat", head="drop", check=False)
+  assert "head" not in weights.load(written, num_classes=0, **FIELDS)
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    (dict(to="onnx"), "format='onnx'"),
+    (dict(variant="deit3_nano"), "deit3_nano_patch4_28"),
+    (dict(source="caffe"), "unknown format 'caffe'"),
+    (dict(head="fresh"), "head='fresh'"),
+    (dict(classes=["a"]), "--classes=a"),
+    (dict(field=["depth"]), "NAME=VALUE"),
+    (dict(field=["dept=3"]), "nearest is 'depth'"),
+    (dict(image_size=["1", "2", "3"]), "rows,columns"),
+    (dict(dtype="int8"), "dtype='int8'"),
+    (dict(num_classes=7), "7 classes"),
+    (dict(which="teacher"), "which='teacher'"),
+    (dict(which="ema"), "needs a workdir"),
+  ],
+)
+def test_one_sentence_and_nothing_written(tmp_path, flat, options, words):
+  options = dict(to="timm", check=False) | options
+  with pytest.raises(ValueError, match=words) as error:
+    run(flat, tmp_path / "out", options.pop("to"), **options)
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_does_not_say_its_model(tmp_path, flat):
+  written = run(flat, tmp_path / "w.npz", "flat", check=False)
+  with pytest.raises(ValueError, match="--variant"):
+    run(written, tmp_path / "out", "timm")
+
+
+def test_the_table_names_every_model_and_its_weights():
+  table = convert.table()
+  for name, variant in variants.NAMED.items():
+    assert name in table
+    for tag in variant.published:
+      assert f"timm/{name}.{tag}" in table
+  assert "top-1 86.99 %" in table  # DeiT III-L, ImageNet-21k pre-trained
+  assert "CaiT-S24" in table
+
+
+def test_flags_cover_every_option():
+  values = flags.FlagValues()
+  convert.define_flags(values)
+  assert set(values) >= set(convert.Options.__annotations__) - {"source"}
+  assert values["head"].default == convert.Options("", "", "").head
+  assert values["dtype"].default == convert.Options("", "", "").dtype
