@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from vitkd_jax.distill import losses, tokens
 
+TERMS = ("mimic", "generation")
+
 # PyTorch's default for linear and convolution layers, the authors' start:
 # kernel and bias uniform in +-1/sqrt(fan_in).
 _KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -45,7 +47,7 @@ class ViTKD(nn.Module):
   reduction: str = "sum"
   always_align: bool = False
   grid: tuple[int, int] | None = None
-  terms: tuple[str, ...] = ("mimic", "generation")
+  terms: tuple[str, ...] = TERMS
   dtype_mm: Any = "float32"
 
   @nn.compact
@@ -67,8 +69,9 @@ class ViTKD(nn.Module):
       mask: [B, N] bool, True where a token is replaced.
 
     Raises:
-      ValueError: the teacher's maps are not D_t wide, or the number of
-        tokens or blocks differs.
+      ValueError: an unknown term, the teacher's maps are not D_t wide, the
+        number of tokens or blocks differs, or the mask or the grid does not
+        fit the tokens.
     """
     self._check(student_low, student_high, teacher_low, teacher_high)
     values = {}
@@ -104,11 +107,17 @@ class ViTKD(nn.Module):
 
   def _generate(self, x, mask):
     """[B, N, D_t] with tokens replaced -> what the generator makes of it."""
+    if mask.shape != x.shape[:2]:
+      raise ValueError(f"mask {mask.shape} is not [B, N] = {x.shape[:2]}")
+    rows, columns = self.grid or tokens.square_grid(x.shape[1])
+    if rows * columns != x.shape[1]:
+      raise ValueError(
+        f"grid {rows}x{columns} does not hold the {x.shape[1]} tokens given"
+      )
     token = self.param(
       "mask_token", nn.initializers.zeros, (1, 1, self.teacher_width)
     )
     x = jnp.where(mask[..., None], token.astype(x.dtype), x)
-    rows, columns = self.grid or tokens.square_grid(x.shape[1])
     x = einops.rearrange(x, "b (h w) d -> b h w d", h=rows, w=columns)
     for i in range(2):
       x = nn.Conv(
@@ -123,6 +132,11 @@ class ViTKD(nn.Module):
     return einops.rearrange(x, "b h w d -> b (h w) d")
 
   def _check(self, student_low, student_high, teacher_low, teacher_high):
+    for term in self.terms:
+      if term not in TERMS:
+        raise ValueError(
+          f"unknown term {term!r}: wanted some of {', '.join(TERMS)}"
+        )
     for name, low, high in (
       ("student", student_low, student_high),
       ("teacher", teacher_low, teacher_high),

@@ -221,13 +221,14 @@ def nkd(
   others = jnp.arange(classes) != target  # [B, C]
   log_p = _log_softmax_over(student / temperature, others)
   log_q = _log_softmax_over(teacher / temperature, others)
-  other_term = -jnp.sum(jnp.where(others, jnp.exp(log_q) * log_p, 0.0), axis=-1)
+  other_term = -jnp.sum(jnp.exp(log_q) * log_p, axis=-1)  # 0 at the target
   return target_term + gamma * temperature**2 * other_term
 
 
 def _log_softmax_over(logits, where):
   """Log-softmax over the classes where True; 0 at the others, and no NaN."""
-  # What is left out is set to 0 on the way in, or its exponential may overflow.
+  # At a class left out logits - total may be far above 0 and its exponential
+  # overflow, whose gradient is NaN even where the value is not used.
   total = jax.nn.logsumexp(logits, axis=-1, keepdims=True, where=where)
   return jnp.where(where, logits, total) - total
 

@@ -15,7 +15,8 @@ IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 # width, depth, mlp_dim, num_heads. Table 2 of arXiv:2106.04560, table 1 of
-# arXiv:2012.12877; "test" is ours, small enough for a unit test.
+# arXiv:2012.12877, the later ones as in big_vision; "test" is ours, small
+# enough for a unit test.
 SIZES = {
   "test": (32, 3, 64, 2),
   "mu": (32, 1, 128, 2),
@@ -27,7 +28,10 @@ SIZES = {
   "So400m": (1152, 27, 4304, 16),
   "H": (1280, 32, 5120, 16),
   "g": (1408, 40, 6144, 16),
+  "g-opt": (1536, 40, 6144, 16),
   "G": (1664, 48, 8192, 16),
+  "G-opt": (1536, 48, 8192, 16),
+  "e": (1792, 56, 15360, 16),
   # The quickstart's student and teacher, for 28 px images.
   "pico": (64, 4, 256, 2),
   "nano": (96, 6, 384, 3),
@@ -181,7 +185,10 @@ def _named() -> dict[str, Variant]:
         size,
         patch,
         image_size,
-        INCEPTION_MEAN_STD,
+        # The only weights under this name are DINO's.
+        IMAGENET_MEAN_STD
+        if (word, patch) == ("small", 8)
+        else INCEPTION_MEAN_STD,
         **_DEIT,
       )
   # DINOv2: features without a head.

@@ -22,6 +22,17 @@ _CHOICES = {
   "pool_type": ("gap", "map", "tok", "0", "none"),
   "gelu": tuple(layers.GELU),
   "init_scheme": ("big_vision", "deit"),
+  # The policies among `jax.checkpoint_policies`; the rest are functions that
+  # make one. "none" saves nothing either.
+  "remat_policy": (
+    "nothing_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "dots_saveable",
+    "everything_saveable",
+    "checkpoint_dots_with_no_batch_dims",
+    "checkpoint_dots",
+    "none",
+  ),
 }
 
 
@@ -32,10 +43,12 @@ def sincos_2d(height: int, width: int, dim: int) -> jax.Array:
     [1, height * width, dim] float32.
 
   Raises:
-    ValueError: dim is not a multiple of 4.
+    ValueError: dim is not a multiple of 4, or below 8.
   """
-  if dim % 4:
-    raise ValueError(f"sincos2d needs a width divisible by 4, got {dim}")
+  if dim % 4 or dim < 8:
+    raise ValueError(
+      f"sincos2d needs a width of 8 or more, divisible by 4; got {dim}"
+    )
   omega = 10_000.0 ** -(jnp.arange(dim // 4) / (dim // 4 - 1))
   y, x = jnp.mgrid[:height, :width]
   y, x = (jnp.einsum("m,d->md", a.flatten(), omega) for a in (y, x))
@@ -89,7 +102,8 @@ class ViT(nn.Module):
     pool_type: "gap", "map", "tok" (a CLS token), "0" or "none".
     head_zeroinit: the head starts at zero.
     scan: one scanned block with stacked parameters, rematerialised.
-    remat_policy: what the scan keeps, a name in `jax.checkpoint_policies`.
+    remat_policy: what the scan keeps for the backward pass, one of the
+      policies in `jax.checkpoint_policies` by name.
     dtype_mm: dtype of matrix products; parameters stay float32.
     gelu: "tanh" (big_vision) or "erf" (DeiT, timm, mmpretrain).
     layerscale_init: initial LayerScale; None for none.
@@ -140,12 +154,17 @@ class ViT(nn.Module):
       train: dropout and drop path are on; needs the rng "dropout" if any is.
 
     Returns:
-      logits: [B, C] (the pooled features [B, D] without a head).
+      logits: [B, C] float32 (the pooled features [B, D] without a head).
       out: the intermediate maps, with T = num_prefix_tokens + N tokens:
         `stem` [B, h, w, D], `with_posemb` [B, N, D],
-        `encoder.blockNN.{sa,+sa,mlp,+mlp}` [B, T, D], `encoded` [B, T, D]
-        (after the final LayerNorm), `head_input` [B, D], `pre_logits`,
-        `logits`; and `pre_logits_2d`, `logits_2d` [B, h, w, .].
+        `encoder.blockNN.{sa,+sa,mlp,+mlp}` [B, T, D], `encoder.pre_ln` (the
+        last block's `+mlp`), `encoded` [B, T, D] (after the final LayerNorm),
+        `head_input` [B, D], `pre_logits`, `logits`; `pre_logits_2d`,
+        `logits_2d` [B, h, w, .]; and `logits_cls`, `logits_dist` [B, C] of
+        the two heads of a distilled model.
+
+    Raises:
+      ValueError: the image is smaller than a patch.
     """
     out = {}
     image = jnp.asarray(image, self.dtype_mm)
@@ -196,6 +215,12 @@ class ViT(nn.Module):
     return x, out
 
   def _stem(self, image):
+    height, width = image.shape[1:3]
+    if 0 in self.grid(height, width):
+      raise ValueError(
+        f"image of {height}x{width} pixels is smaller than a patch of "
+        f"{self.patch_size[0]}x{self.patch_size[1]}; choose another patch_size"
+      )
     init = {}
     if self.init_scheme == "deit":  # PyTorch's default for a convolution
       init["kernel_init"] = nn.initializers.variance_scaling(
@@ -223,12 +248,12 @@ class ViT(nn.Module):
 
   def _prefix_tokens(self, batch, dtype):
     """DeiT's position embedding of a prefix token is folded into the token."""
-    std = 0.02 if self.init_scheme == "deit" else 0.0
+    start = 0.02 if self.init_scheme == "deit" else 0.0
     tokens = []
-    for name, count in (
-      ("cls", int(self.pool_type == "tok")),
-      ("dist", int(self.distilled)),
-      ("reg", self.registers),
+    for name, count, std in (
+      ("cls", int(self.pool_type == "tok"), start),
+      ("dist", int(self.distilled), start),
+      ("reg", self.registers, 0.02),  # equal ones would stay equal for ever
     ):
       if count:
         shape = (1, count, self.width)
@@ -257,7 +282,10 @@ class ViT(nn.Module):
       init = nn.initializers.normal(0.02)
     else:
       init = nn.initializers.lecun_normal()
-    return layers.Dense(self.num_classes, kernel_init=init, name=name)
+    # float32 also where a frozen model's parameters are not.
+    return layers.Dense(
+      self.num_classes, dtype=jnp.float32, kernel_init=init, name=name
+    )
 
 
 def Model(
@@ -276,7 +304,8 @@ def Model(
 
   Raises:
     ValueError: an unknown variant, field or choice, heads that do not divide
-      the width, or a distillation token without a CLS token.
+      the width, a rate outside [0, 1), or a distillation token without a CLS
+      token.
   """
   known = [
     name
@@ -291,6 +320,8 @@ def Model(
       )
   if variant is not None:
     fields = variants.get(variant).fields | fields
+  if "patch_size" in fields:  # a list, as JSON has it, could not be hashed
+    fields["patch_size"] = tuple(fields["patch_size"])
   model = ViT(num_classes, **fields)
   for name, choices in _CHOICES.items():
     if getattr(model, name) not in choices:
@@ -306,10 +337,9 @@ def Model(
     raise ValueError(
       f"distilled=True needs pool_type='tok', got {model.pool_type!r}"
     )
-  policy = model.remat_policy
-  if policy != "none" and not hasattr(jax.checkpoint_policies, policy):
-    raise ValueError(
-      f"remat_policy={policy!r} is not in jax.checkpoint_policies; "
-      "'nothing_saveable' and 'dots_with_no_batch_dims_saveable' are usual"
-    )
+  for name in ("dropout", "drop_path"):
+    if not 0 <= getattr(model, name) < 1:
+      raise ValueError(
+        f"model field {name}={getattr(model, name)} is not in [0, 1)"
+      )
   return model
