@@ -23,38 +23,6 @@ from vitkd_jax import command
 from vitkd_jax.data import datasets
 from vitkd_jax.reporting import figures, plotting, scoring
 
-_WEIGHTS = flags.DEFINE_string(
-  "weights", None, "file or folder of weights, a workdir, or shipped:NAME"
-)
-_VARIANT = flags.DEFINE_string(
-  "variant", None, "the model; a workdir's config tells it"
-)
-_DATA = flags.DEFINE_string(
-  "data", None, "data set; default: the workdir's, else fashion_mini"
-)
-_SPLIT = flags.DEFINE_string(
-  "split", None, "its split; default: the workdir's, else test"
-)
-_DATA_DIR = flags.DEFINE_string(
-  "data-dir", None, "folder of data sets; default: TFDS's own"
-)
-_BATCH_SIZE = flags.DEFINE_integer(
-  "batch-size", 256, "images at once, over all devices; no result depends on it"
-)
-_WHICH = flags.DEFINE_enum(
-  "which",
-  None,
-  ["student", "ema"],
-  "of a workdir or checkpoint; default: ema where the run kept one",
-)
-_TEACHER = flags.DEFINE_string("teacher", None, "weights to compare with")
-_TEACHER_VARIANT = flags.DEFINE_string(
-  "teacher-variant", None, "the teacher's model; a workdir's config tells it"
-)
-_OUT = flags.DEFINE_string(
-  "out", None, "folder for evaluation.json and confusion.png; default: none"
-)
-
 
 def show(found: Mapping[str, Any], title: str) -> None:
   """Prints the results; of many classes only the worst."""
@@ -129,41 +97,78 @@ def write(found: Mapping[str, Any], asked: Mapping[str, Any], out: str) -> None:
   (folder / "confusion.png").write_bytes(picture)
 
 
+def _define_flags():
+  """The flags; not on import, for other entry points have an --out, too."""
+  flags.DEFINE_string(
+    "weights", None, "file or folder of weights, a workdir, or shipped:NAME"
+  )
+  flags.DEFINE_string("variant", None, "the model; a workdir's config tells it")
+  flags.DEFINE_string(
+    "data", None, "data set; default: the workdir's, else fashion_mini"
+  )
+  flags.DEFINE_string(
+    "split", None, "its split; default: the workdir's, else test"
+  )
+  flags.DEFINE_string(
+    "data-dir", None, "folder of data sets; default: TFDS's own"
+  )
+  flags.DEFINE_integer(
+    "batch-size", 256, "images at once, over all devices; changes no result"
+  )
+  flags.DEFINE_enum(
+    "which",
+    None,
+    ["student", "ema"],
+    "of a workdir's newest checkpoint; default: the exported student",
+  )
+  flags.DEFINE_string("teacher", None, "weights to compare with")
+  flags.DEFINE_string(
+    "teacher-variant", None, "the teacher's model; default as for --variant"
+  )
+  flags.DEFINE_string(
+    "out", None, "folder for evaluation.json and confusion.png; default: none"
+  )
+
+
 def main(argv):
   """The command line."""
   del argv
-  command.require("weights", _WEIGHTS.value)
+  given = flags.FLAGS.flag_values_dict()
+  command.require("weights", given["weights"])
   with command.refusing():
-    config = scoring.workdir_config(_WEIGHTS.value)
+    config = scoring.workdir_config(given["weights"])
     data = {} if config is None else config.data
     asked = {
-      "weights": _WEIGHTS.value,
-      "variant": _VARIANT.value or (config and config.student.variant),
-      "data": _DATA.value or data.get("name") or "fashion_mini",
-      "split": _SPLIT.value or data.get("eval_split") or "test",
-      "teacher": _TEACHER.value,
+      "weights": given["weights"],
+      "variant": given["variant"],
+      "which": given["which"],
+      "data": given["data"] or data.get("name", "fashion_mini"),
+      "split": given["split"] or data.get("eval_split", "test"),
+      "teacher": given["teacher"],
     }
-    data_dir = _DATA_DIR.value or data.get("data_dir")
+    data_dir = given["data-dir"] or data.get("data_dir")
     info = datasets.info(asked["data"], data_dir)
     student = scoring.load(
-      _WEIGHTS.value, info, variant=_VARIANT.value, which=_WHICH.value
+      given["weights"], info, variant=given["variant"], which=given["which"]
     )
-    teacher = None
-    if _TEACHER.value:
-      teacher = scoring.load(
-        _TEACHER.value, info, variant=_TEACHER_VARIANT.value
-      )
-    source = datasets.load(asked["data"], asked["split"], data_dir=data_dir)
+    teacher = given["teacher"] and scoring.load(
+      given["teacher"], info, variant=given["teacher-variant"]
+    )
     found = scoring.evaluate(
-      student, source, info, batch_size=_BATCH_SIZE.value, teacher=teacher
+      student,
+      datasets.load(asked["data"], asked["split"], data_dir=data_dir),
+      info,
+      batch_size=given["batch-size"],
+      teacher=teacher or None,
     )
   if jax.process_index() > 0:
     return
   show(found, f"{asked['weights']} on {asked['data']}, {asked['split']}")
-  if _OUT.value:
-    write(found, asked, _OUT.value)
-    print(f"\nwritten: {_OUT.value}/evaluation.json and confusion.png")
+  if given["out"]:
+    write(found, asked, given["out"])
+    print(f"\nwritten: {given['out']}/evaluation.json and confusion.png")
 
 
 if __name__ == "__main__":
+  _define_flags()
   command.run(main, with_config=False)

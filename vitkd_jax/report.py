@@ -25,10 +25,6 @@ from vitkd_jax.reporting import (
   tables,
 )
 
-_OUT = flags.DEFINE_string(
-  "out", None, "folder of the report; default: report/ in the run or beside it"
-)
-
 
 def report(paths: Sequence[str], out: str | None = None) -> tuple[str, str]:
   """Writes the report of some runs.
@@ -143,14 +139,24 @@ def _pictures(groups):
   return pictures
 
 
+def _define_flags():
+  """The flags; not on import, for other entry points have an --out, too."""
+  flags.DEFINE_string(
+    "out",
+    None,
+    "folder of the report; default: report/ in a run, or beside several",
+  )
+
+
 def main(argv):
   """The command line."""
   if len(argv) < 2:
     raise command.RefusedError("name one or more workdirs of runs; see --help")
-  out, markdown = report(argv[1:], _OUT.value)
+  out, markdown = report(argv[1:], flags.FLAGS.out)
   print(markdown)
   print(f"report: {os.path.relpath(out)}/index.html")
 
 
 if __name__ == "__main__":
+  _define_flags()
   command.run(main, with_config=False, allow_positional=True)

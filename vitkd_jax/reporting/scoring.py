@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import os
 from typing import Any
 
 from etils import epath
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from vitkd_jax.data import augment, datasets, loader
 from vitkd_jax.distill import losses
 from vitkd_jax.models import variants, vit
-from vitkd_jax.training import checkpoint, runs, sharding
+from vitkd_jax.training import runs, sharding
 from vitkd_jax.weights import loading
 
 Sums = dict[str, jax.Array]
@@ -53,44 +53,44 @@ def load(
   Args:
     path: file or folder of weights, a workdir, or "shipped:NAME".
     info: of the data set.
-    variant: the model's name; None takes it from the workdir's config.
-    which: "student" or "ema" of a workdir or checkpoint; None for the moving
-      average where the workdir kept one.
+    variant: the model's name; None takes what the file or workdir says.
+    which: "student" or "ema" of a workdir's newest checkpoint; None for the
+      exported student, which is the moving average where the run kept one.
 
   Raises:
     ValueError: the weights do not fit, or their variant is unknown.
   """
-  fields = {}
-  config = workdir_config(path)
-  if config is not None:
-    fields = config.student.to_dict()
-    variant = variant or fields.pop("variant", None)
-    fields.pop("variant", None)
-    exported = "ema" if config.run.get("ema_decay") else "student"
-    which = which or exported
-    if which != exported or not os.path.exists(runs.export_path(path)):
-      # What was asked for is in the checkpoints alone.
-      return _from_checkpoint(path, which, info, variant, fields)
-    path = runs.export_path(path)
+  if not path.startswith(loading.SHIPPED) and not epath.Path(path).exists():
+    raise ValueError(f"there are no weights at {path}")
+  said, fields = loading.stated(path) or (None, {})
+  if variant not in (None, said):
+    fields = {}
+  variant = variant or said
   if not variant:
     raise ValueError(
       f"{path} does not say which model it is for; give its variant, such as "
       "deit_tiny_patch16_224"
     )
+  config = workdir_config(path)
+  if which is None and config is not None and config.run.get("ema_decay"):
+    # Nothing is exported before the end.
+    which = None if epath.Path(runs.export_path(path)).exists() else "ema"
   loaded = loading.load_with_notes(
     path,
     variant=variant,
     num_classes=info.num_classes,
     image_size=_image_size(info),
-    which=which or "student",
+    which=which,
     **fields,
   )
   for note in loaded.notes:
     print(f"{path}: {note}")
-  return _scored(loaded.params, info, variant, fields)
+  known = variants.get(variant)
+  model = vit.Model(info.num_classes, variant=variant, **fields)
+  return Scored(model, loaded.params, known.mean, known.std)
 
 
-def workdir_config(path: str):
+def workdir_config(path: str) -> ml_collections.ConfigDict | None:
   """The config of a workdir; None for any other path."""
   if path.startswith(loading.SHIPPED) or not epath.Path(path).is_dir():
     return None
@@ -99,29 +99,6 @@ def workdir_config(path: str):
   except ValueError:
     return None  # another library's config.json
   return config if config is not None and "student" in config else None
-
-
-def _from_checkpoint(workdir, which, info, variant, fields):
-  params = checkpoint.load_params(workdir, which=which)
-  scored = _scored(params, info, variant, fields)
-  height, width = _image_size(info)
-  wanted = jax.eval_shape(
-    scored.model.init, jax.random.key(0), jnp.zeros((1, height, width, 3))
-  )["params"]
-  shapes = lambda tree: jax.tree.map(np.shape, tree)  # noqa: E731
-  if shapes(wanted) != shapes(params):
-    raise ValueError(
-      f"the checkpoint in {workdir} is of a model for other images or classes "
-      f"than {info.name}'s ({height}x{width} pixels, {info.num_classes} "
-      "classes); evaluate it on the data it was trained for"
-    )
-  return scored
-
-
-def _scored(params, info, variant, fields):
-  model = vit.Model(info.num_classes, variant=variant, **fields)
-  known = variants.get(variant) if variant else variants.Variant
-  return Scored(model, params, known.mean, known.std)
 
 
 def _image_size(info):

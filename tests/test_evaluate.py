@@ -1,0 +1,276 @@
+"""Tests of vitkd_jax.evaluate and vitkd_jax.reporting.scoring."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitkd_jax import evaluate, weights
+from vitkd_jax.data import datasets
+from vitkd_jax.models import vit
+from vitkd_jax.reporting import scoring
+
+FIELDS = dict(
+  width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=(14, 14),
+  pool_type="gap",
+)  # fmt: skip
+CLASSES = tuple("abcdef")
+
+# Six classes, five images and one of padding; logits by hand.
+STUDENT = np.array(
+  [
+    [9, 1, 2, 3, 4, 5],  # right
+    [5, 5, 0, 0, 0, 0],  # label 1; the tie goes to class 0
+    [6, 5, 4, 3, 2, 1],  # label 5: sixth, so not in the top 5
+    [0, 0, 0, 0, 0, 0],  # label 5: all tie, the last of six
+    [1, 2, 3, 9, 4, 5],  # right, label 3
+    [9, 0, 0, 0, 0, 0],  # padding
+  ],
+  np.float32,
+)
+LABEL = np.array([0, 1, 5, 5, 3, 0], np.int32)
+TEACHER = np.roll(STUDENT, 1, axis=-1)
+
+
+def softmax(x):
+  e = np.exp(np.float64(x) - x.max(-1, keepdims=True))
+  return e / e.sum(-1, keepdims=True)
+
+
+def by_hand(pad_weight=0.0, teacher=TEACHER):
+  step = jax.jit(
+    scoring.make_step(
+      lambda params, image: params + 0 * image[:, :1],
+      None if teacher is None else lambda params, image: params,
+    )
+  )
+  batch = {
+    "image": np.zeros((6, 6), np.float32),
+    "label": LABEL,
+    "weight": np.array([1, 1, 1, 1, 1, pad_weight], np.float32),
+  }
+  params = {"student": STUDENT, "teacher": teacher}
+  sums = scoring.zero_sums(6, teacher is not None)
+  for _ in range(2):  # sums go on
+    sums = step(sums, params, batch)
+  return sums
+
+
+def test_numbers_by_hand():
+  found = scoring.results(by_hand(), CLASSES)
+  confusion = np.zeros((6, 6), int)
+  for true, predicted in ((0, 0), (1, 0), (5, 0), (5, 0), (3, 3)):
+    confusion[true, predicted] += 2
+  assert found["confusion"] == confusion.tolist()
+  assert found["count"] == 10
+  assert found["top1"] == 2 / 5
+  assert found["top5"] == 3 / 5
+  p, q = softmax(STUDENT[:5]), softmax(TEACHER[:5])
+  nll = -np.log(p[np.arange(5), LABEL[:5]]).mean()
+  kl = (q * (np.log(q) - np.log(p))).sum(-1).mean()
+  assert found["loss"] == pytest.approx(nll, rel=1e-6)
+  assert found["kl"] == pytest.approx(kl, rel=1e-6)
+  # The rolled teacher says 1, 1, 1, 0, 4: one agreement, one right.
+  assert found["agreement"] == 1 / 5
+  assert found["teacher_top1"] == 1 / 5
+  classes = {each["name"]: each for each in found["classes"]}
+  assert classes["a"] == {"name": "a", "count": 2, "accuracy": 1.0}
+  assert classes["c"] == {"name": "c", "count": 0, "accuracy": None}
+  assert classes["f"] == {"name": "f", "count": 4, "accuracy": 0.0}
+
+
+def test_counts_are_integers():
+  sums = by_hand()
+  for name in ("confusion", "top5", "agree", "teacher_top1"):
+    assert sums[name].dtype == jnp.int32
+
+
+def test_padding_that_is_not_finite_does_not_count(monkeypatch):
+  whole = by_hand()
+  spoiled = STUDENT.copy()
+  spoiled[5] = np.inf
+  monkeypatch.setattr(sys.modules[__name__], "STUDENT", spoiled)
+  jax.tree.map(np.testing.assert_array_equal, by_hand(), whole)
+  assert scoring.results(by_hand(1.0), CLASSES)["count"] == 12
+
+
+def test_a_teacher_equal_to_the_student():
+  found = scoring.results(by_hand(teacher=STUDENT), CLASSES)
+  assert found["agreement"] == 1
+  assert found["kl"] == pytest.approx(0, abs=1e-6)
+  assert found["teacher_top1"] == found["top1"]
+
+
+def test_an_empty_split_is_refused():
+  with pytest.raises(ValueError, match="empty"):
+    scoring.results(scoring.zero_sums(6), CLASSES)
+
+
+class Source:
+  """37 images whose pixels and labels come from their number."""
+
+  def __len__(self):
+    return 37
+
+  def __getitem__(self, index):
+    random = np.random.default_rng(index)
+    image = random.integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    return {"image": image, "label": np.int32(random.integers(10))}
+
+
+def info(num_classes=10):
+  return datasets.Info(
+    name="made", num_classes=num_classes, image_size=(28, 28),
+    num_examples={"test": 37}, class_names=tuple("abcdefghij"),
+    mean=(0.5,) * 3, std=(0.5,) * 3,
+  )  # fmt: skip
+
+
+def model(seed):
+  made = vit.Model(10, **FIELDS)
+  image = jnp.zeros((1, 28, 28, 3))
+  params = jax.jit(made.init)(jax.random.key(seed), image)["params"]
+  # A new head is 0, and all classes would tie.
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+  leaves = [
+    x + 0.2 * jax.random.normal(k, x.shape)
+    for x, k in zip(leaves, keys, strict=True)
+  ]
+  return scoring.Scored(made, tree.unflatten(leaves), (0.5,) * 3, (0.5,) * 3)
+
+
+def score(batch_size):
+  return scoring.evaluate(
+    model(0), Source(), info(), batch_size=batch_size, teacher=model(5)
+  )
+
+
+def agree(a, b):
+  """Equal counts; sums of floats up to their order."""
+  for name in a:
+    if name in ("loss", "kl"):
+      assert a[name] == pytest.approx(b[name], rel=1e-6)
+    else:
+      assert a[name] == b[name], name
+
+
+@pytest.fixture(scope="module")
+def expected():
+  return score(37)
+
+
+def test_any_batch_size_and_device_count(expected):
+  assert expected["count"] == 37
+  assert len({row.index(max(row)) for row in expected["confusion"]}) > 1
+  agree(score(8), expected)
+  agree(score(100), expected)
+  code = (
+    "import jax, json, sys; sys.path.insert(0, 'tests'); "
+    "import test_evaluate as t; assert jax.device_count() == 8; "
+    "print(json.dumps([t.score(8), t.score(13)]))"
+  )
+  flags = "--xla_force_host_platform_device_count=8"
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  for found in json.loads(done.stdout.splitlines()[-1]):
+    agree(found, expected)
+
+
+def test_against_numpy(expected):
+  student = model(0)
+  examples = [Source()[i] for i in range(37)]
+  labels = np.array([example["label"] for example in examples])
+  images = np.float32([example["image"] for example in examples])
+  image = (images / 255 - 0.5) / 0.5
+  logits = student.model.apply({"params": student.params}, image)[0]
+  guess = np.argmax(logits, -1)
+  assert expected["top1"] == np.mean(guess == labels)
+
+
+def run_cli(*args):
+  return subprocess.run(
+    [sys.executable, "-m", "vitkd_jax.evaluate", *args],
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """What a finished run leaves, of a model that was never trained."""
+  variant = "deit_pico_patch4_28"
+  made = vit.Model(10, variant=variant)
+  image = jnp.zeros((1, 28, 28, 3))
+  params = jax.jit(made.init)(jax.random.key(0), image)["params"]
+  path = tmp_path / "run" / "student.safetensors"
+  path.parent.mkdir()
+  weights.save(path, jax.device_get(params), variant=variant, format="flat")
+  config = {
+    "student": {"variant": variant},
+    "data": {"name": "fashion_mini", "eval_split": "test[:20]"},
+    "run": {"seed": 0},
+  }
+  record = {"config": config, "teacher_sha256": None}
+  (path.parent / "config.json").write_text(json.dumps(record))
+  return path.parent
+
+
+def test_the_command_line(workdir, tmp_path):
+  """A workdir tells its variant, data and split; files come with --out."""
+  out = tmp_path / "out"
+  done = run_cli("--weights", str(workdir), "--batch-size=16", f"--out={out}")
+  assert done.returncode == 0, done.stderr
+  assert "Ankle boot" in done.stdout
+  found = json.loads((out / "evaluation.json").read_text())
+  assert found["count"] == np.sum(found["confusion"]) == 20
+  assert found["split"] == "test[:20]"
+  assert (out / "confusion.png").read_bytes()[:4] == b"\x89PNG"
+  assert not (workdir / "evaluation.json").exists()
+
+
+def test_refusals(workdir):
+  file = str(workdir / "student.safetensors")
+  for args, sentence in (
+    ((), "--weights is missing"),
+    (("--weights", file, "--variant=deit_nano"), "unknown variant"),
+  ):
+    done = run_cli(*args)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+  unnamed = workdir / "unnamed.npz"
+  np.savez(unnamed, head=np.zeros(1))
+  for path, sentence in (
+    (unnamed, "does not say which model it is for"),
+    (workdir / "nowhere", "there are no weights"),
+  ):
+    with pytest.raises(ValueError, match=sentence):
+      scoring.load(str(path), info())
+  with pytest.raises(ValueError, match="at least 1"):
+    scoring.evaluate(model(0), Source(), info(), batch_size=0)
+
+
+def test_many_classes_show_the_worst(capsys):
+  confusion = np.diag(np.arange(40)) + np.eye(40, k=1, dtype=int)
+  found = scoring.results(
+    {"confusion": confusion, "top5": 0, "nll": 0.0}, map(str, range(40))
+  )
+  evaluate.show(found, "title")
+  text = capsys.readouterr().out
+  assert "the 20 worst of 40" in text
+  rows = text.partition("most often")[2].splitlines()[1:]
+  assert [row.split()[0] for row in rows[:2]] == ["0", "1"]
+  assert len(rows) == 20

@@ -1,0 +1,256 @@
+"""Tests of vitkd_jax.report and what it is made of."""
+
+import base64
+import json
+import math
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from vitkd_jax import command, report
+from vitkd_jax.reporting import page, plotting, reading, summary, tables
+
+ACCURACY = {"baseline": (0.70, 0.72, 0.74), "both": (0.75, 0.76, 0.83)}
+WEIGHTS = {
+  "baseline": {"task": 1.0},
+  "both": {"task": 1.0, "mimic": 2.0, "generation": 0.5, "nkd": 1.0},
+}
+
+
+def write_run(folder, method="both", seed=0, top1=0.8, changes=None, until=100):
+  """A run of 100 steps of 10 images, 50 images a second up to 60, then 20."""
+  folder.mkdir(parents=True)
+  config = {
+    "run": {"seed": seed, "batch_size": 10, "epochs": 1.0, **(changes or {})},
+    "data": {"name": "mini", "train_split": "train", "eval_split": "test"},
+    "student": {"variant": "test/4"},
+    "teacher": {} if method == "baseline" else {"weights": "t", "variant": "T"},
+    "weights": {**WEIGHTS[method], "kl": 0.0},
+  }
+  sha = None if method == "baseline" else "ab" * 32
+  record = {"config": config, "teacher_sha256": sha}
+  (folder / "config.json").write_text(json.dumps(record))
+  lines = []
+  for step in range(20, until + 1, 20):
+    speed = 50 if step <= 60 else 20
+    raw = {f"raw_{term}": 10 / step for term in WEIGHTS[method]}
+    weighted = {
+      f"weighted_{term}": weight * 10 / step
+      for term, weight in WEIGHTS[method].items()
+    }
+    lines.append(
+      {
+        "step": step,
+        "loss": sum(weighted.values()),
+        "learning_rate": 1e-3,
+        "grad_norm_student": 2.0,
+        "grad_norm_head": 0.0 if method == "baseline" else 1.0,
+        "images_per_second": speed,
+        "eta_seconds": (100 - step) * 10 / speed,
+        **raw,
+        **weighted,
+      }
+    )
+    lines.append({"step": step, "eval_top1": top1 - (100 - step) / 1000})
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (folder / "metrics.jsonl").write_text(text)
+  return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+  for method, scores in ACCURACY.items():
+    for seed, top1 in enumerate(scores):
+      write_run(tmp_path / "runs" / f"{method}_{seed}", method, seed, top1)
+  return tmp_path / "runs"
+
+
+def read_all(folder):
+  return [reading.read(str(p), p.name) for p in sorted(folder.iterdir())]
+
+
+def test_seeds_are_one_method(runs):
+  groups = summary.group(read_all(runs))
+  assert [g.name for g in groups] == ["baseline", "ViTKD + NKD"]
+  assert [len(g.runs) for g in groups] == [3, 3]
+  values = groups[1].values(lambda run: run.accuracy.final)
+  # (0.05^2 + ...) / 2 by hand: deviations -0.03, -0.02, 0.05 of mean 0.78.
+  mean, deviation = summary.mean_std(values)
+  assert mean == pytest.approx(0.78)
+  assert deviation == pytest.approx(math.sqrt(0.0038 / 2))
+  gain, error = summary.gain(groups[1], groups[0])
+  assert gain == pytest.approx(0.06)
+  assert error == pytest.approx(math.sqrt(0.0019 / 3 + 0.0004 / 3))
+
+
+def test_speed_time_and_length(runs):
+  run = read_all(runs)[0]
+  assert run.step == run.total_steps == 100
+  assert run.finished
+  assert run.seconds == pytest.approx(60 * 10 / 50 + 40 * 10 / 20)
+  assert run.images_per_second == pytest.approx(1000 / 32)
+
+
+def test_a_run_still_going(tmp_path):
+  write_run(tmp_path / "a", seed=0, top1=0.8)
+  write_run(tmp_path / "b", seed=1, top1=0.9, until=40)
+  (group,) = summary.group(read_all(tmp_path))
+  going = group.runs[1]
+  assert (going.step, going.total_steps, going.finished) == (40, 100, False)
+  # Half a run would spoil the mean.
+  assert group.values(lambda run: run.accuracy.final).tolist() == [0.8]
+  assert "b (40 of 100 steps)" in tables.make([group])[0].markdown()
+
+
+def test_the_page_and_its_files(runs):
+  out, markdown = report.report([str(runs)])
+  out = pathlib.Path(out)
+  assert out == runs / "report"
+  assert (out / "table.md").read_text() == markdown
+  for cell in ("72.00 ± 2.00", "78.00 ± 4.36", "+6.00 (2.77)", "0.1 → 0.05"):
+    assert f" {cell} " in markdown
+  text = (out / "index.html").read_text()
+  for fact in ("ab" * 6 + "…", "test/4", "6.00 points above the baseline"):
+    assert fact in text
+  assert "ab" * 7 not in text
+  links = re.findall(r"(?:src|srcset|href)=\"(.{0,21})|url\(|@import", text)
+  assert set(links) == {"data:image/png;base64"}
+  pictures = re.findall(r"base64,([^\"]+)", text)
+  files = sorted(out.glob("*.png"))
+  assert [p.stem for p in files] == [
+    "accuracy", "final", "losses_1", "losses_2", "training",
+  ]  # fmt: skip
+  assert len(pictures) == 2 * len(files)
+  decoded = {base64.b64decode(picture) for picture in pictures}
+  assert {p.read_bytes() for p in files} < decoded
+
+
+def test_the_report_does_not_read_itself(runs):
+  first = report.report([str(runs)])
+  everything = sorted(str(p) for p in runs.iterdir())
+  assert str(runs / "report") in everything
+  assert report.report(everything) == first
+
+
+def test_one_run(tmp_path):
+  run = write_run(tmp_path / "only")
+  out, markdown = report.report([str(run)])
+  assert pathlib.Path(out) == run / "report"
+  assert "gain" not in markdown
+  assert "losses.png" in {p.name for p in pathlib.Path(out).iterdir()}
+
+
+def test_what_makes_a_comparison_unfair_is_said(tmp_path):
+  write_run(tmp_path / "a", "baseline")
+  write_run(tmp_path / "b", "both", changes={"epochs": 2.0})
+  notes = "\n".join(tables.make(summary.group(read_all(tmp_path)))[0].notes)
+  assert "the methods also differ in run.epochs." in notes
+
+
+def test_equal_methods_are_told_apart_by_what_differs(tmp_path):
+  write_run(tmp_path / "a", changes={"epochs": 1.0})
+  write_run(tmp_path / "b", changes={"epochs": 2.0, "log_every": 7})
+  write_run(tmp_path / "c", changes={"epochs": 2.0, "log_every": 9})
+  groups = summary.group(read_all(tmp_path))
+  assert [(g.name, len(g.runs)) for g in groups] == [
+    ("ViTKD + NKD, epochs=1.0", 1),
+    ("ViTKD + NKD, epochs=2.0", 2),
+  ]
+
+
+def test_the_moving_average_counts_where_there_is_one(tmp_path):
+  run = write_run(tmp_path / "a")
+  with open(run / "metrics.jsonl", "a") as file:
+    file.write('{"step": 100, "eval_ema_top1": 0.85}\n')
+  markdown = report.report([str(run)])[1]
+  assert "final without EMA" in markdown
+  assert "| 85.00 | 85.00 |" in re.sub(" +", " ", markdown)
+
+
+@pytest.mark.parametrize(
+  "tail",
+  [
+    '{"step": 120, "lo',
+    '{"step": 120',
+    "\n\n",
+    "[1]\n",
+    '{"loss": 1}\n',
+    "7\n",
+  ],
+)
+def test_a_half_written_line_is_passed_over(tmp_path, tail):
+  run = write_run(tmp_path / "a")
+  whole = reading.read(str(run), "a")
+  with open(run / "metrics.jsonl", "a") as file:
+    file.write(tail)
+  again = reading.read(str(run), "a")
+  assert again.step == whole.step
+  assert again.series.keys() == whole.series.keys()
+
+
+def test_odd_runs_are_drawn(tmp_path, recwarn):
+  """NaN, one evaluation, none, no positive value, names that need escaping."""
+  bad = write_run(tmp_path / "nan", "baseline", until=60)
+  with open(bad / "metrics.jsonl", "a") as file:
+    file.write('{"step": 80, "loss": NaN, "raw_task": NaN, "eval_top1": NaN}\n')
+  one = tmp_path / ("<b>&" + "long_name_" * 12)
+  write_run(one, "both", 1, until=20)
+  none = write_run(tmp_path / "none", "both", 2, changes={"epochs": 3.0})
+  text = (none / "metrics.jsonl").read_text().replace("eval_top1", "other")
+  (none / "metrics.jsonl").write_text(text)
+  zero = write_run(tmp_path / "zero", "both", 3, changes={"epochs": 4.0})
+  (zero / "metrics.jsonl").write_text(
+    '{"step": 5, "loss": 0, "raw_task": 0, "weighted_task": 0, "eval_top1": 1}'
+  )
+  out, markdown = report.report([str(tmp_path)])
+  assert not recwarn.list
+  assert "nan" in markdown
+  text = (pathlib.Path(out) / "index.html").read_text()
+  assert "<b>" not in text
+  assert "&lt;b&gt;&amp;long_name" in text
+
+
+def test_twenty_runs_of_twenty_methods(tmp_path):
+  for i in range(20):
+    write_run(tmp_path / f"r{i}", seed=0, top1=0.8 + i / 1e4,
+              changes={"epochs": float(i)})  # fmt: skip
+  groups = summary.group(read_all(tmp_path))
+  assert len({group.name for group in groups}) == 20
+  assert page.headline(groups)[0].startswith("ViTKD + NKD, epochs=19.0: 80.19")
+  picture = report.figures.accuracy(groups, plotting.LIGHT)
+  assert len(picture.axes[0].lines) == 20
+
+
+def test_labels_do_not_overlap():
+  random = np.random.default_rng(0)
+  wanted = np.sort(random.uniform(0, 1, 12)).tolist()
+  sizes = random.uniform(0.02, 0.1, 12).tolist()
+  places = plotting._spread(wanted, sizes)
+  below = np.array(places) + np.array(sizes) / 2
+  above = np.array(places) - np.array(sizes) / 2
+  assert np.all(above[1:] >= below[:-1] - 1e-9)
+  assert plotting._spread([0.1, 0.5], [0.1, 0.1]) == pytest.approx([0.1, 0.5])
+
+
+def test_refusals(tmp_path, capsys):
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  fresh = write_run(tmp_path / "fresh")
+  (fresh / "metrics.jsonl").unlink()
+  damaged = write_run(tmp_path / "damaged")
+  (damaged / "config.json").write_text("{")
+  for path, sentence in (
+    (tmp_path / "nowhere", "there is no folder"),
+    (empty, "is not the workdir of a run"),
+    (fresh, "has no metrics yet"),
+    (damaged, "config.json is damaged"),
+    (damaged / "config.json", "is no folder"),
+  ):
+    with pytest.raises(command.RefusedError, match=sentence) as error:
+      report.report([str(path)])
+    assert "\n" not in str(error.value)
+  good = write_run(tmp_path / "good")
+  report.report([str(good), str(fresh)], str(tmp_path / "out"))
+  assert "left out: " in capsys.readouterr().err
