@@ -11,7 +11,14 @@ import pytest
 from vitkd_jax import convert, weights
 from vitkd_jax.models import variants, vit
 
-FIELDS = dict(variant="deit3_nano_patch4_28", depth=1)
+FIELDS = dict(
+  variant="deit3_small_patch16_224",
+  width=16,
+  depth=1,
+  mlp_dim=32,
+  num_heads=2,
+  patch_size=(4, 4),
+)
 
 
 def random_params(**fields):
@@ -47,7 +54,9 @@ def test_a_flat_file_says_its_model_and_is_read_back(tmp_path, flat, capsys):
   assert weights.sha256(written) in said
   difference = said.partition("max |difference| ")[2].split()[0]
   assert float(difference) < 1e-5
-  got = weights.load(written, num_classes=5, layerscale_init=None, **FIELDS)
+  got = weights.load(
+    written, num_classes=5, image_size=28, layerscale_init=None, **FIELDS
+  )
   jax.tree.map(
     np.testing.assert_array_equal, got, weights.fold_layerscale(params)
   )
@@ -55,7 +64,7 @@ def test_a_flat_file_says_its_model_and_is_read_back(tmp_path, flat, capsys):
 
 def test_a_workdir_becomes_a_folder_with_a_card(tmp_path, flat, capsys):
   config = {
-    "student": {"variant": FIELDS["variant"], "depth": 1, "drop_path": 0.1},
+    "student": {**FIELDS, "drop_path": 0.1},
     "teacher": {"weights": "a/teacher.pth", "variant": "S/16"},
   }
   record = {"config": config, "teacher_sha256": "abc123"}
@@ -78,7 +87,7 @@ def test_a_workdir_becomes_a_folder_with_a_card(tmp_path, flat, capsys):
     assert words in card
   written = json.loads((tmp_path / "out" / "config.json").read_text())
   assert written["model_args"]["depth"] == 1
-  assert written["pretrained_cfg"]["mean"] == [0.5, 0.5, 0.5]
+  assert written["pretrained_cfg"]["std"] == [0.229, 0.224, 0.225]
   assert written["num_classes"] == 5
 
 
@@ -99,14 +108,16 @@ def test_head_classes_size_and_dtype(tmp_path, flat, capsys):
   want = random_params(**FIELDS)["head"]["kernel"][:, [4, 0]]
   np.testing.assert_array_equal(got["head"]["kernel"], want.astype(np.float16))
   written = run(flat, tmp_path / "w.npz", "flat", head="drop", check=False)
-  assert "head" not in weights.load(written, num_classes=0, **FIELDS)
+  assert "head" not in weights.load(
+    written, num_classes=0, image_size=28, **FIELDS
+  )
 
 
 @pytest.mark.parametrize(
   "options, words",
   [
     (dict(to="onnx"), "format='onnx'"),
-    (dict(variant="deit3_nano"), "deit3_nano_patch4_28"),
+    (dict(variant="deit3_smal_patch16_224"), "deit3_small_patch16_224"),
     (dict(source="caffe"), "unknown format 'caffe'"),
     (dict(head="fresh"), "head='fresh'"),
     (dict(classes=["a"]), "--classes=a"),

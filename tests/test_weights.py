@@ -1,5 +1,8 @@
 """Weights in and out: round trips, folding, and every refusal."""
 
+import sys
+import zipfile
+
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -8,13 +11,21 @@ import pytest
 
 from vitkd_jax import weights
 from vitkd_jax.models import vit
+from vitkd_jax.training import checkpoint
 from vitkd_jax.weights import big_vision, files, loading
 
 SIZE = 28
 MODELS = {
   "deit": dict(variant="deit_pico_patch4_28", depth=2),
   "distilled": dict(variant="deit_pico_patch4_28", depth=2, distilled=True),
-  "deit3": dict(variant="deit3_nano_patch4_28", depth=2, width=32, num_heads=2),
+  "deit3": dict(
+    variant="deit3_small_patch16_224",
+    depth=2,
+    width=32,
+    mlp_dim=64,
+    num_heads=2,
+    patch_size=(4, 4),
+  ),
   "registers": dict(variant="deit_pico_patch4_28", depth=1, registers=4),
   "big_vision": dict(variant="test", depth=2, patch_size=(7, 7)),
 }
@@ -72,7 +83,7 @@ def test_scanned_and_unrolled_layouts_are_the_same_weights(
   )
   image = np.random.default_rng(1).normal(size=(2, SIZE, SIZE, 3))
   logits = [
-    vit.Model(5, scan=scan, **fields).apply({"params": p}, image)[0]
+    jax.jit(vit.Model(5, scan=scan, **fields).apply)({"params": p}, image)[0]
     for scan, p in ((scan_in, params), (scan_out, got))
   ]
   np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
@@ -85,11 +96,11 @@ def test_folded_layerscale_computes_the_same(scan):
   folded = weights.fold_layerscale(params)
   assert not any("layerscale" in name for name in flat(folded))
   image = np.random.default_rng(1).normal(size=(2, SIZE, SIZE, 3))
-  want, want_out = vit.Model(5, scan=scan, **fields).apply(
+  want, want_out = jax.jit(vit.Model(5, scan=scan, **fields).apply)(
     {"params": params}, image
   )
   model = vit.Model(5, scan=scan, layerscale_init=None, **fields)
-  got, got_out = model.apply({"params": folded}, image)
+  got, got_out = jax.jit(model.apply)({"params": folded}, image)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(
     got_out["encoder"]["block01"]["sa"],
@@ -332,3 +343,31 @@ def test_parameters_of_another_variant_are_not_written(tmp_path):
       tmp_path / "w.npz", params, variant="deit_pico_patch4_28", format="flat"
     )
   assert not list(tmp_path.iterdir())
+
+
+def test_without_torch_a_pth_says_what_to_do(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+    archive.writestr("w/data.pkl", b"")
+  with pytest.raises(ValueError, match=r"needs PyTorch.*safetensors"):
+    weights.load(tmp_path / "w.pth", variant="S/16", num_classes=5)
+
+
+def test_a_workdirs_checkpoints(tmp_path):
+  fields = MODELS["big_vision"]
+  student, ema = (random_params(seed=s, scan=True, **fields) for s in (1, 2))
+  checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+  checkpoints.save(3, {"params": {"student": student}, "ema": ema}, top1=0.0)
+  checkpoints.close()
+  options = dict(num_classes=5, image_size=SIZE, **fields)
+  got = weights.load(tmp_path, scan=True, **options)
+  assert_same(got, student)
+  got = weights.load(tmp_path, which="ema", scan=True, **options)
+  assert_same(got, ema)
+  # What the run exported goes first, unless a checkpoint is asked for.
+  weights.save(
+    tmp_path / "student.safetensors", ema, format="flat", scan=True, **fields
+  )
+  assert_same(weights.load(tmp_path, scan=True, **options), ema)
+  got = weights.load(tmp_path, which="student", scan=True, **options)
+  assert_same(got, student)

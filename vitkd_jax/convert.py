@@ -38,7 +38,8 @@ class Options:
     source: format to read; None to tell by the names (flag --from).
     variant: the model's name; None where the input says it.
     num_classes: of the model written, 0 for no head; None for the file's.
-    image_size: pixels: a side, or rows and columns; None for the variant's.
+    image_size: pixels: a side, or rows and columns; None for what the input
+      says, else the variant's.
     head: "keep", "drop" or "init".
     classes: indices of the classes to keep.
     which: "student" or "ema" of a workdir's newest checkpoint.
@@ -71,13 +72,12 @@ def convert(options: Options) -> str:
     ValueError: in one sentence, what does not fit.
   """
   variant, fields = _model(options)
-  size = _size(options, variant)
   began = time.monotonic()
   loaded = loading.load_with_notes(
     options.input,
     variant=variant,
     num_classes=_num_classes(options),
-    image_size=size,
+    image_size=_size(options),
     head="keep" if options.head == "drop" else options.head,
     classes=_integers("classes", options.classes),
     source=options.source,
@@ -85,6 +85,7 @@ def convert(options: Options) -> str:
     **fields,
   )
   params, loaded = loaded.params, dataclasses.replace(loaded, params={})
+  size = loaded.image_size
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   local = loaded.file and "://" not in loaded.file
   digest = weights.sha256(loaded.file) if local else None
@@ -136,10 +137,10 @@ def _model(options) -> tuple[str, dict]:
   return variant, fields
 
 
-def _size(options, variant) -> tuple[int, int]:
+def _size(options) -> tuple[int, int] | None:
   numbers = _integers("image_size", options.image_size)
   if numbers is None:
-    return (variants.get(variant).image_size,) * 2
+    return None
   if len(numbers) not in (1, 2):
     raise ValueError("--image_size: wanted a side, or rows,columns")
   return numbers[0], numbers[-1]
@@ -213,7 +214,7 @@ def _check(options, loaded, variant, fields, size, written, ours) -> None:
 
 def _outputs(params, model, size) -> np.ndarray:
   with jax.default_matmul_precision("highest"):
-    out, _ = model.apply({"params": params}, peers.image(size))
+    out, _ = jax.jit(model.apply)({"params": params}, peers.image(size))
   return np.asarray(out)
 
 

@@ -38,12 +38,14 @@ def theirs(path, fields):
   init = model.init(jax.random.key(0), families.image())["params"]
   params = big_vision.load(init, str(path), fields)
   with jax.default_matmul_precision("highest"):
-    return model.apply({"params": params}, families.image())[0]
+    return jax.jit(model.apply)({"params": params}, families.image())[0]
 
 
 def ours(params, fields):
   with jax.default_matmul_precision("highest"):
-    return vit.Model(5, **fields).apply({"params": params}, families.image())[0]
+    return jax.jit(vit.Model(5, **fields).apply)(
+      {"params": params}, families.image()
+    )[0]
 
 
 @pytest.mark.parametrize("scan", [False, True])

@@ -59,7 +59,7 @@ def test_there(tmp_path, name):
   params = load(write(name, model, tmp_path), family)
   want = peers.outputs(model)
   ours = vit.Model(family.num_classes, **family.model)
-  logits, out = ours.apply({"params": params}, families.image())
+  logits, out = jax.jit(ours.apply)({"params": params}, families.image())
   np.testing.assert_allclose(out["encoded"], want["tokens"], atol=1e-4, rtol=0)
   if not family.headless:
     np.testing.assert_allclose(logits, want["logits"], atol=1e-4, rtol=0)
@@ -122,7 +122,9 @@ def test_a_fixed_position_embedding_is_written_out(tmp_path, format):
   got = peers.outputs(
     from_folder(format, tmp_path, families.FAMILIES["timm_deit"])
   )
-  logits, _ = vit.Model(3, **fields).apply({"params": params}, families.image())
+  logits, _ = jax.jit(vit.Model(3, **fields).apply)(
+    {"params": params}, families.image()
+  )
   np.testing.assert_allclose(got["logits"], logits, atol=1e-4, rtol=0)
 
 
@@ -133,7 +135,9 @@ def test_layerscale_is_folded_for_transformers(tmp_path):
   got = peers.outputs(
     from_folder("huggingface", tmp_path, families.FAMILIES["hf_vit"])
   )
-  logits, _ = vit.Model(3, **fields).apply({"params": params}, families.image())
+  logits, _ = jax.jit(vit.Model(3, **fields).apply)(
+    {"params": params}, families.image()
+  )
   np.testing.assert_allclose(got["logits"], logits, atol=1e-4, rtol=0)
 
 

@@ -44,6 +44,7 @@ class Loaded:
     format: the name of the format that the file is in.
     notes: what was changed on the way, in sentences.
     num_classes: C of the head, None without one.
+    image_size: rows and columns in pixels that the parameters are for.
     file: the path of the file itself; None for a checkpoint of ours.
   """
 
@@ -51,6 +52,7 @@ class Loaded:
   format: str
   notes: tuple[str, ...]
   num_classes: int | None
+  image_size: tuple[int, int]
   file: str | None
 
 
@@ -77,7 +79,8 @@ def load(
       a teacher that comes with the package.
     variant: the model's name, as `vit.Model` takes it.
     num_classes: C; None or 0 drops the file's head.
-    image_size: pixels, side or (rows, columns); the variant's by default.
+    image_size: pixels, side or (rows, columns); by default what a flat file
+      of ours states, else the variant's.
     head: "keep", or "init" for a new one.
     classes: of the file's classes, those to keep, in order.
     source: the format's name where the keys must not decide.
@@ -146,6 +149,8 @@ def load_with_notes(
     config = _read_config(file)
     format_ = detect(file, leaves, source)
     name = "flat" if "variant" in metadata else format_.NAME
+  if image_size is None and "image_size" in metadata:
+    image_size = tuple(json.loads(metadata["image_size"]))
   if image_size is None:
     image_size = variants.get(variant).image_size
   if isinstance(image_size, int):
@@ -179,6 +184,7 @@ def load_with_notes(
     name,
     tuple(notes),
     num_classes or None,
+    image_size,
     file,
   )
 
@@ -234,16 +240,21 @@ def stated(path: str | os.PathLike) -> tuple[str, dict[str, Any]] | None:
     student = config.get("config", {}).get("student", {})
     if "variant" in student:
       known = vit.ViT.__dataclass_fields__
-      return student["variant"], {
-        name: value for name, value in student.items() if name in known
-      }
+      return student["variant"], _tuples(
+        {name: value for name, value in student.items() if name in known}
+      )
   file = find(path)
   if file is None or not file.endswith(".safetensors"):
     return None
   metadata = files.read_metadata(file)
   if "variant" not in metadata:
     return None
-  return metadata["variant"], json.loads(metadata.get("fields", "{}"))
+  return metadata["variant"], _tuples(json.loads(metadata.get("fields", "{}")))
+
+
+def _tuples(fields):
+  """Fields out of JSON, which has lists for tuples."""
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 
 
 def detect(path: str, names: Mapping[str, Any], source: str | None):

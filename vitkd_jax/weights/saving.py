@@ -103,7 +103,7 @@ def save(
       theirs = leaves
     case "flat":
       theirs = leaves
-      metadata = {**(metadata or {}), **_header(variant, count, fields)}
+      metadata = {**(metadata or {}), **_header(variant, count, size, fields)}
   del leaves
   for name, array in theirs.items():
     theirs[name] = array.astype(DTYPES[dtype], copy=False)
@@ -122,11 +122,12 @@ _RUNTIME = (
 )
 
 
-def _header(variant, num_classes, fields) -> dict[str, str]:
+def _header(variant, num_classes, image_size, fields) -> dict[str, str]:
   fields = {k: v for k, v in fields.items() if k not in _RUNTIME}
   return {
     "variant": variant,
     "num_classes": str(num_classes or 0),
+    "image_size": json.dumps(image_size),
     "fields": json.dumps(fields),
   }
 
