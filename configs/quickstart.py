@@ -46,7 +46,7 @@ def get_config(arg=None):
   if args["method"] != "baseline":
     config.teacher = dict(
       weights="shipped:fashion_teacher",
-      variant="deit3_nano_patch4_28",
+      variant="vit_nano_patch4_28",
       dtype="float32",  # bfloat16 is slower on a CPU
     )
     config.head = dict(reduction="mean")

@@ -5,8 +5,7 @@ import os
 # Before the first import of jax.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "")
-  + " --xla_force_host_platform_device_count=8"
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 
 import jax
@@ -24,7 +23,7 @@ TINY = dict(variant="test/7", pool_type="tok", head_zeroinit=False)
 @pytest.fixture(scope="session")
 def teacher_file(tmp_path_factory):
   """A teacher of 10 classes for 28 px images, every parameter random."""
-  model = vit.Model(10, variant="deit_pico_patch4_28")
+  model = vit.Model(10, variant="deit3_pico_patch4_28")
   image = jnp.zeros((1, 28, 28, 3))
   params = model.init(jax.random.key(7), image)["params"]
   rng = np.random.default_rng(7)
@@ -33,7 +32,7 @@ def teacher_file(tmp_path_factory):
     params,
   )
   path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-  weights.save(path, params, variant="deit_pico_patch4_28", format="flat")
+  weights.save(path, params, variant="deit3_pico_patch4_28", format="flat")
   return str(path)
 
 
@@ -58,7 +57,11 @@ def tiny_config(teacher_file):
         cache=True,
       ),
       augment=dict(
-        flip=0.5, shift=2, mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1
+        flip=0.5,
+        shift=2,
+        mixup_alpha=0.8,
+        cutmix_alpha=1.0,
+        label_smoothing=0.1,
       ),
       student=dict(
         variant="test/7",
@@ -69,7 +72,7 @@ def tiny_config(teacher_file):
       ),
       teacher=dict(
         weights=teacher_file,
-        variant="deit_pico_patch4_28",
+        variant="deit3_pico_patch4_28",
         dtype="float32",
         resample=True,
       ),

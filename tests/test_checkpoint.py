@@ -126,7 +126,9 @@ def test_fingerprint_sees_every_single_bit():
     for bit in range(32):
       y = x.view(np.uint32).copy()
       y[word] ^= np.uint32(1) << np.uint32(bit)
-      value = checkpoint.fingerprint({"x": jnp.asarray(y.view(np.float32))})["x"]
+      value = checkpoint.fingerprint({"x": jnp.asarray(y.view(np.float32))})[
+        "x"
+      ]
       assert value != before
       seen.add(value)
   assert len(seen) > 200

@@ -88,7 +88,8 @@ def test_decay_mask_names_every_leaf_that_does_not_decay():
     model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3))
   )["params"]
   head = heads.ViTKD(8)
-  maps = [jnp.zeros(s) for s in ((1, 2, 4, 6), (1, 4, 6), (1, 2, 4, 8), (1, 4, 8))]
+  shapes = (1, 2, 4, 6), (1, 4, 6), (1, 2, 4, 8), (1, 4, 8)
+  maps = [jnp.zeros(s) for s in shapes]
   head = jax.eval_shape(
     head.init, jax.random.key(0), *maps, jnp.zeros((1, 4), bool)
   )["params"]
@@ -116,7 +117,12 @@ def test_adamw_first_update_with_clip_matches_numpy():
   }
   lr, decay, eps = 0.1, 0.05, 1e-3
   tx = optim.make_optimizer(
-    lambda step: lr, b1=0.9, b2=0.999, eps=eps, weight_decay=decay, clip_norm=6.5
+    lambda step: lr,
+    b1=0.9,
+    b2=0.999,
+    eps=eps,
+    weight_decay=decay,
+    clip_norm=6.5,
   )
   updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
 

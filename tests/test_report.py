@@ -234,6 +234,18 @@ def test_labels_do_not_overlap():
   assert plotting._spread([0.1, 0.5], [0.1, 0.1]) == pytest.approx([0.1, 0.5])
 
 
+def test_labels_stay_on_the_picture():
+  places = plotting._spread([0.95, 0.96, 0.97], [0.1] * 3)
+  assert places == pytest.approx([0.8, 0.9, 1.0])
+
+
+def test_run_9_comes_before_run_10(tmp_path):
+  for i in (10, 9):
+    write_run(tmp_path / f"run_{i}", seed=i)
+  found = report._workdirs([str(tmp_path)])
+  assert [pathlib.Path(p).name for p in found] == ["run_9", "run_10"]
+
+
 def test_refusals(tmp_path, capsys):
   empty = tmp_path / "empty"
   empty.mkdir()

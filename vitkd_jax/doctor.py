@@ -17,7 +17,8 @@ import rich.table
 
 from vitkd_jax import command
 from vitkd_jax.data import datasets, loader
-from vitkd_jax.training import experiment, sharding, steps
+from vitkd_jax.training import experiment, sharding
+from vitkd_jax.training import objective as objectives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +155,11 @@ def _gradients(parts, state, batch):
   def compute(params, teacher_params, image, label):
     keys = jax.random.split(jax.random.key(parts.run.seed), 3)
     image, target = parts.augment(keys[0], image, label)
-    mask = steps.draw_mask(objective, keys[1], image.shape[0])
+    mask = objectives.draw_mask(objective, keys[1], image.shape[0])
     micro = dict(image=image, target=target, mask=mask, key=keys[2])
-    grads, means = steps.gradients(objective, params, teacher_params, micro)
+    grads, means = objectives.gradients(
+      objective, params, teacher_params, micro
+    )
     return jax.tree.map(lambda g: jnp.sqrt(jnp.sum(g * g)), grads), means
 
   norms, means = jax.device_get(

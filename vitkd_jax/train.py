@@ -114,8 +114,7 @@ class _Loop:
       if step < total:
         with self._clock.waiting():
           batch = self._next(batches)
-      # One step ahead of the device and no more, or the host would run away.
-      jax.block_until_ready(before)
+      sharding.keep_up(parts.mesh, before, report)
       before = report
       if step % parts.run.log_every == 0 or step == total:
         self._log(step, report)
@@ -192,9 +191,11 @@ class _Loop:
     )
     sums = self._zero_sums
     for batch in batches:
+      before = sums
       sums = self._eval_step(
         sums, params, sharding.global_batch(batch, parts.mesh)
       )
+      sharding.keep_up(parts.mesh, before, sums)
     sums = jax.device_get(sums)
     count = float(sums["count"])
     return {
@@ -263,11 +264,12 @@ def _headline(parts, state):
     name: sum(x.size for x in jax.tree.leaves(tree))
     for name, tree in state.params.items()
   }
+  terms = (f"{t} x {w:g}" for t, w in parts.objective.weights.items())
   return (
     f"{parts.info.name}: {parts.total_steps} steps of {parts.run.batch_size} "
     f"images on {parts.mesh.size} {jax.devices()[0].platform} device(s); "
     f"student {sizes['student']:,} parameters, head {sizes['head']:,}; "
-    f"losses {', '.join(f'{t} x {w:g}' for t, w in parts.objective.weights.items())}"
+    f"losses {', '.join(terms)}"
   )
 
 

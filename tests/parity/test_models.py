@@ -22,7 +22,11 @@ timm = timm_models.import_timm()
 
 ATOL = 1e-4
 NUM_CLASSES = 1000
-OURS_ONLY = ("deit_pico_patch4_28", "deit3_nano_patch4_28")
+OURS_ONLY = (
+  "deit_pico_patch4_28",
+  "deit3_pico_patch4_28",
+  "vit_nano_patch4_28",
+)
 IN_TIMM = [name for name in variants.NAMED if name not in OURS_ONLY]
 # Name and, as (rows, columns) in pixels, the image; None for the model's own.
 COMPARED = [

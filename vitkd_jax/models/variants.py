@@ -201,16 +201,11 @@ def _named() -> dict[str, Variant]:
         518,
         **dict(_DEIT, layerscale_init=1e-5, registers=registers),
       )
-  # The quickstart's pair and a unit test's, as DeiT and DeiT III.
+  # The quickstart's pair: a DeiT, and big_vision's plain ViT.
   add("deit_pico_patch4_28", "pico", 4, 28, INCEPTION_MEAN_STD, **_DEIT)
-  add(
-    "deit3_nano_patch4_28",
-    "nano",
-    4,
-    28,
-    INCEPTION_MEAN_STD,
-    **dict(_DEIT3, layerscale_init=0.1),
-  )
+  add("deit3_pico_patch4_28", "pico", 4, 28, INCEPTION_MEAN_STD, **_DEIT3)
+  plain = dict(posemb="sincos2d")
+  add("vit_nano_patch4_28", "nano", 4, 28, INCEPTION_MEAN_STD, **plain)
   return table
 
 

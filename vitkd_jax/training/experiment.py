@@ -4,10 +4,8 @@ All checks happen here, before anything compiles: what a user got wrong is a
 ValueError of one sentence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
-import difflib
-import inspect
 import math
 from typing import Any
 
@@ -21,103 +19,20 @@ from vitkd_jax.data import augment as augmentation
 from vitkd_jax.data import datasets
 from vitkd_jax.distill import heads, tokens
 from vitkd_jax.models import variants, vit
-from vitkd_jax.training import optim, sharding, steps
+from vitkd_jax.training import objective as objectives
+from vitkd_jax.training import optim, sections, sharding, steps
 from vitkd_jax.training import state as states
 from vitkd_jax.weights import loading
-
-SECTIONS = (
-  "data",
-  "augment",
-  "student",
-  "teacher",
-  "head",
-  "select",
-  "weights",
-  "logits",
-  "schedule",
-  "optimizer",
-  "run",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-  """Section `data`: which images.
-
-  Attributes:
-    name: of the data set.
-    train_split: in TFDS's notation.
-    eval_split: likewise.
-    data_dir: where prepared sets lie; None for the package and TFDS's folder.
-    cache: keep decoded images in memory.
-    num_workers: processes that read and decode; 0 for threads.
-  """
-
-  name: str
-  train_split: str
-  eval_split: str
-  data_dir: str | None = None
-  cache: bool = False
-  num_workers: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-  """Section `teacher`: whose maps and logits are learnt.
-
-  Attributes:
-    weights: path of the weights, or the name of ones that are shipped.
-    variant: its architecture.
-    dtype: of its parameters and matrix products.
-    resample: bring its token maps to the student's grid if they differ.
-    resize_posemb: take a teacher of another resolution, its position
-      embedding resampled.
-  """
-
-  weights: str
-  variant: str
-  dtype: str = "bfloat16"
-  resample: bool = False
-  resize_posemb: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """Section `run`: how long, how much at once, how often.
-
-  Attributes:
-    seed: of everything random.
-    epochs: passes over the training split; may be a fraction.
-    batch_size: images per update, over all devices.
-    accumulate: micro-batches that a batch is worked off in.
-    fsdp: devices that share one copy of the state; 1 is data parallel.
-    ema_decay: of the student's moving average; 0 for none.
-    log_every: steps between metrics.
-    eval_every: steps between evaluations; 0 for one at the end.
-    checkpoint_every: steps between checkpoints; 0 for one at the end.
-    keep: newest checkpoints that are kept, beside the best.
-  """
-
-  seed: int
-  epochs: float
-  batch_size: int
-  accumulate: int = 1
-  fsdp: int = 1
-  ema_decay: float = 0.0
-  log_every: int = 50
-  eval_every: int = 0
-  checkpoint_every: int = 0
-  keep: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """A training, ready to start."""
 
-  run: Run
-  data: Data
+  run: sections.Run
+  data: sections.Data
   info: datasets.Info
-  objective: steps.Objective
+  objective: objectives.Objective
   augment: Any
   optimizer: optax.GradientTransformation
   schedule: optim.Schedule
@@ -172,22 +87,26 @@ class Experiment:
     return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+def build(
+  config: ml_collections.ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
+) -> Experiment:
   """The parts of a training; all that can be wrong is refused here.
 
   Args:
     config: with the sections in `SECTIONS`; `teacher`, `head`, `select` and
       `logits` may be empty or missing.
+    devices: to train on; all by default.
 
   Raises:
     ValueError: anything that does not fit, in one sentence.
   """
-  section = _sections(config)
-  run = _make(Run, "run", section["run"])
-  _check_run(run)
-  mesh = sharding.make_mesh(run.fsdp)
+  section = sections.split(config)
+  run = sections.make(sections.Run, "run", section["run"])
+  sections.check_run(run)
+  mesh = sharding.make_mesh(run.fsdp, devices)
   sharding.check_batch_size(run.batch_size, mesh, run.accumulate)
-  data = _make(Data, "data", section["data"])
+  data = sections.make(sections.Data, "data", section["data"])
   info = datasets.info(data.name, data.data_dir)
   height, width = _image_size(info)
 
@@ -201,7 +120,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       f"the loss terms {', '.join(taught)} need a teacher: fill in "
       "config.teacher, or set their weights to 0"
     )
-  objective = steps.Objective(
+  objective = objectives.Objective(
     student=student,
     student_stats=_stats(student_fields.get("variant")),
     weights=weights_by_term,
@@ -209,14 +128,14 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   )
   teacher_params = sha256 = None
   if taught:
-    teacher = _make(Teacher, "teacher", section["teacher"])
+    teacher = sections.make(sections.Teacher, "teacher", section["teacher"])
     teacher_params, sha256, parts = _teacher(
       teacher, info, (height, width), objective, section
     )
     objective = dataclasses.replace(
       objective,
       **parts,
-      **_known("logits", section["logits"], ("temperature", "gamma")),
+      **sections.known("logits", section["logits"], ("temperature", "gamma")),
     )
   num_train = _split_size(info, data)
   total_steps = max(1, round(run.epochs * num_train / run.batch_size))
@@ -226,13 +145,13 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     data=data,
     info=info,
     objective=objective,
-    augment=_call(
+    augment=sections.call(
       augmentation.make_augment,
       "augment",
       section["augment"],
       num_classes=info.num_classes,
     ),
-    optimizer=_call(
+    optimizer=sections.call(
       optim.make_optimizer, "optimizer", section["optimizer"], schedule
     ),
     schedule=schedule,
@@ -243,78 +162,6 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     teacher_params=teacher_params,
     teacher_sha256=sha256,
   )
-
-
-def _sections(config) -> dict[str, dict[str, Any]]:
-  """Every section as a plain dict, empty where the config has none."""
-  config = config.to_dict()
-  for name in config:
-    if name not in SECTIONS:
-      raise ValueError(
-        f"unknown config section {name!r}; {_near(name, SECTIONS)}"
-      )
-  return {name: dict(config.get(name) or {}) for name in SECTIONS}
-
-
-def _near(name, names) -> str:
-  near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-  return f"the nearest is {near[0]!r}"
-
-
-def _known(section, values, names) -> dict[str, Any]:
-  for name in values:
-    if name not in names:
-      raise ValueError(
-        f"unknown key config.{section}.{name}; {_near(name, names)}"
-      )
-  return values
-
-
-def _make(kind, section, values):
-  """A dataclass from a section, whose keys must be its fields."""
-  fields = {field.name: field for field in dataclasses.fields(kind)}
-  _known(section, values, fields)
-  for name, field in fields.items():
-    if field.default is dataclasses.MISSING and values.get(name) is None:
-      raise ValueError(f"config.{section}.{name} is missing")
-  return kind(**values)
-
-
-def _call(function, section, values, *args, **more):
-  """function(*args, **more, **values); its keywords are the section's keys."""
-  names = [
-    name
-    for name, parameter in inspect.signature(function).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name not in more
-  ]
-  try:
-    return function(*args, **more, **_known(section, values, names))
-  except TypeError as error:  # a key without default is missing
-    raise ValueError(f"config.{section}: {error}") from None
-
-
-def _check_run(run) -> None:
-  for name, least in (
-    ("epochs", 0),
-    ("batch_size", 1),
-    ("accumulate", 1),
-    ("fsdp", 1),
-    ("log_every", 1),
-    ("eval_every", 0),
-    ("checkpoint_every", 0),
-    ("keep", 1),
-    ("seed", 0),
-  ):
-    value = getattr(run, name)
-    if not (math.isfinite(value) and value >= least) or (
-      name == "epochs" and not value
-    ):
-      raise ValueError(
-        f"config.run.{name}={value}: wanted a number "
-        + ("above 0" if name == "epochs" else f"of at least {least}")
-      )
-  if not 0 <= run.ema_decay < 1:
-    raise ValueError(f"config.run.ema_decay={run.ema_decay} is not in [0, 1)")
 
 
 def _image_size(info) -> tuple[int, int]:
@@ -335,13 +182,13 @@ def _check_patches(who, model, height, width) -> None:
     )
 
 
-def _stats(variant) -> steps.Stats:
+def _stats(variant) -> objectives.Stats:
   known = variants.get(variant) if variant else variants.Variant
   return known.mean, known.std
 
 
 def _loss_weights(values, num_classes) -> dict[str, float]:
-  _known("weights", values, steps.TERMS)
+  sections.known("weights", values, objectives.TERMS)
   for term, weight in values.items():
     if not (math.isfinite(weight) and weight >= 0):
       raise ValueError(
@@ -408,7 +255,7 @@ def _check_resolution(config, notes, image_size) -> None:
 
 
 def _head(objective, teacher, section):
-  terms = tuple(t for t in steps.FEATURE_TERMS if t in objective.weights)
+  terms = tuple(t for t in objectives.FEATURE_TERMS if t in objective.weights)
   if not terms:
     return None
   names = ("mask_ratio", "reduction", "always_align")
@@ -417,13 +264,13 @@ def _head(objective, teacher, section):
     terms=terms,
     grid=objective.student_grid,
     dtype_mm=objective.student.dtype_mm,
-    **_known("head", section["head"], names),
+    **sections.known("head", section["head"], names),
   )
 
 
 def _select(values, teacher, student) -> Mapping[str, Any]:
   names = ("low_blocks", "low_place", "high_block", "high_place")
-  _known("select", values, names)
+  sections.known("select", values, names)
   for name in ("low_place", "high_place"):
     tokens.check_place(values.get(name, "+mlp"))
   blocks = (*values.get("low_blocks", ()), values.get("high_block", -1))
@@ -446,7 +293,7 @@ def _split_size(info, data) -> int:
 
 def _schedule(values, num_train, run, total_steps):
   names = ("kind", "peak", "warmup_epochs", "warmup_start", "end")
-  values = dict(_known("schedule", values, names))
+  values = dict(sections.known("schedule", values, names))
   for name in names:
     if values.get(name) is None:
       raise ValueError(f"config.schedule.{name} is missing")

@@ -111,3 +111,18 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
       f"batch_size={batch_size} is not a positive multiple of {parts} "
       f"({mesh.size} devices x accumulate={accumulate}); the nearest is {near}"
     )
+
+
+def keep_up(mesh: Mesh, before: Any, latest: Any) -> None:
+  """Lets the host be one program ahead of the devices and no more.
+
+  On several CPU devices none: their collectives wait in the threads of one
+  pool, where a second program starves the first until XLA aborts both.
+
+  Args:
+    mesh: that the programs run on.
+    before: result of the program before the latest, or None.
+    latest: result of the latest program.
+  """
+  alone = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+  jax.block_until_ready(latest if alone else before)

@@ -1,0 +1,93 @@
+"""Every config with every argument builds, and no leaf of it goes unread."""
+
+import importlib.util
+import pathlib
+
+import ml_collections
+import pytest
+
+from configs import common
+from vitkd_jax.training import experiment
+
+FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+
+CASES = [
+  ("quickstart", "method=baseline"),
+  ("quickstart", "method=vitkd"),
+  ("quickstart", "method=nkd"),
+  ("quickstart", "method=both"),
+  ("quickstart", "epochs=2,batch_size=64,seed=5"),
+  ("quickstart_teacher", None),
+  ("quickstart_teacher", "epochs=2,batch_size=64,seed=5"),
+]
+
+
+def load(name, arg):
+  spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(arg)
+
+
+def test_every_config_file_is_tried():
+  files = {p.stem for p in FOLDER.glob("*.py")} - {"__init__", "common"}
+  assert files == {name for name, _ in CASES}
+
+
+def leaves(tree, prefix=""):
+  for name, value in tree.items():
+    path = f"{prefix}.{name}" if prefix else name
+    if isinstance(value, dict):
+      yield from leaves(value, path)
+    else:
+      yield path
+
+
+@pytest.mark.parametrize("name, arg", CASES)
+def test_config_builds_and_a_misspelt_leaf_does_not(name, arg):
+  config = load(name, arg)
+  # The 60,000 images are not shipped; the sections are read all the same.
+  config.data.name = "fashion_mini"
+  parts = experiment.build(config)
+  assert parts.total_steps > 0
+  # A leaf that nobody read would not be missed under another name.
+  for path in leaves(config.to_dict()):
+    section, _, leaf = path.partition(".")
+    wrong = config.to_dict()
+    wrong[section][f"{leaf}_x"] = wrong[section].pop(leaf)
+    with pytest.raises(ValueError, match="unknown|missing"):
+      experiment.build(ml_collections.ConfigDict(wrong))
+
+
+def test_overriding_the_batch_size_scales_the_learning_rate():
+  config = load("quickstart", None)
+  before = config.schedule.peak
+  config.run.batch_size *= 2
+  assert config.schedule.peak == pytest.approx(2 * before)
+
+
+def test_methods_differ_in_nothing_but_the_losses():
+  baseline, both = (load("quickstart", f"method={m}").to_dict()
+                    for m in ("baseline", "both"))  # fmt: skip
+  for section in ("run", "data", "augment", "student", "schedule", "optimizer"):
+    assert baseline[section] == both[section]
+
+
+@pytest.mark.parametrize(
+  "arg, said",
+  [
+    ("methd=both", "unknown config argument 'methd'; the nearest is 'method'"),
+    ("method=vitk", "the nearest is 'vitkd'"),
+    ("epochs=many", "epochs='many': wanted int"),
+  ],
+)
+def test_wrong_arguments_are_refused(arg, said):
+  with pytest.raises(ValueError, match=said):
+    load("quickstart", arg)
+
+
+def test_a_bare_name_is_true():
+  assert common.parse_arg("runlocal", runlocal=False) == {"runlocal": True}
+  assert common.parse_arg("runlocal=False", runlocal=True) == {
+    "runlocal": False
+  }

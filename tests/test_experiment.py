@@ -1,0 +1,129 @@
+"""From config to parts: what is read, and what is refused before a compile."""
+
+import jax
+import numpy as np
+import pytest
+
+from vitkd_jax import weights
+from vitkd_jax.models import vit
+from vitkd_jax.training import experiment
+
+
+def test_build_reads_every_section(tiny_config):
+  parts = experiment.build(tiny_config)
+  assert parts.total_steps == 12
+  assert parts.steps_per_epoch == 4
+  assert parts.image_shape == (28, 28, 3)
+  assert parts.objective.terms == ("task", "mimic", "generation", "nkd")
+  assert parts.objective.student_grid == (4, 4)
+  assert parts.objective.teacher_grid == (7, 7)
+  assert parts.objective.head.teacher_width == 64
+  assert parts.objective.student.drop_path == 0.2
+  assert parts.mesh.size == 8
+  np.testing.assert_allclose(parts.schedule(0), 1e-6, rtol=1e-5)
+  np.testing.assert_allclose(parts.schedule(12), 1e-5, rtol=1e-5)
+
+
+def test_a_frozen_teacher_has_its_layerscale_folded(tiny_config, teacher_file):
+  parts = experiment.build(tiny_config)
+  assert parts.objective.teacher.layerscale_init is None
+  variant = tiny_config.teacher.variant
+  params = weights.load(teacher_file, variant=variant, num_classes=10)
+  block = parts.teacher_params["Transformer"]["encoderblock_0"]
+  assert not [name for name in block if name.startswith("layerscale")]
+  model = vit.Model(10, variant=variant)
+  image = np.random.default_rng(0).uniform(-1, 1, (2, 28, 28, 3))
+  plain, plain_out = model.apply({"params": params}, image)
+  folded, out = parts.objective.teacher.apply(
+    {"params": parts.teacher_params}, image
+  )
+  np.testing.assert_allclose(folded, plain, atol=1e-5)
+  np.testing.assert_allclose(out["encoded"], plain_out["encoded"], atol=1e-5)
+
+
+def edit(config, path, value):
+  node = config
+  *parents, name = path.split(".")
+  with config.unlocked():
+    for parent in parents:
+      node = node[parent]
+    node[name] = value
+
+
+@pytest.mark.parametrize(
+  "path, value, said",
+  [
+    (
+      "tracher",
+      {},
+      "config section 'tracher'; the nearest is 'teacher'",
+    ),
+    ("run.epoch", 3, "unknown key config.run.epoch; the nearest is 'epochs'"),
+    (
+      "augment.mixup",
+      1.0,
+      "augment.mixup; the nearest is 'mixup_alpha'",
+    ),
+    ("augment.erase", 2.0, "erase"),
+    ("student.dpth", 3, "unknown model field 'dpth'; the nearest is 'depth'"),
+    ("student.variant", "deit_tiny", "nearest are deit_tiny"),
+    ("student.patch_size", (5, 5), "28x28 pixels are no whole number"),
+    ("weights.mimick", 1.0, "config.weights.mimick; the nearest is 'mimic'"),
+    ("weights.mimic", -1.0, "config.weights.mimic=-1.0"),
+    ("weights.mimic", float("nan"), "config.weights.mimic=nan"),
+    ("weights", dict(task=0.0), "every weight in config.weights is 0"),
+    ("teacher", {}, "need a teacher"),
+    ("teacher.weights", "no/such/file.safetensors", "no/such/file"),
+    ("teacher.variant", "deit3_nano_patch4_28", "nearest are"),
+    ("teacher.resample", False, "token grid is 7x7, the student's 4x4"),
+    ("head.ratio", 0.5, "config.head.ratio; the nearest is 'mask_ratio'"),
+    ("select.low_place", "+mlpp", "the nearest is '+mlp'"),
+    ("select.low_blocks", (0, 7), "names block 7"),
+    ("logits.tau", 2.0, "config.logits.tau; the nearest is 'temperature'"),
+    ("schedule.kind", "linear", "wanted 'mmcls' or 'deit'"),
+    ("schedule.warmup_epochs", 100.0, "does not fit a training of 12"),
+    ("schedule.peak", None, "config.schedule.peak is missing"),
+    ("optimizer.lr", 1.0, "config.optimizer.lr; the nearest is"),
+    ("run.batch_size", 12, "the nearest is 16"),
+    ("run.fsdp", 3, "fsdp=3 does not divide"),
+    ("run.epochs", 0.0, "config.run.epochs=0.0: wanted more than 0"),
+    ("run.ema_decay", 1.0, "is not in [0, 1)"),
+    ("run.batch_size", None, "config.run.batch_size is missing"),
+    ("data.name", "fashion_minni", "fashion_mini"),
+    ("data.name", "fashion_mnist", "python -m vitkd_jax.prepare"),
+    ("data.train_split", "training", "'train'"),
+  ],
+)
+def test_what_does_not_fit_is_refused(
+  tiny_config, path, value, said, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+  edit(tiny_config, path, value)
+  with pytest.raises(ValueError, match=".") as refusal:
+    experiment.build(tiny_config)
+  assert said in str(refusal.value)
+  assert "\n" not in str(refusal.value)
+
+
+def test_a_teacher_of_other_classes_is_refused(tiny_config, tmp_path):
+  model = vit.Model(7, variant="deit3_pico_patch4_28")
+  params = model.init(jax.random.key(0), np.zeros((1, 28, 28, 3)))["params"]
+  path = tmp_path / "seven.safetensors"
+  weights.save(path, params, variant="deit3_pico_patch4_28", format="flat")
+  tiny_config.teacher.weights = str(path)
+  with pytest.raises(ValueError, match="7") as refusal:
+    experiment.build(tiny_config)
+  assert "10" in str(refusal.value)
+
+
+def test_a_teacher_of_another_resolution_is_refused(tiny_config, tmp_path):
+  model = vit.Model(10, variant="deit3_pico_patch4_28")
+  params = model.init(jax.random.key(0), np.zeros((1, 56, 56, 3)))["params"]
+  path = tmp_path / "large.safetensors"
+  weights.save(path, params, variant="deit3_pico_patch4_28", format="flat")
+  tiny_config.teacher.weights = str(path)
+  with pytest.raises(ValueError, match="resize_posemb=True"):
+    experiment.build(tiny_config)
+  tiny_config.teacher.resize_posemb = True
+  params = experiment.build(tiny_config).teacher_params
+  assert params["pos_embedding"].shape == (1, 49, 64)

@@ -1,0 +1,250 @@
+"""The train step and the eval step on the embedded data, tiny and whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitkd_jax.data import augment as augmentation
+from vitkd_jax.data import datasets, loader
+from vitkd_jax.training import experiment, sharding, steps
+from vitkd_jax.training import objective as objectives
+
+
+@pytest.fixture(scope="module")
+def batches():
+  source = datasets.load("fashion_mini", "train[:64]", cache=True)
+  stream = loader.train_batches(source, batch_size=16, seed=3)
+  taken = [next(stream) for _ in range(4)]
+  stream.close()
+  return taken
+
+
+def start(config, devices=None):
+  parts = experiment.build(config, devices=devices)
+  state = jax.jit(parts.make_init(), out_shardings=parts.state_shardings())(
+    jax.random.key(parts.run.seed)
+  )
+  return parts, state
+
+
+def run(parts, state, batches, step=None):
+  step = step or parts.make_train_step()
+  reports = []
+  for batch in batches:
+    batch = sharding.global_batch(batch, parts.mesh)
+    with jax.transfer_guard("disallow"):
+      state, report = step(state, parts.teacher_params, batch)
+    reports.append(jax.device_get(report))
+  return state, reports
+
+
+def means(report):
+  return {k: total / count for k, (total, count) in report["metrics"].items()}
+
+
+def assert_close(a, b, rtol):
+  """Relative to the largest entry of each leaf, not to entries near zero."""
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    x, y = np.float64(x), np.float64(y)
+    scale = max(np.abs(x).max(initial=0.0), 1e-3)
+    np.testing.assert_allclose(x, y, atol=rtol * scale, rtol=0)
+
+
+@pytest.fixture
+def fixed(tiny_config):
+  """Without dropout and with logs of one step."""
+  tiny_config.student.drop_path = 0.0
+  tiny_config.run.log_every = 1
+  return tiny_config
+
+
+def test_one_trace_no_copies_and_metrics_that_add_up(fixed, batches):
+  parts, state = start(fixed)
+  step = parts.make_train_step()
+  state, reports = run(parts, state, batches, step)
+  assert step._cache_size() == 1
+  assert int(state.step) == 4
+  for report in reports:
+    values = means(report)
+    assert set(values) == set(parts.objective.metric_names)
+    weighted = [values[f"weighted_{t}"] for t in parts.objective.terms]
+    np.testing.assert_allclose(values["loss"], sum(weighted), rtol=1e-6)
+    for term, weight in parts.objective.weights.items():
+      np.testing.assert_allclose(
+        values[f"weighted_{term}"], weight * values[f"raw_{term}"], rtol=1e-6
+      )
+    np.testing.assert_allclose(
+      values["grad_norm"] ** 2,
+      values["grad_norm_student"] ** 2 + values["grad_norm_head"] ** 2,
+      rtol=1e-5,
+    )
+    assert report["bad_step"] == -1
+  assert parts.objective.terms == ("task", "mimic", "generation", "nkd")
+
+
+def test_metrics_add_up_until_the_log_and_start_anew(fixed, batches):
+  _, each = run(*start(fixed), batches)
+  fixed.run.log_every = 2
+  _, summed = run(*start(fixed), batches)
+  for i, report in enumerate(summed):
+    expected = [each[j]["metrics"]["loss"][0] for j in range(i - i % 2, i + 1)]
+    total, count = report["metrics"]["loss"]
+    assert count == i % 2 + 1
+    np.testing.assert_allclose(total, sum(expected), rtol=1e-6)
+
+
+def test_teacher_is_neither_trained_nor_in_the_state(fixed, batches):
+  parts, state = start(fixed)
+  assert set(state.params) == {"student", "head"}
+  image = jnp.float32(batches[0]["image"]) / 255
+  target = jax.nn.one_hot(batches[0]["label"], 10)
+  mask = objectives.draw_mask(parts.objective, jax.random.key(0), 16)
+
+  @jax.jit
+  def gradients(params, teacher_params):
+    def loss(params, teacher_params):
+      view = parts.objective.teacher_view(teacher_params, image)
+      terms, _ = parts.objective.losses(
+        params, view, image, target, mask, jax.random.key(0)
+      )
+      return sum(jnp.mean(value) for value in terms.values())
+
+    return jax.grad(loss, argnums=(0, 1))(params, teacher_params)
+
+  own, teacher = gradients(state.params, parts.teacher_params)
+  assert all(not np.any(g) for g in jax.tree.leaves(teacher))
+  # Every auxiliary parameter learns, and so does all of the student.
+  for path, gradient in jax.tree_util.tree_leaves_with_path(own):
+    norm = np.linalg.norm(np.float64(gradient))
+    assert np.isfinite(norm), path
+    assert norm > 0, path
+  assert set(own["head"]) == {
+    "align_low_0", "align_low_1", "align_high", "mask_token",
+    "generator_0", "generator_1",
+  }  # fmt: skip
+
+
+def test_terms_of_weight_zero_cost_no_parameters(fixed, batches):
+  fixed.weights.generation = 0.0
+  fixed.weights.nkd = 0.0
+  parts, state = start(fixed)
+  assert set(state.params["head"]) == {"align_low_0", "align_low_1"}
+  _, reports = run(parts, state, batches[:1])
+  assert "raw_generation" not in reports[0]["metrics"]
+
+
+def test_baseline_needs_no_teacher(fixed, batches):
+  fixed.weights = dict(task=1.0)
+  fixed.teacher = {}
+  parts, state = start(fixed)
+  assert parts.teacher_params is None
+  assert state.params["head"] == {}
+  state, reports = run(parts, state, batches[:2])
+  assert means(reports[0])["grad_norm_head"] == 0.0
+
+
+@pytest.mark.parametrize("term", ["kl", "hard"])
+def test_other_logit_losses_train(fixed, batches, term):
+  fixed.weights = {"task": 1.0, term: 1.0}
+  parts, state = start(fixed)
+  _, reports = run(parts, state, batches[:1])
+  assert means(reports[0])[f"raw_{term}"] > 0
+
+
+def test_accumulation_gives_the_same_step(fixed, batches):
+  whole, _ = run(*start(fixed), batches[:2])
+  fixed.run.accumulate = 2
+  parts, state = start(fixed)
+  split, _ = run(parts, state, batches[:2])
+  assert_close(whole.params, split.params, 1e-5)
+  assert_close(whole.metrics, split.metrics, 1e-5)
+
+
+@pytest.mark.parametrize("devices, fsdp", [(1, 1), (8, 4)])
+def test_any_mesh_gives_the_same_training(fixed, batches, devices, fsdp):
+  fixed.student.drop_path = 0.2
+  eight, reports = run(*start(fixed), batches[:3])
+  fixed.run.fsdp = fsdp
+  parts, state = start(fixed, jax.devices()[:devices])
+  other, other_reports = run(parts, state, batches[:3])
+  for a, b in zip(reports, other_reports, strict=True):
+    np.testing.assert_allclose(means(a)["loss"], means(b)["loss"], rtol=1e-5)
+  # Adam divides by the root of small second moments, which magnifies the
+  # rounding of sums in another order.
+  assert_close(eight.params, other.params, 1e-4)
+  if fsdp > 1:
+    kernel = other.opt_state[1][0].mu["head"]["generator_0"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // fsdp
+
+
+def test_ema_follows_the_student_alone(fixed, batches):
+  parts, state = start(fixed)
+  before = jax.device_get(state.params["student"])
+  state, _ = run(parts, state, batches[:1])
+  expected = jax.tree.map(
+    lambda old, new: 0.9 * old + 0.1 * new, before, state.params["student"]
+  )
+  assert_close(state.ema, expected, 1e-6)
+
+
+def test_a_step_that_is_not_finite_changes_nothing(fixed, batches, monkeypatch):
+  make = augmentation.make_augment
+
+  def poisoned(**options):
+    augment = make(**options)
+
+    def apply(key, image, label):
+      image, target = augment(key, image, label)
+      # The mark of the third batch: its first pixel is 255.
+      return jnp.where(label[0] == 9, jnp.nan, image), target
+
+    return apply
+
+  monkeypatch.setattr(augmentation, "make_augment", poisoned)
+  marked = [dict(b, label=np.full(16, 9 if i == 2 else 1, np.int32))
+            for i, b in enumerate(batches)]  # fmt: skip
+  parts, state = start(fixed)
+  step = parts.make_train_step()
+  state, _ = run(parts, state, marked[:2], step)
+  good = jax.device_get((state.params, state.opt_state, state.ema))
+  state, reports = run(parts, state, marked[2:3], step)
+  bad = jax.device_get((state.params, state.opt_state, state.ema))
+  for x, y in zip(jax.tree.leaves(good), jax.tree.leaves(bad), strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert reports[0]["bad_step"] == 2
+  assert reports[0]["bad_terms"].all()
+  state, reports = run(parts, state, marked[3:], step)
+  assert reports[0]["bad_step"] == 2  # the first one stays named
+  assert int(state.step) == 4
+
+
+def test_eval_is_exact_for_padding_and_ties():
+  class Fixed:
+    """Logits that depend on the first pixel alone."""
+
+    def apply(self, variables, image):
+      del variables
+      table = jnp.array([
+        [3.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
+      ])  # fmt: skip
+      return table[jnp.round(image[:, 0, 0, 0]).astype(int)], {}
+
+  step = jax.jit(steps.make_eval_step(Fixed(), ((0.0,) * 3, (1.0,) * 3)))
+  image = np.zeros((5, 1, 1, 3), np.uint8)
+  image[2:] = 255
+  batch = {
+    "image": image,
+    "label": np.array([0, 4, 0, 5, 0], np.int32),
+    "weight": np.array([1, 1, 1, 1, 0], np.float32),
+  }
+  sums = jax.device_get(step(steps.zero_sums(), {}, batch))
+  # Ties count for the lower class: label 0 is first, label 5 sixth.
+  assert sums["top1"] == 2
+  assert sums["top5"] == 3
+  assert sums["count"] == 4
+  z = np.log(np.exp([3, 2, 1, 0, 0, 0, 0]).sum())
+  np.testing.assert_allclose(
+    sums["nll"], (z - 3) + (z - 0) + 2 * np.log(7), rtol=1e-6
+  )

@@ -1,0 +1,198 @@
+"""The sections of a config: their keys, types and ranges."""
+
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import difflib
+import inspect
+import math
+from typing import Any, TypeVar
+
+import ml_collections
+
+T = TypeVar("T")
+
+SECTIONS = (
+  "data",
+  "augment",
+  "student",
+  "teacher",
+  "head",
+  "select",
+  "weights",
+  "logits",
+  "schedule",
+  "optimizer",
+  "run",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Section `data`: which images.
+
+  Attributes:
+    name: of the data set.
+    train_split: in TFDS's notation.
+    eval_split: likewise.
+    data_dir: where prepared sets lie; None for the package and TFDS's folder.
+    cache: keep decoded images in memory.
+    num_workers: processes that read and decode; 0 for threads.
+  """
+
+  name: str
+  train_split: str
+  eval_split: str
+  data_dir: str | None = None
+  cache: bool = False
+  num_workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """Section `teacher`: whose maps and logits are learnt.
+
+  Attributes:
+    weights: path of the weights, or the name of ones that are shipped.
+    variant: its architecture.
+    dtype: of its parameters and matrix products.
+    resample: bring its token maps to the student's grid if they differ.
+    resize_posemb: take a teacher of another resolution, its position
+      embedding resampled.
+  """
+
+  weights: str
+  variant: str
+  dtype: str = "bfloat16"
+  resample: bool = False
+  resize_posemb: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Section `run`: how long, how much at once, how often.
+
+  Attributes:
+    seed: of everything random.
+    epochs: passes over the training split; may be a fraction.
+    batch_size: images per update, over all devices.
+    accumulate: micro-batches that a batch is worked off in.
+    fsdp: devices that share one copy of the state; 1 is data parallel.
+    ema_decay: of the student's moving average; 0 for none.
+    log_every: steps between metrics.
+    eval_every: steps between evaluations; 0 for one at the end.
+    checkpoint_every: steps between checkpoints; 0 for one at the end.
+    keep: newest checkpoints that are kept, beside the best.
+  """
+
+  seed: int
+  epochs: float
+  batch_size: int
+  accumulate: int = 1
+  fsdp: int = 1
+  ema_decay: float = 0.0
+  log_every: int = 50
+  eval_every: int = 0
+  checkpoint_every: int = 0
+  keep: int = 2
+
+
+def split(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
+  """Every section as a plain dict, empty where the config has none.
+
+  Raises:
+    ValueError: a section that there is not.
+  """
+  config = config.to_dict()
+  for name in config:
+    if name not in SECTIONS:
+      raise ValueError(
+        f"unknown config section {name!r}; {nearest(name, SECTIONS)}"
+      )
+  return {name: dict(config.get(name) or {}) for name in SECTIONS}
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+  """Half a sentence that names the nearest valid one."""
+  near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)
+  return f"the nearest is {near[0]!r}" if near else "it takes no key"
+
+
+def known(
+  section: str, values: Mapping[str, Any], names: Iterable[str]
+) -> Mapping[str, Any]:
+  """`values`, whose keys are all in `names`.
+
+  Raises:
+    ValueError: an unknown key; the nearest is named.
+  """
+  for name in values:
+    if name not in names:
+      raise ValueError(
+        f"unknown key config.{section}.{name}; {nearest(name, names)}"
+      )
+  return values
+
+
+def make(kind: type[T], section: str, values: Mapping[str, Any]) -> T:
+  """A dataclass from a section, whose keys must be its fields.
+
+  Raises:
+    ValueError: an unknown key, or one without default that is missing.
+  """
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  known(section, values, fields)
+  for name, field in fields.items():
+    if field.default is dataclasses.MISSING and values.get(name) is None:
+      raise ValueError(f"config.{section}.{name} is missing")
+  return kind(**values)
+
+
+def call(
+  function: Callable[..., T],
+  section: str,
+  values: Mapping[str, Any],
+  *args: Any,
+  **more: Any,
+) -> T:
+  """function(*args, **more, **values); its keywords are the section's keys.
+
+  Raises:
+    ValueError: an unknown key, one that is missing, or what the function
+      refuses.
+  """
+  keywords = {
+    name: parameter.default
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in more
+  }
+  known(section, values, keywords)
+  for name, default in keywords.items():
+    if default is inspect.Parameter.empty and name not in values:
+      raise ValueError(f"config.{section}.{name} is missing")
+  return function(*args, **more, **values)
+
+
+# The least that each number in the section `run` may be.
+_LEAST = {
+  "batch_size": 1,
+  "accumulate": 1,
+  "fsdp": 1,
+  "log_every": 1,
+  "eval_every": 0,
+  "checkpoint_every": 0,
+  "keep": 1,
+  "seed": 0,
+}
+
+
+def check_run(run: Run) -> None:
+  """Raises ValueError for a number out of its range."""
+  for name, least in _LEAST.items():
+    if getattr(run, name) < least:
+      raise ValueError(
+        f"config.run.{name}={getattr(run, name)}: wanted at least {least}"
+      )
+  if not (math.isfinite(run.epochs) and run.epochs > 0):
+    raise ValueError(f"config.run.epochs={run.epochs}: wanted more than 0")
+  if not 0 <= run.ema_decay < 1:
+    raise ValueError(f"config.run.ema_decay={run.ema_decay} is not in [0, 1)")
