@@ -9,6 +9,7 @@ index.html, which needs nothing beside itself, table.md and the PNGs.
 
 from collections.abc import Sequence
 import os
+import re
 import shlex
 import sys
 
@@ -72,9 +73,16 @@ def _workdirs(paths):
       raise ValueError(f"there is no folder {path}")
     inside = []
     if folder.is_dir() and not (folder / "config.json").exists():
-      inside = sorted(p.parent for p in folder.glob("*/config.json"))
+      inside = [p.parent for p in folder.glob("*/config.json")]
+      inside.sort(key=lambda p: _natural(p.name))
     found += [str(p) for p in inside] or [path.rstrip("/") or path]
   return list(dict.fromkeys(found))
+
+
+def _natural(name):
+  """A key that puts run_9 before run_10."""
+  parts = re.split(r"(\d+)", name)
+  return [(part.zfill(20) if part.isdigit() else part) for part in parts]
 
 
 def _read(folders):

@@ -11,7 +11,7 @@ from matplotlib import patches, ticker
 import numpy as np
 
 from vitkd_jax.reporting import plotting, summary
-from vitkd_jax.training import steps
+from vitkd_jax.training import objective
 
 
 def accuracy(groups: Sequence[summary.Group], theme: plotting.Theme):
@@ -64,7 +64,7 @@ def finals(groups: Sequence[summary.Group], theme: plotting.Theme):
 
 def losses(group: summary.Group, theme: plotting.Theme):
   """The loss terms of a group, raw and weighted; None without any."""
-  colors = {term: theme.hue(i) for i, term in enumerate(steps.TERMS)}
+  colors = {term: theme.hue(i) for i, term in enumerate(objective.TERMS)}
   panels = []
   for kind in ("raw", "weighted"):
     found = [

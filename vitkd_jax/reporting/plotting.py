@@ -48,6 +48,7 @@ _WIDTH = 8.4
 _LINE = 0.175
 _LEFT, _TOP, _BOTTOM = 0.6, 0.45, 0.55
 _LETTER = 0.078
+_LETTERS = {1: 34, 2: 21}  # of a line of a label, by columns
 
 
 def png(
@@ -134,7 +135,7 @@ def panels(
   """
   columns = min(count, 2)
   rows = count // columns
-  letters = min(max(map(len, labels)) + extra, 28 if columns == 1 else 21)
+  letters = min(max(map(len, labels)) + extra, _LETTERS[columns])
   right = 0.3 + _LETTER * letters
   height = max(height, len(labels) * _LINE * 1.1)
   cell_width, cell_height = _WIDTH / columns, height + _TOP + _BOTTOM
@@ -240,7 +241,7 @@ def label(
     if not finite.size:
       continue
     point = (curve.steps[finite[-1]], curve.mean[finite[-1]])
-    lines = wrapped(text(curve), 28 if width > 3 else 21).splitlines()
+    lines = wrapped(text(curve), _LETTERS[1 if width > 3 else 2]).splitlines()
     ends.append((to_axes.transform(point), lines, curve.color))
   ends.sort(key=lambda end: end[0][1])
   places = _spread(
@@ -254,35 +255,38 @@ def label(
       arrowprops={
         "arrowstyle": "-", "color": color, "lw": 0.7, "alpha": 0.6,
         "shrinkA": 2, "shrinkB": 2,
+        "relpos": (0, 0.5),
       },
     )  # fmt: skip
 
 
 def _spread(wanted, sizes):
   """Centres near those wanted (rising), so that the sizes do not overlap."""
-  # Blocks of touching labels, each at the mean of what its labels want.
-  blocks: list[list] = []
+  # Blocks of touching labels, each near the mean of what its labels want.
+  blocks: list[tuple[list, list]] = []
   for centre, size in zip(wanted, sizes, strict=True):
-    blocks.append([[centre], [size]])
-    while len(blocks) > 1 and _bottom(blocks[-1]) < _top(blocks[-2]):
+    blocks.append(([centre], [size]))
+    while len(blocks) > 1 and _bottom(*blocks[-1]) < _top(*blocks[-2]):
       centres, more = blocks.pop()
-      blocks[-1][0] += centres
-      blocks[-1][1] += more
+      blocks[-1][0].extend(centres)
+      blocks[-1][1].extend(more)
   places = []
-  for block in blocks:
-    at = _bottom(block)
-    for size in block[1]:
+  for centres, block_sizes in blocks:
+    at = _bottom(centres, block_sizes)
+    for size in block_sizes:
       places.append(at + size / 2)
       at += size
   return places
 
 
-def _bottom(block):
-  return float(np.mean(block[0])) - sum(block[1]) / 2
+def _bottom(centres, sizes):
+  """Of a block; a little beyond the axes is allowed, no more."""
+  wanted = float(np.mean(centres)) - sum(sizes) / 2
+  return max(min(wanted, 1.05 - sum(sizes)), -0.05)
 
 
-def _top(block):
-  return float(np.mean(block[0])) + sum(block[1]) / 2
+def _top(centres, sizes):
+  return _bottom(centres, sizes) + sum(sizes)
 
 
 def wrapped(text: str, width: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from vitkd_jax.training import runs, steps
+from vitkd_jax.training import objective, runs
 
 
 class NotARunError(ValueError):
@@ -69,7 +69,7 @@ class Run:
   def weights(self) -> dict[str, float]:
     """The weights of the loss terms that count, in the order of reporting."""
     given = self.config.get("weights") or {}
-    return {term: given[term] for term in steps.TERMS if given.get(term)}
+    return {term: given[term] for term in objective.TERMS if given.get(term)}
 
   @property
   def step(self) -> int:

@@ -9,7 +9,7 @@ import statistics
 import numpy as np
 
 from vitkd_jax.reporting import summary
-from vitkd_jax.training import steps
+from vitkd_jax.training import objective
 
 NONE = "-"
 
@@ -162,7 +162,7 @@ def _notes(groups, base):
 def _losses(groups):
   terms = [
     term
-    for term in steps.TERMS
+    for term in objective.TERMS
     if any(term in group.weights for group in groups)
   ]
   rows = []
