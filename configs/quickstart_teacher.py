@@ -14,7 +14,7 @@ from configs import common
 
 def get_config(arg=None):
   """The config; arguments: epochs=N, batch_size=N, seed=N."""
-  args = common.parse_arg(arg, epochs=15, batch_size=128, seed=0)
+  args = common.parse_arg(arg, epochs=14, batch_size=128, seed=0)
   config = ml_collections.ConfigDict()
   config.run = dict(
     seed=args["seed"],
@@ -26,12 +26,12 @@ def get_config(arg=None):
     checkpoint_every=938,
   )
   config.data = common.data("fashion_mnist", "train", "test", cache=True)
-  config.augment = dict(flip=0.5, shift=2)
-  config.student = dict(variant="vit_nano_patch4_28")
+  config.augment = dict(shift=1, erase=0.25)
+  config.student = dict(variant="vit_nano_patch4_28", drop_path=0.05)
   config.weights = dict(task=1.0)
   config.schedule = dict(
     kind="mmcls",
-    peak=config.run.get_ref("batch_size") * (2.5e-3 / 128),
+    peak=config.run.get_ref("batch_size") * (1.5e-3 / 128),
     warmup_epochs=1.0,
     warmup_start=1e-6,
     end=1e-5,

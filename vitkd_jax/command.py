@@ -37,7 +37,7 @@ def refusing() -> Iterator[None]:
 
 def require(flag: str, value: object) -> None:
   """Raises RefusedError for a flag that was not given."""
-  if value in (None, ""):
+  if not value:
     raise RefusedError(f"--{flag} is missing; see --help")
 
 
@@ -102,9 +102,8 @@ def _parse(argv, with_config, allow_positional):
 
 
 def _check_config(flag):
-  name = config_flags.get_config_filename(flag)
-  require(_CONFIG, name)
-  path = name.partition(":")[0]
+  require(_CONFIG, flag.present)
+  path = config_flags.get_config_filename(flag).partition(":")[0]
   if not os.path.isfile(path):
     raise RefusedError(
       f"there is no config file {path}; the ones that come with the project "

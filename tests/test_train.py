@@ -1,0 +1,113 @@
+"""The whole training on real images: crash, resume, divergence, export."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from vitkd_jax import command, train, weights
+from vitkd_jax.training import checkpoint, experiment
+
+# What depends on the clock.
+TIMES = ("images_per_second", "data_wait", "eta_seconds")
+
+
+def metrics(workdir):
+  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(line).items() if k not in TIMES}
+    for line in lines
+  ]
+
+
+def last_state(config, workdir):
+  parts = experiment.build(config)
+  like = jax.eval_shape(parts.make_init(), jax.random.key(0))
+  checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints")
+  state = checkpoints.restore(like, parts.state_shardings())
+  checkpoints.close()
+  return jax.device_get(state)
+
+
+def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
+  tiny_config, tmp_path, monkeypatch
+):
+  whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
+  result = train.train(tiny_config, whole)
+  save = train._Loop._save
+
+  def save_and_die(self, step, state, result):
+    save(self, step, state, result)
+    if step == 6:
+      self._checkpoints.wait()
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train._Loop, "_save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+      train.train(tiny_config, broken)
+  # As a killed process would: a line that will be computed again.
+  with open(pathlib.Path(broken) / "metrics.jsonl", "a") as file:
+    file.write('{"step": 8, "loss": 1.0}\n{"step": 9, "lo')
+  assert train.train(tiny_config, broken) == result
+
+  one, other = last_state(tiny_config, whole), last_state(tiny_config, broken)
+  assert int(one.step) == int(other.step) == 12
+  leaves = jax.tree.leaves(one)
+  assert len(leaves) > 50
+  for x, y in zip(leaves, jax.tree.leaves(other), strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert metrics(whole) == metrics(broken)
+  assert [m["step"] for m in metrics(whole) if "loss" in m] == [
+    2,
+    4,
+    6,
+    8,
+    10,
+    12,
+  ]
+  assert [m["step"] for m in metrics(whole) if "eval_top1" in m] == [6, 12]
+
+  # A third start finds everything done and changes nothing.
+  assert train.train(tiny_config, broken) == result
+  assert len(metrics(broken)) == len(metrics(whole)) + 1  # one evaluation
+
+  # The export is the averaged student alone, without any aux parameter.
+  exported = safetensors.numpy.load_file(
+    str(pathlib.Path(whole) / "student.safetensors")
+  )
+  assert not [k for k in exported if "align" in k or "generator" in k]
+  loaded = weights.load(
+    str(pathlib.Path(whole) / "student.safetensors"),
+    variant="test/7",
+    num_classes=10,
+    image_size=28,
+    pool_type="tok",
+  )
+  stacked = one.ema["Transformer"]["encoderblock"]["MlpBlock_0"]["Dense_0"]
+  block = loaded["Transformer"]["encoderblock_1"]["MlpBlock_0"]["Dense_0"]
+  np.testing.assert_array_equal(block["kernel"], stacked["kernel"][1])
+
+
+def test_divergence_stops_the_run_and_keeps_good_checkpoints(
+  tiny_config, tmp_path
+):
+  tiny_config.schedule.peak = 1e36
+  tiny_config.schedule.warmup_start = 1e-3
+  tiny_config.run.checkpoint_every = 1
+  with pytest.raises(command.FailedError, match=r"task.* at step \d+") as stop:
+    train.train(tiny_config, str(tmp_path))
+  assert "config.schedule.peak" in str(stop.value)
+  state = last_state(tiny_config, tmp_path)
+  assert int(state.step) >= 1
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+  assert int(state.bad_step) == -1
+
+
+def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(command.RefusedError, match=r"no config\.json"):
+    train.train(tiny_config, str(tmp_path))
