@@ -1,6 +1,8 @@
 """What the configs share: their argument and the blocks of both recipes."""
 
 import difflib
+import inspect
+import typing
 
 import ml_collections
 
@@ -58,13 +60,24 @@ def adamw(clip_norm: float) -> ml_collections.ConfigDict:
   )
 
 
-def data(
-  name: str, train_split: str, eval_split: str, cache: bool = False
-) -> ml_collections.ConfigDict:
-  """Section `data`; data_dir=None is the package and TFDS's own folder."""
-  section = ml_collections.ConfigDict(
-    dict(name=name, train_split=train_split, eval_split=eval_split, cache=cache)
-  )
-  section.data_dir = ml_collections.config_dict.placeholder(str)
-  section.num_workers = 0
-  return section
+def section(kind, **values) -> ml_collections.ConfigDict:
+  """A section with every key there is, so that each can be overridden.
+
+  Args:
+    kind: the dataclass or the function that the section goes to; where a key
+      is not given its default is taken.
+    **values: the keys that differ.
+  """
+  keys = {
+    name: (parameter.default, parameter.annotation)
+    for name, parameter in inspect.signature(kind).parameters.items()
+    if parameter.default is not parameter.empty
+  }
+  config = ml_collections.ConfigDict()
+  for name, (default, annotation) in keys.items():
+    if default is None:
+      types = [t for t in typing.get_args(annotation) if t is not type(None)]
+      default = ml_collections.config_dict.placeholder(types[0])
+    config[name] = default
+  config.update(values)
+  return config

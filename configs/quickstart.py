@@ -14,14 +14,18 @@ steps and augmentation are the same for every method.
 import ml_collections
 
 from configs import common
+from vitkd_jax.data import augment
+from vitkd_jax.distill import tokens
+from vitkd_jax.training import objective, sections
 
-# Per term: the paper's values are for sums over 196 tokens of width 384; as
-# weights on a mean they are 2.26 and 0.226, whatever the grid and width.
+# The paper's weights are for sums over 196 tokens of width 384; on a mean over
+# tokens and channels they are 2.26 and 0.226, whatever the grid and width.
+_FEATURES = dict(mimic=2.26, generation=0.226)
 METHODS = {
-  "baseline": dict(task=1.0),
-  "vitkd": dict(task=1.0, mimic=2.26, generation=0.226),
-  "nkd": dict(task=1.0, nkd=1.0),
-  "both": dict(task=1.0, mimic=2.26, generation=0.226, nkd=1.0),
+  "baseline": dict(),
+  "vitkd": _FEATURES,
+  "nkd": dict(nkd=1.0),
+  "both": dict(nkd=1.0, **_FEATURES),
 }
 
 
@@ -30,7 +34,8 @@ def get_config(arg=None):
   args = common.parse_arg(arg, method="both", epochs=10, seed=0, batch_size=128)
   weights = common.choose("method", args["method"], METHODS)
   config = ml_collections.ConfigDict()
-  config.run = dict(
+  config.run = common.section(
+    sections.Run,
     seed=args["seed"],
     epochs=float(args["epochs"]),
     batch_size=args["batch_size"],
@@ -38,18 +43,30 @@ def get_config(arg=None):
     eval_every=125,
     checkpoint_every=125,
   )
-  config.data = common.data("fashion_mini", "train", "test", cache=True)
-  config.augment = dict(flip=0.5, shift=2, label_smoothing=0.1)
+  config.data = common.section(
+    sections.Data,
+    name="fashion_mini",
+    train_split="train",
+    eval_split="test",
+    cache=True,
+  )
+  config.augment = common.section(
+    augment.make_augment, shift=1, label_smoothing=0.1
+  )
   config.student = dict(variant="deit_pico_patch4_28")
-  config.weights = dict(weights)
+  config.weights = (
+    dict.fromkeys(objective.TERMS, 0.0) | dict(task=1.0) | weights
+  )
   config.teacher = {}
   if args["method"] != "baseline":
-    config.teacher = dict(
+    config.teacher = common.section(
+      sections.Teacher,
       weights="shipped:fashion_teacher",
       variant="vit_nano_patch4_28",
       dtype="float32",  # bfloat16 is slower on a CPU
     )
-    config.head = dict(reduction="mean")
+    config.head = dict(mask_ratio=0.5, reduction="mean", always_align=False)
+    config.select = common.section(tokens.select)
     config.logits = dict(temperature=1.0, gamma=1.0)
   config.schedule = dict(
     kind="mmcls",

@@ -10,13 +10,16 @@ It never sees the 10,000 images that the quickstart trains and tests on.
 import ml_collections
 
 from configs import common
+from vitkd_jax.data import augment
+from vitkd_jax.training import sections
 
 
 def get_config(arg=None):
   """The config; arguments: epochs=N, batch_size=N, seed=N."""
   args = common.parse_arg(arg, epochs=14, batch_size=128, seed=0)
   config = ml_collections.ConfigDict()
-  config.run = dict(
+  config.run = common.section(
+    sections.Run,
     seed=args["seed"],
     epochs=float(args["epochs"]),
     batch_size=args["batch_size"],
@@ -25,8 +28,14 @@ def get_config(arg=None):
     eval_every=938,
     checkpoint_every=938,
   )
-  config.data = common.data("fashion_mnist", "train", "test", cache=True)
-  config.augment = dict(shift=1, erase=0.25)
+  config.data = common.section(
+    sections.Data,
+    name="fashion_mnist",
+    train_split="train",
+    eval_split="test",
+    cache=True,
+  )
+  config.augment = common.section(augment.make_augment, shift=1, erase=0.25)
   config.student = dict(variant="vit_nano_patch4_28", drop_path=0.05)
   config.weights = dict(task=1.0)
   config.schedule = dict(

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import os
 import re
+import shlex
 import sys
 
 from absl import app, flags, logging
@@ -44,6 +45,13 @@ def require(flag: str, value: object) -> None:
 def config() -> ml_collections.ConfigDict:
   """The config of the command line, with its overrides."""
   return flags.FLAGS[_CONFIG].value
+
+
+def line() -> str:
+  """The command line as a user would type it again."""
+  spec = sys.modules["__main__"].__spec__
+  program = f"python -m {spec.name}" if spec else sys.argv[0]
+  return " ".join([program, *map(shlex.quote, sys.argv[1:])])
 
 
 def run(

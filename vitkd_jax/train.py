@@ -17,8 +17,6 @@ from vitkd_jax.data import datasets, loader
 from vitkd_jax.training import checkpoint, experiment, runs, sharding, steps
 from vitkd_jax.training import writer as writers
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "where the run lies")
-
 
 def train(config, workdir: str) -> dict[str, float]:
   """Trains to the end, resuming what the workdir holds.
@@ -36,7 +34,7 @@ def train(config, workdir: str) -> dict[str, float]:
   """
   with command.refusing():
     parts = experiment.build(config)
-    runs.claim(workdir, config, parts.teacher_sha256)
+    runs.claim(workdir, config, parts.teacher_sha256, command.line())
     checkpoints = checkpoint.Checkpoints(
       runs.checkpoint_dir(workdir), keep=parts.run.keep
     )
@@ -276,9 +274,10 @@ def _headline(parts, state):
 def main(argv):
   """The command line."""
   del argv
-  command.require("workdir", _WORKDIR.value)
-  train(command.config(), _WORKDIR.value)
+  command.require("workdir", flags.FLAGS.workdir)
+  train(command.config(), flags.FLAGS.workdir)
 
 
 if __name__ == "__main__":
+  flags.DEFINE_string("workdir", None, "where the run lies")
   command.run(main, with_config=True)

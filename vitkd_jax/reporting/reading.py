@@ -131,9 +131,9 @@ def read(path: str, name: str) -> Run:
   folder = epath.Path(path)
   if not folder.is_dir():
     raise NotARunError(f"{path} is no folder")
-  if runs.read_config(path) is None:
+  record = runs.read_record(path)
+  if record is None:
     raise NotARunError(f"{path} is not the workdir of a run: no config.json")
-  record = json.loads((folder / "config.json").read_text())
   if not isinstance(record["config"].get("run"), dict):
     raise NotARunError(f"{path}/config.json has no section run")
   metrics = folder / "metrics.jsonl"

@@ -256,5 +256,7 @@ def evaluate(
     process_count=jax.process_count(),
   )
   for batch in batches:
+    before = sums
     sums = step(sums, params, sharding.global_batch(batch, mesh))
+    sharding.keep_up(mesh, before, sums)
   return results(jax.device_get(sums), info.class_names)

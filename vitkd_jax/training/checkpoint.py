@@ -72,9 +72,16 @@ class Checkpoints:
   Args:
     directory: where they lie; made if it is not there.
     keep: number of newest checkpoints that are kept, and the best one too.
+    read_only: leaves everything as it is, a save in flight included.
   """
 
-  def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    *,
+    keep: int = 2,
+    read_only: bool = False,
+  ):
     policy = checkpoint_managers.AnyPreservationPolicy(
       [
         checkpoint_managers.LatestN(keep),
@@ -89,8 +96,10 @@ class Checkpoints:
       self._directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policy,
-        cleanup_tmp_directories=True,
-        step_prefix=None,
+        # What a killed run left half written, or a full disk stays full.
+        cleanup_tmp_directories=not read_only,
+        create=not read_only,
+        read_only=read_only,
       ),
       # Named handlers, so that a checkpoint's shapes can be asked for.
       item_handlers={
@@ -224,7 +233,7 @@ def load_params(directory: str | os.PathLike, *, which: str = "student") -> Any:
   folder = next(filter(os.path.isdir, _candidates(directory)), None)
   if folder is None:
     raise ValueError(f"no folder {os.fspath(directory)}")
-  checkpoints = Checkpoints(folder)
+  checkpoints = Checkpoints(folder, read_only=True)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
   def read(step):

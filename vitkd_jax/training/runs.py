@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 from etils import epath
 import ml_collections
@@ -26,11 +27,16 @@ def read_config(workdir: str) -> ml_collections.ConfigDict | None:
   Raises:
     ValueError: config.json is there and cannot be read.
   """
-  record = _read(workdir)
+  record = read_record(workdir)
   return None if record is None else ml_collections.ConfigDict(record["config"])
 
 
-def _read(workdir):
+def read_record(workdir: str) -> dict[str, Any] | None:
+  """config.json as it is: {"config", "teacher_sha256", "command"}, or None.
+
+  Raises:
+    ValueError: it is there and cannot be read.
+  """
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
     return None
@@ -48,6 +54,7 @@ def claim(
   workdir: str,
   config: ml_collections.ConfigDict,
   teacher_sha256: str | None = None,
+  command: str | None = None,
 ) -> None:
   """Makes the workdir this run's, or refuses one that holds another.
 
@@ -55,6 +62,7 @@ def claim(
     workdir: a folder, made if it is not there.
     config: of the run; written to config.json.
     teacher_sha256: hash of the teacher's weights, if there is a teacher.
+    command: the command line, for the record.
 
   Raises:
     ValueError: the workdir holds a run with another config or teacher, or
@@ -70,7 +78,7 @@ def claim(
       default=str,
     )
   )
-  old = _read(workdir)
+  old = read_record(workdir)
   if old is None:
     if (folder / "checkpoints").exists():
       raise ValueError(
@@ -84,6 +92,7 @@ def claim(
         f"workdir {workdir} holds a different run: {'; '.join(differing[:4])}; "
         "take another workdir, or the config it was started with"
       )
+  record["command"] = command
   folder.mkdir(parents=True, exist_ok=True)
   temporary = folder / "config.json.tmp"
   temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
@@ -102,7 +111,7 @@ def _flatten(tree, prefix=""):
 def _differences(old, new):
   old, new = _flatten(old), _flatten(new)
   for name in old.keys() | new.keys():
-    if name.rpartition(".")[2] in _FREE:
+    if name.rpartition(".")[2] in _FREE or name == "command":
       continue
     if old.get(name) != new.get(name):
       yield f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
