@@ -3,10 +3,12 @@
 #   bash launch/quickstart.sh [folder]          (default runs/quickstart)
 # Run it again after an interruption: it goes on where it stopped.
 set -euo pipefail
+out=$(realpath -m "${1:-$(dirname "$0")/../runs/quickstart}")
 cd "$(dirname "$0")/.."
-out=${1:-runs/quickstart}
 # shellcheck source=launch/setup.sh
-source launch/setup.sh
+source launch/setup.sh ""
+# Two CPU devices use two cores better than one does; a GPU or TPU is as it is.
+export XLA_FLAGS="${XLA_FLAGS:---xla_force_host_platform_device_count=2}"
 began=$SECONDS
 runs=()
 for method in baseline vitkd both; do

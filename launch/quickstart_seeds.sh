@@ -2,11 +2,12 @@
 # The quickstart over several seeds, with a table of mean and deviation:
 #   bash launch/quickstart_seeds.sh [seeds] [folder]
 set -euo pipefail
-cd "$(dirname "$0")/.."
 seeds=${1:-5}
-out=${2:-runs/quickstart_seeds}
+out=$(realpath -m "${2:-$(dirname "$0")/../runs/quickstart_seeds}")
+cd "$(dirname "$0")/.."
 # shellcheck source=launch/setup.sh
-source launch/setup.sh
+source launch/setup.sh ""
+export XLA_FLAGS="${XLA_FLAGS:---xla_force_host_platform_device_count=2}"
 runs=()
 for ((seed = 0; seed < seeds; seed++)); do
   for method in baseline vitkd nkd both; do

@@ -1,32 +1,37 @@
 #!/usr/bin/env bash
-# Makes .venv with what is asked for; sourced by the other scripts.
-#   source launch/setup.sh [extra]     e.g. "test", from pyproject.toml
-# VITKD_PYTHON names the interpreter (3.11 or newer); else the newest is taken.
+# Makes .venv with what is asked for; sourced by the other scripts, which stand
+# in the checkout's root by then:
+#   source launch/setup.sh EXTRA      "" or "test", from pyproject.toml
+# VITKD_PYTHON names the interpreter, which must be 3.11 or newer.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+extra=$1
+fits='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
 
 find_python() {
-  local candidate
-  for candidate in ${VITKD_PYTHON:-python3 python3.13 python3.12 python3.11}; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-      2>/dev/null; then
+  local candidates=(python3.13 python3.12 python3.11 python3) candidate
+  if [ -n "${VITKD_PYTHON:-}" ]; then
+    candidates=("$VITKD_PYTHON")
+  fi
+  for candidate in "${candidates[@]}"; do
+    if "$candidate" -c "$fits" 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: no Python 3.11 or newer was found; install one, or name it in" \
-    "VITKD_PYTHON" >&2
+  echo "error: no Python 3.11 to 3.13 was found among ${candidates[*]};" \
+    "install one, or name it in VITKD_PYTHON" >&2
   return 2
 }
 
-extra=${1:-}
-if [ ! -x .venv/bin/python ]; then
+# An interrupted set-up leaves a .venv without pip: make it anew.
+if ! .venv/bin/python -c "import pip; $fits" 2>/dev/null; then
   python=$(find_python)
   echo "making .venv with $("$python" --version)"
+  rm -rf .venv
   "$python" -m venv .venv || {
-    rm -rf .venv
-    echo "error: $python cannot make a virtual environment; install its venv" \
-      "package (python3-venv on Debian)" >&2
+    echo "error: $python could not make $PWD/.venv; is the folder writable," \
+      "and python's venv package installed (python3-venv on Debian)?" >&2
     exit 2
   }
 fi

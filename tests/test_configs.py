@@ -55,7 +55,7 @@ def test_config_builds_and_a_misspelt_leaf_does_not(name, arg):
     section, _, leaf = path.partition(".")
     wrong = config.to_dict()
     wrong[section][f"{leaf}_x"] = wrong[section].pop(leaf)
-    with pytest.raises(ValueError, match="unknown|missing"):
+    with pytest.raises(ValueError, match=r"unknown|missing"):
       experiment.build(ml_collections.ConfigDict(wrong))
 
 

@@ -112,15 +112,19 @@ def test_resumes_on_another_number_of_devices(tmp_path):
   whole, moved = tmp_path / "whole", tmp_path / "moved"
   finish(start(whole, devices=1))
   process = start(moved, devices=4)
+  deadline = time.monotonic() + 240
   while max(losses(moved), default=0) < 20:
     assert process.poll() is None, process.stdout.read()
+    assert time.monotonic() < deadline
     time.sleep(0.05)
   process.kill()
   process.wait()
-  finish(start(moved, devices=2))
+  assert "resumed from the checkpoint" in finish(start(moved, devices=2))
   expected, found = losses(whole), losses(moved)
   assert sorted(found) == sorted(expected)
   for step in range(1, STEPS + 1):
+    # Rounding in another order grows from step to step: 1e-5 over the first
+    # steps, and room for its growth over the 60.
     assert found[step]["loss"] == pytest.approx(
-      expected[step]["loss"], rel=1e-4
+      expected[step]["loss"], rel=1e-5 if step <= 10 else 1e-3
     )

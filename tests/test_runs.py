@@ -15,7 +15,7 @@ def make(**run):
 def test_the_same_run_may_start_again_and_log_more_often(tmp_path):
   workdir = tmp_path / "deep" / "run"
   runs.claim(workdir, make(), "abc")
-  runs.claim(workdir, make(log_every=5), "abc")
+  runs.claim(workdir, make(log_every=5, fsdp=2), "abc")
   assert runs.read_config(workdir).run.log_every == 5
 
 
@@ -24,7 +24,7 @@ def test_the_same_run_may_start_again_and_log_more_often(tmp_path):
   [
     (make(seed=1), "abc", "config.run.seed was 0 and is 1"),
     (make(), "def", "teacher_sha256 was 'abc' and is 'def'"),
-    (make(fsdp=2), "abc", "config.run.fsdp was None and is 2"),
+    (make(accumulate=2), "abc", "config.run.accumulate was None and is 2"),
   ],
 )
 def test_another_run_is_refused_and_nothing_is_lost(
@@ -38,8 +38,9 @@ def test_another_run_is_refused_and_nothing_is_lost(
   assert (tmp_path / "config.json").read_bytes() == before
 
 
-def test_checkpoints_without_a_config_are_refused(tmp_path):
-  (tmp_path / "checkpoints").mkdir()
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl"])
+def test_files_without_a_config_are_refused(tmp_path, name):
+  (tmp_path / name).mkdir()
   with pytest.raises(ValueError, match=r"no config\.json"):
     runs.claim(tmp_path, make())
 

@@ -22,10 +22,7 @@ def batches():
 
 def start(config, devices=None):
   parts = experiment.build(config, devices=devices)
-  state = jax.jit(parts.make_init(), out_shardings=parts.state_shardings())(
-    jax.random.key(parts.run.seed)
-  )
-  return parts, state
+  return parts, parts.create_state()
 
 
 def run(parts, state, batches, step=None):
@@ -248,3 +245,20 @@ def test_eval_is_exact_for_padding_and_ties():
   np.testing.assert_allclose(
     sums["nll"], (z - 3) + (z - 0) + 2 * np.log(7), rtol=1e-6
   )
+
+
+def test_a_model_of_nan_scores_nothing():
+  class Broken:
+    """Nothing but NaN."""
+
+    def apply(self, variables, image):
+      return jnp.full((len(image), 10), jnp.nan), variables
+
+  step = steps.make_eval_step(Broken(), ((0.0,) * 3, (1.0,) * 3))
+  batch = {
+    "image": np.zeros((4, 1, 1, 3), np.uint8),
+    "label": np.arange(4, dtype=np.int32),
+    "weight": np.ones(4, np.float32),
+  }
+  sums = step(steps.zero_sums(), {}, batch)
+  assert (int(sums["top1"]), int(sums["top5"])) == (0, 0)

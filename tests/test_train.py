@@ -73,7 +73,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
 
   # A third start finds everything done and changes nothing.
   assert train.train(tiny_config, broken) == result
-  assert len(metrics(broken)) == len(metrics(whole)) + 1  # one evaluation
+  assert metrics(broken) == metrics(whole)
 
   # The export is the averaged student alone, without any aux parameter.
   exported = safetensors.numpy.load_file(
@@ -84,8 +84,6 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
     str(pathlib.Path(whole) / "student.safetensors"),
     variant="test/7",
     num_classes=10,
-    image_size=28,
-    pool_type="tok",
   )
   stacked = one.ema["Transformer"]["encoderblock"]["MlpBlock_0"]["Dense_0"]
   block = loaded["Transformer"]["encoderblock_1"]["MlpBlock_0"]["Dense_0"]

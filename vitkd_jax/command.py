@@ -29,10 +29,10 @@ class FailedError(RuntimeError):
 
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
-  """A context whose ValueErrors are the user's: they become RefusedErrors."""
+  """A context whose errors are the user's: they become RefusedErrors."""
   try:
     yield
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     raise RefusedError(str(error)) from error
 
 
@@ -86,6 +86,8 @@ def run(
     _exit(error, 2)
   except FailedError as error:
     _exit(error, 1)
+  except KeyboardInterrupt:
+    _exit("interrupted", 130)
 
 
 def _exit(error, status):
@@ -94,6 +96,8 @@ def _exit(error, status):
 
 
 def _parse(argv, with_config, allow_positional):
+  # Configs share a module beside them, wherever they are called from.
+  sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
@@ -104,7 +108,7 @@ def _parse(argv, with_config, allow_positional):
     raise RefusedError(
       f"unexpected argument {rest[1]!r}; options are --name=value"
     )
-  if with_config and not any(arg in ("--help", "-h") for arg in argv):
+  if with_config and not any(re.match("--?h", arg) for arg in argv):
     _check_config(flags.FLAGS[_CONFIG])
   return rest
 

@@ -16,7 +16,7 @@ import rich.console
 import rich.table
 
 from vitkd_jax import command
-from vitkd_jax.data import datasets, loader
+from vitkd_jax.data import augment, datasets, loader
 from vitkd_jax.training import experiment, sharding
 from vitkd_jax.training import objective as objectives
 
@@ -38,14 +38,16 @@ def examine(config) -> list[Finding]:
   """
   parts = experiment.build(config)
   batch = _first_batch(parts)
-  state = jax.jit(parts.make_init(), out_shardings=parts.state_shardings())(
-    jax.random.key(parts.run.seed)
-  )
+  state = parts.create_state()
   findings = [*_plan(parts), *_data(parts, batch)]
+  findings += _compiled(parts, state, batch)
+  # What follows needs no more memory than the step: one micro-batch, split
+  # over the devices as in training.
+  batch = {name: x[:: parts.run.accumulate] for name, x in batch.items()}
+  batch = sharding.global_batch(batch, parts.mesh)
   if parts.objective.teacher is not None:
     findings += _teacher(parts, batch)
   findings += _gradients(parts, state, batch)
-  findings += _compiled(parts, state, batch)
   return findings
 
 
@@ -72,12 +74,11 @@ def _plan(parts):
   )
   weights = parts.objective.weights
   yield Finding("loss", ", ".join(f"{t} x {w:g}" for t, w in weights.items()))
-  warm = float(parts.schedule(0)), float(parts.schedule(parts.total_steps))
-  steps_ = jnp.linspace(0, parts.total_steps, 101).astype(int)
-  peak = float(max(parts.schedule(s) for s in steps_))
+  rates = parts.schedule(jnp.arange(parts.total_steps + 1))
   yield Finding(
     "learning rate",
-    f"{warm[0]:.1e} at first, {peak:.1e} at most, {warm[1]:.1e} at last",
+    f"{rates[0]:.1e} at first, {rates.max():.1e} at most, {rates[-1]:.1e} at "
+    "last",
   )
 
 
@@ -99,11 +100,6 @@ def _data(parts, batch):
   yield Finding("pixels", f"standard deviation {spread:.1f} of 255", spread > 1)
 
 
-def _normalised(image, stats):
-  mean, std = (np.asarray(x, np.float32) for x in stats)
-  return (np.float32(image) / 255 - mean) / std
-
-
 def _teacher(parts, batch):
   objective, teacher = parts.objective, parts.objective.teacher
   yield Finding(
@@ -116,22 +112,22 @@ def _teacher(parts, batch):
     ("student", objective.student_stats),
     ("teacher", objective.teacher_stats),
   ):
-    image = _normalised(batch["image"], stats)
+    image = augment.normalize(jnp.float32(batch["image"]) / 255, *stats)
     yield Finding(
       f"{who}'s images",
       f"mean {stats[0]} and std {stats[1]} of the variant give mean "
       f"{image.mean():+.2f}, std {image.std():.2f} here",
     )
-  image = jnp.asarray(batch["image"], jnp.float32) / 255
+  image = jnp.float32(batch["image"]) / 255
   view = jax.jit(objective.teacher_view)(parts.teacher_params, image)
-  hits = np.mean(np.argmax(view[0], -1) == batch["label"])
+  hits = float(jnp.mean(jnp.argmax(view[0], -1) == batch["label"]))
   chance = 1 / parts.info.num_classes
   # A wrong normalisation or a wrong class order shows here.
   yield Finding(
     "teacher's accuracy",
     f"{hits:.1%} on the first training batch, unaugmented, where chance is "
     f"{chance:.1%}",
-    bool(hits > min(3 * chance, 0.9)),
+    hits > chance + (1 - chance) / 4,
   )
   if objective.head is not None:
     yield Finding(
@@ -187,15 +183,13 @@ def _gradients(parts, state, batch):
       f"{len(flat) - len(dead)} of {len(flat)} parameters have one"
       + (f"; not {', '.join(dead[:4])}" if dead else ""),
       # A head that starts at zero leaves the student's body without one.
-      not dead if part == "head" or not dead else None,
+      not dead or (False if part == "head" else None),
     )
 
 
 def _compiled(parts, state, batch):
   batch = sharding.global_batch(batch, parts.mesh)
-  teacher_params = jax.device_put(
-    parts.teacher_params, sharding.replicated(parts.mesh)
-  )
+  teacher_params = parts.teacher_params
   compiled = (
     parts.make_train_step().lower(state, teacher_params, batch).compile()
   )

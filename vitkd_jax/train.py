@@ -7,6 +7,8 @@ The workdir gets config.json, metrics.jsonl, TensorBoard events, checkpoints/
 and at the end student.safetensors. Starting the same command again resumes.
 """
 
+import contextlib
+import functools
 import time
 
 from absl import flags
@@ -29,86 +31,103 @@ def train(config, workdir: str) -> dict[str, float]:
     The last evaluation: {"eval_top1": ..., ...}.
 
   Raises:
-    ValueError: the config or the workdir does not fit, in one sentence.
-    command.FailedError: a loss term became NaN or infinite.
+    command.RefusedError: the config or the workdir does not fit.
+    command.FailedError: a loss term became NaN or infinite, or a checkpoint
+      could not be written.
   """
   with command.refusing():
     parts = experiment.build(config)
+    sources = _load_sources(parts.data)
     runs.claim(workdir, config, parts.teacher_sha256, command.line())
     checkpoints = checkpoint.Checkpoints(
       runs.checkpoint_dir(workdir), keep=parts.run.keep
     )
-    init = parts.make_init()
-    placed = parts.state_shardings()
-    like = jax.eval_shape(init, jax.random.key(0))
-    state = checkpoints.restore(like, placed)
-  resumed = state is not None
-  if not resumed:
-    key = jax.random.key(parts.run.seed)
-    state = jax.jit(init, out_shardings=placed)(key)
-  first_step = int(state.step)
-  with writers.Writer(
-    workdir,
-    first_step=first_step,
-    total_steps=parts.total_steps,
-    quiet=jax.process_index() > 0,
-  ) as writer:
-    writer.line(_headline(parts, state))
-    if resumed:
-      writer.line(f"resumed from the checkpoint of step {first_step}")
-    loop = _Loop(parts, workdir, checkpoints, writer)
-    state, result = loop.run(state, first_step)
-    student = state.params["student"] if state.ema is None else state.ema
-    path = runs.export_path(workdir)
+  with contextlib.closing(checkpoints):
+    with command.refusing():
+      like = jax.eval_shape(parts.make_init(), jax.random.key(0))
+      state = checkpoints.restore(like, parts.state_shardings())
+    resumed = state is not None
+    if not resumed:
+      state = parts.create_state()
+    first_step = int(state.step)
+    with writers.Writer(
+      workdir,
+      first_step=first_step,
+      total_steps=parts.total_steps,
+      quiet=jax.process_index() > 0,
+    ) as writer:
+      writer.line(_headline(parts, state))
+      if resumed:
+        writer.line(f"resumed from the checkpoint of step {first_step}")
+      loop = _Loop(parts, sources, checkpoints, writer)
+      state, result = loop.run(state, first_step)
+      path = _export(workdir, config, parts, state)
+      writer.line(f"student written to {path}")
+  return result
+
+
+def _load_sources(data):
+  load = functools.partial(
+    datasets.load, data.name, data_dir=data.data_dir, cache=data.cache
+  )
+  return load(data.train_split), load(data.eval_split)
+
+
+def _export(workdir, config, parts, state):
+  """Writes the student, averaged if there is an average; returns the path."""
+  student = state.params["student"] if state.ema is None else state.ema
+  student = jax.jit(lambda x: x, out_shardings=sharding.replicated(parts.mesh))(
+    student
+  )
+  path = runs.export_path(workdir)
+  if jax.process_index() == 0:
+    fields = config.student.to_dict()
     weights.save(
       path,
       jax.device_get(student),
-      variant=config.student.variant,
+      variant=fields.pop("variant"),
       format="flat",
+      image_size=parts.image_shape[:2],
+      **fields,
     )
-    writer.line(f"student written to {path}")
-  checkpoints.close()
-  return result
+  return path
 
 
 class _Loop:
   """The training loop: steps, and now and then a log, an evaluation, a save."""
 
-  def __init__(self, parts, workdir, checkpoints, writer):
-    self._parts, self._workdir = parts, workdir
+  def __init__(self, parts, sources, checkpoints, writer):
+    self._parts = parts
+    self._train_source, self._eval_source = sources
     self._checkpoints, self._writer = checkpoints, writer
-    load = lambda split: datasets.load(  # noqa: E731
-      parts.data.name,
-      split,
-      data_dir=parts.data.data_dir,
-      cache=parts.data.cache,
-    )
-    self._train_source = load(parts.data.train_split)
-    self._eval_source = load(parts.data.eval_split)
-    replicated = sharding.replicated(parts.mesh)
-    self._teacher_params = jax.device_put(parts.teacher_params, replicated)
     self._eval_step = parts.make_eval_step()
-    self._zero_sums = jax.device_put(steps.zero_sums(), replicated)
+    self._zero_sums = jax.device_put(
+      steps.zero_sums(), sharding.replicated(parts.mesh)
+    )
 
   def run(self, state, first_step):
     """Trains from `first_step` to the end; the state and last evaluation."""
+    self._clock = _Clock(first_step)
+    if first_step >= self._parts.total_steps:
+      return state, self._evaluate(first_step, state)
+    with contextlib.closing(self._train_batches(first_step)) as batches:
+      return self._train(state, first_step, batches)
+
+  def _train(self, state, first_step, batches):
     parts, total = self._parts, self._parts.total_steps
-    batches = self._train_batches(first_step)
-    result = {}
-    if first_step < total:
-      batch = self._next(batches)
-      began = time.monotonic()
-      step_fn = parts.make_train_step()
-      step_fn = step_fn.lower(state, self._teacher_params, batch).compile()
-      self._writer.line(
-        f"compiled the step in {time.monotonic() - began:.1f} s"
-      )
+    teacher_params = parts.teacher_params
+    batch = self._next(batches)
+    began = time.monotonic()
+    step_fn = parts.make_train_step()
+    step_fn = step_fn.lower(state, teacher_params, batch).compile()
+    seconds = time.monotonic() - began
+    self._writer.line(f"compiled the step in {seconds:.1f} s")
     self._clock = _Clock(first_step)
     before = None
     for step in range(first_step + 1, total + 1):
       # Guards against a hidden copy: scalars leave by explicit device_get.
       with jax.transfer_guard("disallow"):
-        state, report = step_fn(state, self._teacher_params, batch)
+        state, report = step_fn(state, teacher_params, batch)
       if step < total:
         with self._clock.waiting():
           batch = self._next(batches)
@@ -116,15 +135,13 @@ class _Loop:
       before = report
       if step % parts.run.log_every == 0 or step == total:
         self._log(step, report)
+      result = None
       if _due(step, parts.run.eval_every, total):
         result = self._evaluate(step, state)
       if _due(step, parts.run.checkpoint_every, total):
         self._check_finite(report)
         self._save(step, state, result)
-    if not result:
-      result = self._evaluate(first_step, state)
-    batches.close()
-    self._checkpoints.wait()
+    self._save_errors(self._checkpoints.wait)
     return state, result
 
   def _train_batches(self, first_step):
@@ -161,12 +178,13 @@ class _Loop:
     )
     if bad_step < 0:
       return
-    names = [*self._parts.objective.terms, "gradient"]
+    names = [*self._parts.objective.terms, "gradient", "updated parameters"]
     terms = [n for n, bad in zip(names, bad_terms, strict=True) if bad]
     raise command.FailedError(
-      f"{' and '.join(terms)} became NaN or infinite at step {bad_step + 1}; "
-      "that update was not applied and the last checkpoint is intact; lower "
-      "the learning rate (config.schedule.peak) or that term's weight"
+      f"{', '.join(terms)} became NaN or infinite at step {bad_step + 1}; that "
+      "update was not applied and the last checkpoint is intact; lower the "
+      "learning rate (config.schedule.peak) or that term's weight and start in "
+      "an empty workdir"
     )
 
   def _evaluate(self, step, state):
@@ -188,12 +206,13 @@ class _Loop:
       process_count=jax.process_count(),
     )
     sums = self._zero_sums
-    for batch in batches:
-      before = sums
-      sums = self._eval_step(
-        sums, params, sharding.global_batch(batch, parts.mesh)
-      )
-      sharding.keep_up(parts.mesh, before, sums)
+    with contextlib.closing(batches):
+      for batch in batches:
+        before = sums
+        sums = self._eval_step(
+          sums, params, sharding.global_batch(batch, parts.mesh)
+        )
+        sharding.keep_up(parts.mesh, before, sums)
     sums = jax.device_get(sums)
     count = float(sums["count"])
     return {
@@ -203,9 +222,22 @@ class _Loop:
     }
 
   def _save(self, step, state, result):
+    top1 = None
+    if result is not None:
+      top1 = result.get("eval_ema_top1", result["eval_top1"])
     with self._clock.paused():
-      top1 = result.get("eval_ema_top1", result.get("eval_top1", 0.0))
-      self._checkpoints.save(step, state, top1=top1)
+      self._save_errors(self._checkpoints.save, step, state, top1=top1)
+
+  def _save_errors(self, function, *args, **kwargs):
+    """An asynchronous save that failed says so at the next, or at a wait."""
+    try:
+      function(*args, **kwargs)
+    # Orbax and tensorstore raise many types for a full disk alone.
+    except Exception as error:
+      raise command.FailedError(
+        "a checkpoint could not be written, those before it are intact: "
+        + str(error).strip().splitlines()[0]
+      ) from error
 
 
 class _Clock:

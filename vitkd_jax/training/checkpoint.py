@@ -86,7 +86,10 @@ class Checkpoints:
       [
         checkpoint_managers.LatestN(keep),
         checkpoint_managers.BestN(
-          get_metric_fn=lambda metrics: metrics["top1"], n=1, reverse=False
+          get_metric_fn=lambda metrics: metrics["top1"],
+          n=1,
+          reverse=False,
+          keep_checkpoints_without_metrics=False,
         ),
       ]
     )
@@ -108,22 +111,25 @@ class Checkpoints:
       },
     )
 
-  def save(self, step: int, state: Any, *, top1: float) -> None:
+  def save(self, step: int, state: Any, *, top1: float | None) -> None:
     """Starts an asynchronous save; `wait` says when it is durable.
 
     Args:
       step: updates done.
       state: tree of arrays; may be donated at once.
-      top1: evaluation accuracy, which decides what is best.
+      top1: accuracy of the evaluation at this step, which decides what is
+        best; None where there was none.
     """
     tree = _as_dict(state)
+    if step in self._manager.all_steps():  # damaged, and passed over before
+      self._manager.delete(step)
     meta = {"step": step, "fingerprint": fingerprint(tree)}
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)
       ),
-      metrics={"top1": float(top1)},
+      metrics=None if top1 is None else {"top1": float(top1)},
       force=True,
     )
 

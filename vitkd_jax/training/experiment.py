@@ -6,18 +6,18 @@ ValueError of one sentence.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from vitkd_jax import weights
 from vitkd_jax.data import augment as augmentation
 from vitkd_jax.data import datasets
-from vitkd_jax.distill import heads, tokens
+from vitkd_jax.distill import heads, losses, tokens
 from vitkd_jax.models import variants, vit
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training import optim, sections, sharding, steps
@@ -54,6 +54,11 @@ class Experiment:
       num_terms=len(self.objective.terms),
       with_ema=bool(self.run.ema_decay),
     )
+
+  def create_state(self) -> states.TrainState:
+    """The first TrainState of the run's seed, each leaf born on its devices."""
+    init = jax.jit(self.make_init(), out_shardings=self.state_shardings())
+    return init(jax.random.key(self.run.seed))
 
   def state_shardings(self):
     """The shardings of `make_init`'s state on the mesh."""
@@ -107,37 +112,14 @@ def build(
   mesh = sharding.make_mesh(run.fsdp, devices)
   sharding.check_batch_size(run.batch_size, mesh, run.accumulate)
   data = sections.make(sections.Data, "data", section["data"])
+  if data.num_workers < 0:
+    raise ValueError(f"config.data.num_workers={data.num_workers} is negative")
   info = datasets.info(data.name, data.data_dir)
   height, width = _image_size(info)
 
-  student_fields = dict(section["student"])
-  student = vit.Model(info.num_classes, **student_fields)
-  _check_patches("student", student, height, width)
-  weights_by_term = _loss_weights(section["weights"], info.num_classes)
-  taught = [t for t in weights_by_term if t != "task"]
-  if taught and not section["teacher"]:
-    raise ValueError(
-      f"the loss terms {', '.join(taught)} need a teacher: fill in "
-      "config.teacher, or set their weights to 0"
-    )
-  objective = objectives.Objective(
-    student=student,
-    student_stats=_stats(student_fields.get("variant")),
-    weights=weights_by_term,
-    student_grid=student.grid(height, width),
-  )
-  teacher_params = sha256 = None
-  if taught:
-    teacher = sections.make(sections.Teacher, "teacher", section["teacher"])
-    teacher_params, sha256, parts = _teacher(
-      teacher, info, (height, width), objective, section
-    )
-    objective = dataclasses.replace(
-      objective,
-      **parts,
-      **sections.known("logits", section["logits"], ("temperature", "gamma")),
-    )
-  num_train = _split_size(info, data)
+  objective, teacher_params, sha256 = _objective(section, info, mesh)
+  num_train = _split_size(data, data.train_split)
+  _split_size(data, data.eval_split)
   total_steps = max(1, round(run.epochs * num_train / run.batch_size))
   schedule = _schedule(section["schedule"], num_train, run, total_steps)
   return Experiment(
@@ -183,17 +165,18 @@ def _check_patches(who, model, height, width) -> None:
 
 
 def _stats(variant) -> objectives.Stats:
-  known = variants.get(variant) if variant else variants.Variant
+  known = variants.get(variant)
   return known.mean, known.std
 
 
 def _loss_weights(values, num_classes) -> dict[str, float]:
   sections.known("weights", values, objectives.TERMS)
+  sections.check_types(
+    "weights", values, dict.fromkeys(objectives.TERMS, float)
+  )
   for term, weight in values.items():
-    if not (math.isfinite(weight) and weight >= 0):
-      raise ValueError(
-        f"config.weights.{term}={weight}: wanted a finite number of at least 0"
-      )
+    if weight < 0:
+      raise ValueError(f"config.weights.{term}={weight}: wanted at least 0")
   weights_by_term = {term: w for term, w in values.items() if w}
   if not weights_by_term:
     raise ValueError("every weight in config.weights is 0: nothing to learn")
@@ -205,9 +188,68 @@ def _loss_weights(values, num_classes) -> dict[str, float]:
   return weights_by_term
 
 
-def _teacher(config, info, image_size, objective, section):
-  """The teacher's parameters, their hash, and the objective's fields."""
-  fields = variants.get(config.variant).fields
+def _objective(section, info, mesh):
+  """The objective, the teacher's parameters on the mesh, and their hash."""
+  image_size = _image_size(info)
+  student = _student(section["student"], info.num_classes)
+  _check_patches("student", student, *image_size)
+  objective = objectives.Objective(
+    student=student,
+    student_stats=_stats(section["student"]["variant"]),
+    weights=_loss_weights(section["weights"], info.num_classes),
+    student_grid=student.grid(*image_size),
+  )
+  taught = [term for term in objective.terms if term != "task"]
+  if not taught:
+    return objective, None, None
+  if not section["teacher"]:
+    raise ValueError(
+      f"the loss terms {', '.join(taught)} need a teacher: fill in "
+      "config.teacher, or set their weights to 0"
+    )
+  config = sections.make(sections.Teacher, "teacher", section["teacher"])
+  _check_dtype("teacher.dtype", config.dtype)
+  teacher, params, sha256 = _load_teacher(config, info, image_size)
+  grid = teacher.grid(*image_size)
+  if grid != objective.student_grid and not config.resample:
+    raise ValueError(
+      f"the teacher's token grid is {grid[0]}x{grid[1]}, the student's "
+      f"{objective.student_grid[0]}x{objective.student_grid[1]}; set "
+      "config.teacher.resample=True to bring its maps to the student's grid"
+    )
+  objective = dataclasses.replace(
+    objective,
+    teacher=teacher,
+    teacher_stats=_stats(config.variant),
+    teacher_grid=grid,
+    head=_head(objective, teacher, section["head"]),
+    select=_select(section["select"], teacher, student),
+    **_logits(section["logits"]),
+  )
+  return objective, jax.device_put(params, sharding.replicated(mesh)), sha256
+
+
+def _student(fields, num_classes) -> vit.ViT:
+  if not fields.get("variant"):
+    raise ValueError("config.student.variant is missing")
+  if "num_classes" in fields:
+    raise ValueError("config.student.num_classes comes from the data set")
+  types = {"variant": str} | vit.ViT.__annotations__
+  known = {name: value for name, value in fields.items() if name in types}
+  sections.check_types("student", known, types)
+  _check_dtype("student.dtype_mm", fields.get("dtype_mm", "float32"))
+  return vit.Model(num_classes, **fields)
+
+
+def _check_dtype(name, dtype) -> None:
+  if dtype not in ("float32", "bfloat16", "float16"):
+    raise ValueError(
+      f"config.{name}={dtype!r}: wanted float32, bfloat16 or float16"
+    )
+
+
+def _load_teacher(config, info, image_size):
+  """The frozen model, its parameters in its dtype, and the file's hash."""
   model = vit.Model(info.num_classes, variant=config.variant)
   _check_patches("teacher", model, *image_size)
   loaded = loading.load_with_notes(
@@ -218,28 +260,14 @@ def _teacher(config, info, image_size, objective, section):
   )
   _check_resolution(config, loaded.notes, image_size)
   params = loaded.params
-  grid = model.grid(*image_size)
-  if fields.get("layerscale_init") is not None:
+  if model.layerscale_init is not None:
     # Exact for a frozen model, and one product less per branch.
     params = weights.fold_layerscale(params)
-  dtype = jnp.dtype(config.dtype)
-  params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
-  model = model.clone(layerscale_init=None, dtype_mm=config.dtype)
-  if grid != objective.student_grid and not config.resample:
-    raise ValueError(
-      f"the teacher's token grid is {grid[0]}x{grid[1]}, the student's "
-      f"{objective.student_grid[0]}x{objective.student_grid[1]}; set "
-      "config.teacher.resample=True to bring its maps to the student's grid"
-    )
-  head = _head(objective, model, section)
-  parts = dict(
-    teacher=model,
-    teacher_stats=_stats(config.variant),
-    teacher_grid=grid,
-    head=head,
-    select=_select(section["select"], model, objective.student),
+  params = jax.tree.map(
+    lambda x: np.asarray(x, jnp.dtype(config.dtype)), params
   )
-  return params, loaded.file and weights.sha256(loaded.file), parts
+  model = model.clone(layerscale_init=None, dtype_mm=config.dtype)
+  return model, params, loaded.file and weights.sha256(loaded.file)
 
 
 def _check_resolution(config, notes, image_size) -> None:
@@ -254,23 +282,43 @@ def _check_resolution(config, notes, image_size) -> None:
     )
 
 
-def _head(objective, teacher, section):
-  terms = tuple(t for t in objectives.FEATURE_TERMS if t in objective.weights)
+def _head(objective, teacher, values):
+  config = sections.make(sections.Head, "head", values)
+  if not 0 <= config.mask_ratio < 1:
+    raise ValueError(
+      f"config.head.mask_ratio={config.mask_ratio}: not in [0, 1)"
+    )
+  if config.reduction not in losses.REDUCTIONS:
+    raise ValueError(
+      f"config.head.reduction={config.reduction!r}: wanted one of "
+      + ", ".join(losses.REDUCTIONS)
+    )
+  terms = tuple(t for t in heads.TERMS if t in objective.weights)
   if not terms:
     return None
-  names = ("mask_ratio", "reduction", "always_align")
   return heads.ViTKD(
     teacher.width,
     terms=terms,
     grid=objective.student_grid,
     dtype_mm=objective.student.dtype_mm,
-    **sections.known("head", section["head"], names),
+    **dataclasses.asdict(config),
   )
 
 
+def _logits(values) -> dict[str, float]:
+  config = sections.make(sections.Logits, "logits", values)
+  if config.temperature <= 0 or config.gamma < 0:
+    raise ValueError(
+      f"config.logits.temperature={config.temperature} and gamma="
+      f"{config.gamma}: wanted a positive and no negative number"
+    )
+  return dataclasses.asdict(config)
+
+
 def _select(values, teacher, student) -> Mapping[str, Any]:
-  names = ("low_blocks", "low_place", "high_block", "high_place")
-  sections.known("select", values, names)
+  sections.check_keywords(
+    tokens.select, "select", values, given=("num_prefix_tokens",)
+  )
   for name in ("low_place", "high_place"):
     tokens.check_place(values.get(name, "+mlp"))
   blocks = (*values.get("low_blocks", ()), values.get("high_block", -1))
@@ -284,19 +332,16 @@ def _select(values, teacher, student) -> Mapping[str, Any]:
   return values
 
 
-def _split_size(info, data) -> int:
-  source = datasets.load(data.name, data.train_split, data_dir=data.data_dir)
+def _split_size(data, split) -> int:
+  source = datasets.load(data.name, split, data_dir=data.data_dir)
   if not len(source):
-    raise ValueError(f"split {data.train_split!r} of {info.name} is empty")
+    raise ValueError(f"split {split!r} of {data.name} is empty")
   return len(source)
 
 
 def _schedule(values, num_train, run, total_steps):
-  names = ("kind", "peak", "warmup_epochs", "warmup_start", "end")
-  values = dict(sections.known("schedule", values, names))
-  for name in names:
-    if values.get(name) is None:
-      raise ValueError(f"config.schedule.{name} is missing")
+  config = sections.make(sections.Schedule, "schedule", values)
+  values = dataclasses.asdict(config)
   warmup = values.pop("warmup_epochs") * num_train / run.batch_size
   return optim.make_schedule(
     total_steps=total_steps, warmup_steps=round(warmup), **values

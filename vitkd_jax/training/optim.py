@@ -42,10 +42,16 @@ def make_schedule(
     A function of an int step, to a float32 scalar.
 
   Raises:
-    ValueError: an unknown kind, or a warm-up longer than the training.
+    ValueError: an unknown kind, a warm-up longer than the training, or a
+      learning rate that is negative or, at the peak, not positive.
   """
   if kind not in ("mmcls", "deit"):
     raise ValueError(f"schedule kind {kind!r}: wanted 'mmcls' or 'deit'")
+  if not (peak > 0 and warmup_start >= 0 and end >= 0):
+    raise ValueError(
+      f"learning rates peak={peak}, warmup_start={warmup_start}, end={end}: "
+      "wanted a positive peak and no negative one"
+    )
   if not 0 <= warmup_steps <= total_steps:
     raise ValueError(
       f"a warm-up of {warmup_steps} steps does not fit a training of "
@@ -101,7 +107,20 @@ def make_optimizer(
     weight_decay: decoupled, times the learning rate, as in PyTorch.
     clip_norm: largest global norm over all trainable leaves, student and
       head together; None or 0 for no clipping.
+
+  Raises:
+    ValueError: a number out of its range.
   """
+  for name, value in (("b1", b1), ("b2", b2)):
+    if not 0 <= value < 1:
+      raise ValueError(f"optimizer {name}={value} is not in [0, 1)")
+  for name, value in (
+    ("eps", eps),
+    ("weight_decay", weight_decay),
+    ("clip_norm", clip_norm or 0.0),
+  ):
+    if value < 0:
+      raise ValueError(f"optimizer {name}={value} is negative")
   adamw = optax.adamw(
     schedule,
     b1=b1,

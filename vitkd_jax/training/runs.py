@@ -8,7 +8,18 @@ from etils import epath
 import ml_collections
 
 # What may change between two starts of one run: it changes no result.
-_FREE = ("log_every", "eval_every", "checkpoint_every", "keep")
+_FREE = (
+  "command",
+  "config.run.log_every",
+  "config.run.eval_every",
+  "config.run.checkpoint_every",
+  "config.run.keep",
+  "config.run.fsdp",
+  "config.data.data_dir",
+  "config.data.cache",
+  "config.data.num_workers",
+  "config.teacher.weights",  # their SHA-256 is compared
+)
 
 
 def checkpoint_dir(workdir: str) -> str:
@@ -80,11 +91,12 @@ def claim(
   )
   old = read_record(workdir)
   if old is None:
-    if (folder / "checkpoints").exists():
-      raise ValueError(
-        f"workdir {workdir} holds checkpoints but no config.json, so the run "
-        "they belong to is unknown; take an empty workdir"
-      )
+    for name in ("checkpoints", "metrics.jsonl"):
+      if (folder / name).exists():
+        raise ValueError(
+          f"workdir {workdir} holds {name} but no config.json, so the run that "
+          "it belongs to is unknown; take an empty workdir"
+        )
   else:
     differing = sorted(_differences(old, record))
     if differing:
@@ -111,7 +123,5 @@ def _flatten(tree, prefix=""):
 def _differences(old, new):
   old, new = _flatten(old), _flatten(new)
   for name in old.keys() | new.keys():
-    if name.rpartition(".")[2] in _FREE or name == "command":
-      continue
-    if old.get(name) != new.get(name):
+    if name not in _FREE and old.get(name) != new.get(name):
       yield f"{name} was {old.get(name)!r} and is {new.get(name)!r}"

@@ -1,10 +1,12 @@
 """The sections of a config: their keys, types and ranges."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import difflib
 import inspect
 import math
+import types
+import typing
 from typing import Any, TypeVar
 
 import ml_collections
@@ -65,6 +67,34 @@ class Teacher:
   dtype: str = "bfloat16"
   resample: bool = False
   resize_posemb: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """Section `head`: see `heads.ViTKD`."""
+
+  mask_ratio: float = 0.5
+  reduction: str = "sum"
+  always_align: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Logits:
+  """Section `logits`: of NKD and KL, see `losses`."""
+
+  temperature: float = 1.0
+  gamma: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """Section `schedule`: see `optim.make_schedule`; warm-up in epochs."""
+
+  kind: str
+  peak: float
+  warmup_epochs: float
+  warmup_start: float
+  end: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +163,47 @@ def known(
   return values
 
 
+def check_types(
+  section: str, values: Mapping[str, Any], annotations: Mapping[str, Any]
+) -> None:
+  """Raises ValueError for a value that is not of its annotation's type."""
+  for name, value in values.items():
+    kinds = typing.get_args(annotations[name]) or (annotations[name],)
+    if isinstance(annotations[name], types.GenericAlias):
+      kinds = (annotations[name],)
+    if not any(_fits(value, kind) for kind in kinds):
+      wanted = " or ".join(_NAMES.get(kind, "a sequence") for kind in kinds)
+      raise ValueError(f"config.{section}.{name}={value!r}: wanted {wanted}")
+
+
+_NAMES = {
+  int: "a whole number",
+  float: "a finite number",
+  bool: "True or False",
+  str: "text",
+  type(None): "None",
+}
+
+
+def _fits(value, kind):
+  if kind is float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+  if kind is int:
+    return isinstance(value, int) and not isinstance(value, bool)
+  if kind in _NAMES:
+    return isinstance(value, kind)
+  if typing.get_origin(kind) in (tuple, Sequence):
+    size = [k for k in typing.get_args(kind) if k is not ...]
+    fixed = typing.get_origin(kind) is tuple
+    return (
+      isinstance(value, list | tuple)
+      and (len(value) == len(size) if fixed else len(value) > 0)
+      and all(_fits(part, size[0]) for part in value)
+    )
+  return True
+
+
 def make(kind: type[T], section: str, values: Mapping[str, Any]) -> T:
   """A dataclass from a section, whose keys must be its fields.
 
@@ -144,6 +215,7 @@ def make(kind: type[T], section: str, values: Mapping[str, Any]) -> T:
   for name, field in fields.items():
     if field.default is dataclasses.MISSING and values.get(name) is None:
       raise ValueError(f"config.{section}.{name} is missing")
+  check_types(section, values, {n: f.type for n, f in fields.items()})
   return kind(**values)
 
 
@@ -160,16 +232,35 @@ def call(
     ValueError: an unknown key, one that is missing, or what the function
       refuses.
   """
+  check_keywords(function, section, values, given=more)
+  return function(*args, **more, **values)
+
+
+def check_keywords(
+  function: Callable,
+  section: str,
+  values: Mapping[str, Any],
+  given: Iterable[str],
+) -> None:
+  """Raises ValueError unless `values` are a function's keywords, and typed.
+
+  Args:
+    function: whose keyword-only parameters are the section's keys.
+    section: its name.
+    values: the section.
+    given: keywords that do not come from the section.
+  """
   keywords = {
-    name: parameter.default
+    name: parameter
     for name, parameter in inspect.signature(function).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name not in more
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in given
   }
   known(section, values, keywords)
-  for name, default in keywords.items():
-    if default is inspect.Parameter.empty and name not in values:
+  for name, parameter in keywords.items():
+    if parameter.default is parameter.empty and values.get(name) is None:
       raise ValueError(f"config.{section}.{name} is missing")
-  return function(*args, **more, **values)
+  annotations = {n: p.annotation for n, p in keywords.items()}
+  check_types(section, values, annotations)
 
 
 # The least that each number in the section `run` may be.

@@ -22,10 +22,10 @@ class TrainState:
     opt_state: the optimiser's.
     ema: moving average of the student's parameters, or None.
     metrics: {name: float32 [2]} (sum, count) since the last log.
-    bad_step: int32 scalar, the first step whose loss or gradient was not
-      finite; -1 for none.
-    bad_terms: bool [number of loss terms + 1], which were not finite then;
-      the last is the gradient's norm.
+    bad_step: int32 scalar, the first step whose loss, gradient or update was
+      not finite; -1 for none.
+    bad_terms: bool [number of loss terms + 2], which were not finite then;
+      the last two are the gradient and the updated parameters.
   """
 
   step: jax.Array
@@ -56,7 +56,7 @@ def make_init(
       ema=jax.tree.map(jnp.copy, params["student"]) if with_ema else None,
       metrics={name: jnp.zeros(2, jnp.float32) for name in metric_names},
       bad_step=jnp.full((), -1, jnp.int32),
-      bad_terms=jnp.zeros(num_terms + 1, bool),
+      bad_terms=jnp.zeros(num_terms + 2, bool),
     )
 
   return init
@@ -69,9 +69,3 @@ def shardings(init: Callable, mesh: Any, rules: Any) -> Any:
   """
   shapes = jax.eval_shape(init, jax.random.key(0))
   return sharding.tree(shapes, mesh, rules)
-
-
-def create(init: Callable, seed: int, state_shardings: Any) -> TrainState:
-  """The first state of a seed, each leaf born on its devices."""
-  key = jax.random.key(seed)
-  return jax.jit(init, out_shardings=state_shardings)(key)

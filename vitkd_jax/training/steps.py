@@ -59,9 +59,13 @@ def make_train_step(
 
     norms = {part: optax.tree.norm(grads[part]) for part in ("student", "head")}
     norm = jnp.hypot(norms["student"], norms["head"])
-    checked = jnp.stack([means[term] for term in objective.terms] + [norm])
-    finite = jnp.isfinite(checked)
-    new = _update(state, grads, optimizer, ema_decay, jnp.all(finite))
+    new = _update(state, grads, optimizer, ema_decay)
+    checked = [*(means[term] for term in objective.terms), norm]
+    checked.append(optax.tree.norm(new.params))
+    finite = jnp.isfinite(jnp.stack(checked))
+    new = jax.tree.map(
+      lambda new, old: jnp.where(jnp.all(finite), new, old), new, state
+    )
 
     measured = {
       "loss": means["loss"],
@@ -116,16 +120,15 @@ def _accumulate(compute, whole, key_drop, count):
 
 
 def _update(
-  state: states.TrainState, grads, optimizer, ema_decay, apply
+  state: states.TrainState, grads, optimizer, ema_decay
 ) -> states.TrainState:
-  """The state after one update where `apply` is True, else as it was."""
+  """The state after one update, its counters as they were."""
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   ema = state.ema
   if ema_decay is not None:
     ema = optim.update_ema(ema, params["student"], ema_decay)
-  new = state.replace(params=params, opt_state=opt_state, ema=ema)
-  return jax.tree.map(lambda n, old: jnp.where(apply, n, old), new, state)
+  return state.replace(params=params, opt_state=opt_state, ema=ema)
 
 
 def make_eval_step(model: vit.ViT, stats: objectives.Stats) -> Callable:
@@ -151,7 +154,8 @@ def make_eval_step(model: vit.ViT, stats: objectives.Stats) -> Callable:
     own = jnp.take_along_axis(logits, label, axis=-1)
     # Equal logits count for the class of the lower number, as in arg max.
     earlier = jnp.arange(logits.shape[-1]) < label
-    rank = jnp.sum((logits > own) | ((logits == own) & earlier), axis=-1)
+    # Written so that NaN ranks last.
+    rank = jnp.sum(~(logits <= own) | ((logits == own) & earlier), axis=-1)
     nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=-1)
     return {
       "top1": sums["top1"] + jnp.sum(counted * (rank < 1)),

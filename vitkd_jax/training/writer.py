@@ -23,7 +23,7 @@ class Writer:
     workdir: where metrics.jsonl and the events go; made if it is not there.
     first_step: updates done before this start.
     total_steps: of the whole run, for the progress line.
-    quiet: writes no console lines (all processes but the first).
+    quiet: writes nothing (all processes but the first).
   """
 
   def __init__(
@@ -32,13 +32,16 @@ class Writer:
     self._path = epath.Path(workdir) / "metrics.jsonl"
     self._total = total_steps
     self._quiet = quiet
+    self._progress = self._events = None
+    self._written = set()
+    if quiet:
+      return
     self._keep_until(first_step)
     self._events = tensorboardX.SummaryWriter(
       os.fspath(workdir), purge_step=first_step + 1
     )
     self._console = rich.console.Console(stderr=False, highlight=False)
-    self._progress = None
-    if not quiet and self._console.is_terminal:
+    if self._console.is_terminal:
       self._progress = rich.progress.Progress(
         rich.progress.TextColumn("[bold]{task.completed}/{task.total}"),
         rich.progress.BarColumn(),
@@ -58,22 +61,31 @@ class Writer:
   def __exit__(self, *_):
     if self._progress:
       self._progress.stop()
-    self._events.close()
+    if self._events:
+      self._events.close()
 
   def _keep_until(self, step: int) -> None:
     if not self._path.exists():
       return
-    kept = []
-    for line in self._path.read_text().splitlines():
+    text, kept = self._path.read_text(), []
+    for line in text.splitlines():
       try:
-        if json.loads(line)["step"] <= step:
+        values = json.loads(line)
+        if values["step"] <= step:
           kept.append(line + "\n")
+          self._written.add((values["step"], frozenset(values)))
       except (ValueError, KeyError, TypeError):
         continue  # the last line of a killed run may be half written
-    self._path.write_text("".join(kept))
+    if "".join(kept) != text:  # through another file: a kill loses nothing
+      temporary = self._path.with_suffix(".tmp")
+      temporary.write_text("".join(kept))
+      temporary.replace(self._path)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Appends one line of metrics and the events of the same step."""
+    """Appends one line of metrics and the events of the same step, once."""
+    known = (step, frozenset(values) | {"step"})
+    if self._quiet or known in self._written:
+      return
     line = json.dumps({"step": step, **values})
     if isinstance(self._path, pathlib.Path):
       with open(self._path, "a") as file:
