@@ -18,20 +18,22 @@ from vitkd_jax.data import augment
 from vitkd_jax.distill import tokens
 from vitkd_jax.training import objective, sections
 
-# The paper's weights are for sums over 196 tokens of width 384; on a mean over
-# tokens and channels they are 2.26 and 0.226, whatever the grid and width.
-_FEATURES = dict(mimic=2.26, generation=0.226)
+# The paper's weights, made for DeiT III's maps, are 2.26 and 0.226 on a mean
+# over tokens and channels. This teacher's shallow maps have no LayerScale and
+# are some ten times larger, so that 2.26 drowns the task: 72.7 % against the
+# baseline's 74.9 % with an earlier form of this config.
+_FEATURES = dict(mimic=0.2, generation=1.0)
 METHODS = {
   "baseline": dict(),
   "vitkd": _FEATURES,
-  "nkd": dict(nkd=1.0),
-  "both": dict(nkd=1.0, **_FEATURES),
+  "nkd": dict(nkd=2.0),
+  "both": dict(nkd=2.0, **_FEATURES),
 }
 
 
 def get_config(arg=None):
   """The config of one method."""
-  args = common.parse_arg(arg, method="both", epochs=10, seed=0, batch_size=128)
+  args = common.parse_arg(arg, method="both", epochs=8, seed=0, batch_size=64)
   weights = common.choose("method", args["method"], METHODS)
   config = ml_collections.ConfigDict()
   config.run = common.section(
@@ -50,10 +52,8 @@ def get_config(arg=None):
     eval_split="test",
     cache=True,
   )
-  config.augment = common.section(
-    augment.make_augment, shift=1, label_smoothing=0.1
-  )
-  config.student = dict(variant="deit_pico_patch4_28")
+  config.augment = common.section(augment.make_augment, label_smoothing=0.1)
+  config.student = dict(variant="deit_pico_patch4_28", init_scheme="big_vision")
   config.weights = (
     dict.fromkeys(objective.TERMS, 0.0) | dict(task=1.0) | weights
   )
@@ -70,7 +70,7 @@ def get_config(arg=None):
     config.logits = dict(temperature=1.0, gamma=1.0)
   config.schedule = dict(
     kind="mmcls",
-    peak=config.run.get_ref("batch_size") * (1e-3 / 128),
+    peak=config.run.get_ref("batch_size").to_float() * (1.5e-3 / 64),
     warmup_epochs=1.0,
     warmup_start=1e-6,
     end=1e-5,

@@ -40,7 +40,7 @@ def get_config(arg=None):
   config.weights = dict(task=1.0)
   config.schedule = dict(
     kind="mmcls",
-    peak=config.run.get_ref("batch_size") * (1.5e-3 / 128),
+    peak=config.run.get_ref("batch_size").to_float() * (1.5e-3 / 128),
     warmup_epochs=1.0,
     warmup_start=1e-6,
     end=1e-5,
