@@ -43,20 +43,37 @@ def leaves(tree, prefix=""):
       yield path
 
 
-@pytest.mark.parametrize("name, arg", CASES)
-def test_config_builds_and_a_misspelt_leaf_does_not(name, arg):
+def build(name, arg):
   config = load(name, arg)
   # The 60,000 images are not shipped; the sections are read all the same.
   config.data.name = "fashion_mini"
-  parts = experiment.build(config)
+  return config, experiment.build(config)
+
+
+@pytest.mark.parametrize("name, arg", CASES)
+def test_every_config_builds(name, arg):
+  _, parts = build(name, arg)
   assert parts.total_steps > 0
-  # A leaf that nobody read would not be missed under another name.
+
+
+@pytest.mark.parametrize(
+  "name, arg", [("quickstart", "method=both"), ("quickstart_teacher", None)]
+)
+def test_every_leaf_is_read(name, arg):
+  """A leaf that nobody reads would not be missed under another name."""
+  config, _ = build(name, arg)
   for path in leaves(config.to_dict()):
     section, _, leaf = path.partition(".")
     wrong = config.to_dict()
     wrong[section][f"{leaf}_x"] = wrong[section].pop(leaf)
     with pytest.raises(ValueError, match=r"unknown|missing"):
       experiment.build(ml_collections.ConfigDict(wrong))
+
+
+def test_the_learning_rate_can_be_overridden():
+  config = load("quickstart", None)
+  config.schedule.peak = 5e-4
+  assert config.schedule.peak == 5e-4
 
 
 def test_overriding_the_batch_size_scales_the_learning_rate():

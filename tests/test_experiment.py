@@ -1,6 +1,7 @@
 """From config to parts: what is read, and what is refused before a compile."""
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -42,12 +43,13 @@ def test_a_frozen_teacher_has_its_layerscale_folded(tiny_config, teacher_file):
 
 
 def edit(config, path, value):
-  node = config
+  """A copy with one value; types as a config file may have them."""
+  tree = node = config.to_dict()
   *parents, name = path.split(".")
-  with config.unlocked():
-    for parent in parents:
-      node = node[parent]
-    node[name] = value
+  for parent in parents:
+    node = node[parent]
+  node[name] = value
+  return ml_collections.ConfigDict(tree)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +126,9 @@ def test_what_does_not_fit_is_refused(
   tiny_config, path, value, said, tmp_path, monkeypatch
 ):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-  edit(tiny_config, path, value)
+  config = edit(tiny_config, path, value)
   with pytest.raises(ValueError, match=r".") as refusal:
-    experiment.build(tiny_config)
+    experiment.build(config)
   assert said in str(refusal.value)
   assert "\n" not in str(refusal.value)
 
