@@ -4,9 +4,14 @@ import os
 
 # Before the first import of jax.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+  [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    # Most of the tests' time is compilation.
+    "--xla_backend_optimization_level=0",
+  ]
+)
 
 import jax
 import jax.numpy as jnp
