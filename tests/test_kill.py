@@ -83,7 +83,7 @@ def test_killed_three_times_equals_unbroken(tmp_path):
       time.sleep(0.02)
     time.sleep(rng.uniform(0, 0.3))  # also in the middle of a save
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     died_at = max(losses(broken))
     assert died_at >= target
     steps = [
@@ -118,7 +118,7 @@ def test_resumes_on_another_number_of_devices(tmp_path):
     assert time.monotonic() < deadline
     time.sleep(0.05)
   process.kill()
-  process.wait()
+  process.communicate()
   assert "resumed from the checkpoint" in finish(start(moved, devices=2))
   expected, found = losses(whole), losses(moved)
   assert sorted(found) == sorted(expected)
