@@ -236,7 +236,7 @@ class _Loop:
     except Exception as error:
       raise command.FailedError(
         "a checkpoint could not be written, those before it are intact: "
-        + str(error).strip().splitlines()[0]
+        + checkpoint.first_line(error)
       ) from error
 
 

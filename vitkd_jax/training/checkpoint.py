@@ -5,7 +5,7 @@ so each checkpoint carries a fingerprint of every leaf, and `restore` tries the
 steps from the newest down until one is whole.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import dataclasses
 import functools
 import logging
@@ -175,7 +175,7 @@ class Checkpoints:
           "checkpoint of step %d in %s is damaged and passed over: %s",
           step,
           self._directory,
-          _first_line(error),
+          first_line(error),
         )
     if steps:
       raise DamagedError(
@@ -194,7 +194,8 @@ def _absolute(directory):
   return directory if "://" in directory else os.path.abspath(directory)
 
 
-def _first_line(error):
+def first_line(error: Exception) -> str:
+  """What an error says, short; its type where it says nothing."""
   return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
@@ -216,11 +217,6 @@ def _restore_whole(manager, step, target):
   return tree
 
 
-def _candidates(directory) -> Iterator[str]:
-  yield os.path.join(directory, "checkpoints")
-  yield os.fspath(directory)
-
-
 def load_params(directory: str | os.PathLike, *, which: str = "student") -> Any:
   """The student's parameters of a run's newest whole checkpoint.
 
@@ -236,7 +232,8 @@ def load_params(directory: str | os.PathLike, *, which: str = "student") -> Any:
   """
   if which not in ("student", "ema"):
     raise ValueError(f"which={which!r}: wanted 'student' or 'ema'")
-  folder = next(filter(os.path.isdir, _candidates(directory)), None)
+  candidates = os.path.join(directory, "checkpoints"), os.fspath(directory)
+  folder = next(filter(os.path.isdir, candidates), None)
   if folder is None:
     raise ValueError(f"no folder {os.fspath(directory)}")
   checkpoints = Checkpoints(folder, read_only=True)
