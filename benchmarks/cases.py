@@ -25,6 +25,7 @@ def config(
   dtype: str = "float32",
   teacher_dtype: str | None = None,
   augmented: bool = False,
+  accumulate: int = 1,
 ) -> ml_collections.ConfigDict:
   """The config of a case.
 
@@ -34,6 +35,7 @@ def config(
     dtype: of matrix products.
     teacher_dtype: of the teacher's parameters and products; `dtype` by default.
     augmented: with the config's augmentation, or images as they are.
+    accumulate: micro-batches a step.
   """
   if case == "quickstart":
     config = quickstart.get_config("method=both")
@@ -41,7 +43,7 @@ def config(
     config = vitkd_i1k.get_config(f"pair={case}")
     # The peer's drop path draws otherwise, and it keeps no average.
     config.student.drop_path = config.run.ema_decay = 0.0
-  config.run.batch_size = batch
+  config.run.batch_size, config.run.accumulate = batch, accumulate
   if not augmented:
     smoothing = config.augment.label_smoothing
     config.augment = common.section(augment.make_augment)

@@ -39,12 +39,16 @@ def main(argv=None):
   parser.add_argument("--case", action="append", choices=tuple(cases.PAIRS))
   parser.add_argument("--slice", action="append", help="v5e:2x4 by default")
   parser.add_argument("--images", type=int, default=64, help="a chip")
+  parser.add_argument("--accumulate", type=int, default=1, help="micro-batches")
   parser.add_argument("--augment", action="store_true")
   parser.add_argument("--top", type=int, default=0, help="dearest fusions")
   args = parser.parse_args(argv)
   for name in args.slice or ("v5e:2x4",):
     piece = topology.find(name)
-    print(f"\n{piece}, {args.images} images a chip, bfloat16: M cycles")
+    print(
+      f"\n{piece}, {args.images} images a chip in {args.accumulate} "
+      "micro-batches, bfloat16: M cycles"
+    )
     print(" ".join(f"{x:>16}" for x in ("", "total", "floor", "ratio", *PARTS)))
     for case in args.case or cases.PAIRS:
       _estimate(case, piece, args)
@@ -56,6 +60,7 @@ def _estimate(case, piece, args):
     batch=args.images * piece.chips,
     dtype="bfloat16",
     augmented=args.augment,
+    accumulate=args.accumulate,
   )
   parts = cases.build(config, topology.devices(piece))
   start = time.monotonic()

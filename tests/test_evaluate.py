@@ -86,7 +86,7 @@ def test_numbers_by_hand():
 
 def test_counts_are_integers():
   sums = by_hand()
-  for name in ("confusion", "top5", "agree", "teacher_top1"):
+  for name in ("confusion", "count", "top1", "top5", "agree", "teacher_top1"):
     assert sums[name].dtype == jnp.int32
 
 
@@ -273,7 +273,14 @@ def test_refusals(workdir):
 def test_many_classes_show_the_worst(capsys):
   confusion = np.diag(np.arange(40)) + np.eye(40, k=1, dtype=int)
   found = scoring.results(
-    {"confusion": confusion, "top5": 0, "nll": 0.0}, map(str, range(40))
+    {
+      "confusion": confusion,
+      "count": confusion.sum(),
+      "top1": np.trace(confusion),
+      "top5": 0,
+      "nll": 0.0,
+    },
+    map(str, range(40)),
   )
   evaluate.show(found, "title")
   text = capsys.readouterr().out

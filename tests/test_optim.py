@@ -72,11 +72,30 @@ def test_schedule_without_warmup_starts_at_the_peak():
   [
     (dict(kind="linear"), "wanted 'mmcls' or 'deit'"),
     (dict(warmup_steps=301), "a warm-up of 301 steps"),
+    (dict(peak=0.0), "wanted a positive peak"),
+    (dict(peak=float("inf")), "no negative or infinite one"),
+    (dict(end=float("nan")), "no negative or infinite one"),
   ],
 )
 def test_schedule_refuses(change, said):
   with pytest.raises(ValueError, match=said):
     optim.make_schedule(**{**MMCLS, **change})
+
+
+@pytest.mark.parametrize(
+  "change, said",
+  [
+    # 0 / 0 where a gradient is 0, as for what no loss reaches.
+    (dict(eps=0.0), "eps=0.0: wanted a positive number"),
+    (dict(b2=1.0), "b2=1.0 is not in"),
+    (dict(weight_decay=-0.1), "weight_decay=-0.1: wanted 0 or more"),
+    (dict(clip_norm=float("nan")), "clip_norm=nan: wanted 0 or more"),
+  ],
+)
+def test_optimizer_refuses(change, said):
+  adamw = dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.05, clip_norm=5.0)
+  with pytest.raises(ValueError, match=said):
+    optim.make_optimizer(lambda step: 1e-3, **{**adamw, **change})
 
 
 def test_decay_mask_names_every_leaf_that_does_not_decay():

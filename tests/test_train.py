@@ -100,8 +100,7 @@ def test_divergence_stops_the_run_and_keeps_good_checkpoints(
   tiny_config.run.max_bad_steps = 3
   with pytest.raises(endings.FailedError, match=r"the 3\. update in") as stop:
     train.train(tiny_config, str(tmp_path))
-  # The update itself overflows before any loss can.
-  assert str(stop.value).startswith("updated parameters became NaN")
+  assert "gradient became NaN or infinite" in str(stop.value)
   assert "config.schedule.peak" in str(stop.value)
   assert capsys.readouterr().out.count("that update was skipped") == 3
   state = last_state(tiny_config, tmp_path)

@@ -16,7 +16,7 @@ from vitkd_jax.data import augment, datasets, loader
 from vitkd_jax.data import crop as crops
 from vitkd_jax.distill import losses
 from vitkd_jax.models import variants, vit
-from vitkd_jax.training import inputs, runs, sharding
+from vitkd_jax.training import inputs, runs, sharding, steps
 from vitkd_jax.weights import loading
 
 Sums = dict[str, jax.Array]
@@ -136,8 +136,6 @@ def make_step(
 ) -> Callable[[Sums, Any, Mapping[str, jax.Array]], Sums]:
   """The function (sums, {"student": params, "teacher": params}, batch) -> sums.
 
-  Counts are integers, so that they are exact for any batch and mesh.
-
   Args:
     student: (params, image uint8 [B, H, W, 3]) -> logits [B, C] float32.
     teacher: likewise; None where none is compared with.
@@ -153,17 +151,9 @@ def make_step(
     label = batch["label"]
     logits = student(params["student"], batch["image"])
     guess = jnp.argmax(logits, -1)
-    _, first = jax.lax.top_k(logits, min(5, logits.shape[-1]))
-    nll = losses.soft_cross_entropy(
-      logits, jax.nn.one_hot(label, logits.shape[-1])
-    )
-    new = {
-      "confusion": jnp.zeros_like(sums["confusion"])
-      .at[label, guess]
-      .add(number),
-      "top5": jnp.sum(number * jnp.any(first == label[:, None], -1)),
-      "nll": jnp.sum(jnp.where(counted, nll, 0.0)),
-    }
+    new = steps.measure(logits, label, batch["weight"])
+    confusion = jnp.zeros_like(sums["confusion"])
+    new["confusion"] = confusion.at[label, guess].add(number)
     if teacher is not None:
       taught = teacher(params["teacher"], batch["image"])
       choice = jnp.argmax(taught, -1)
@@ -180,13 +170,10 @@ def make_step(
 
 def zero_sums(num_classes: int, with_teacher: bool = False) -> Sums:
   """What an evaluation starts from; confusion is int32 [true, predicted]."""
-  whole, real = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
-  sums = {
-    "confusion": jnp.zeros((num_classes, num_classes), jnp.int32),
-    "top5": whole,
-    "nll": real,
-  }
+  sums = steps.zero_sums()
+  sums["confusion"] = jnp.zeros((num_classes, num_classes), jnp.int32)
   if with_teacher:
+    whole, real = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
     sums |= {"agree": whole, "teacher_top1": whole, "kl": real}
   return sums
 
@@ -208,12 +195,12 @@ def results(sums: Mapping[str, Any], class_names) -> dict[str, Any]:
     ValueError: no image was counted.
   """
   confusion = np.asarray(sums["confusion"])
-  count = int(confusion.sum())
+  count = int(sums["count"])
   if not count:
     raise ValueError("the split is empty")
   found = {
     "count": count,
-    "top1": int(np.trace(confusion)) / count,
+    "top1": int(sums["top1"]) / count,
     "top5": int(sums["top5"]) / count,
     "loss": float(sums["nll"]) / count,
   }

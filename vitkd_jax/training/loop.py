@@ -184,7 +184,7 @@ class Loop:
     total, row = map(int, jax.device_get(report["skipped"]))
     if not row:
       return
-    names = [*self._parts.objective.terms, "gradient", "updated parameters"]
+    names = [*self._parts.objective.terms, "gradient"]
     bad = jax.device_get(report["bad"])
     terms = ", ".join(n for n, b in zip(names, bad, strict=True) if b)
     self._writer.line(

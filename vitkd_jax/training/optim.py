@@ -1,6 +1,7 @@
 """Schedule, decay mask, optimiser chain and EMA of both recipes."""
 
 from collections.abc import Callable
+import math
 from typing import Any
 
 import jax
@@ -47,10 +48,11 @@ def make_schedule(
   """
   if kind not in ("mmcls", "deit"):
     raise ValueError(f"schedule kind {kind!r}: wanted 'mmcls' or 'deit'")
-  if not (peak > 0 and warmup_start >= 0 and end >= 0):
+  rates = (peak, warmup_start, end)
+  if not (peak > 0 and all(0 <= rate < math.inf for rate in rates)):
     raise ValueError(
       f"learning rates peak={peak}, warmup_start={warmup_start}, end={end}: "
-      "wanted a positive peak and no negative one"
+      "wanted a positive peak and no negative or infinite one"
     )
   if not 0 <= warmup_steps <= total_steps:
     raise ValueError(
@@ -103,7 +105,7 @@ def make_optimizer(
     schedule: learning rate by step.
     b1: decay of the first moment.
     b2: decay of the second moment.
-    eps: added to the root of the second moment.
+    eps: added to the root of the second moment; positive.
     weight_decay: decoupled, times the learning rate, as in PyTorch.
     clip_norm: largest global norm over all trainable leaves, student and
       head together; None or 0 for no clipping.
@@ -114,13 +116,12 @@ def make_optimizer(
   for name, value in (("b1", b1), ("b2", b2)):
     if not 0 <= value < 1:
       raise ValueError(f"optimizer {name}={value} is not in [0, 1)")
-  for name, value in (
-    ("eps", eps),
-    ("weight_decay", weight_decay),
-    ("clip_norm", clip_norm or 0.0),
-  ):
-    if value < 0:
-      raise ValueError(f"optimizer {name}={value} is negative")
+  # Both are relied on by the step: an update of a finite gradient is finite.
+  if not 0 < eps < math.inf:
+    raise ValueError(f"optimizer eps={eps}: wanted a positive number")
+  for name, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
+    if not 0 <= (value or 0.0) < math.inf:
+      raise ValueError(f"optimizer {name}={value}: wanted 0 or more")
   adamw = optax.adamw(
     schedule,
     b1=b1,

@@ -29,9 +29,8 @@ def make_train_step(
   """The function (state, teacher_params, batch) -> (state, report).
 
   To be jitted with the state donated. All randomness is a function of
-  (seed, state.step). An update whose loss, gradient or new parameters are not
-  finite is left out, the moving average and the metrics included, and counted
-  in the state.
+  (seed, state.step). An update whose loss or gradient is not finite is left
+  out, the moving average and the metrics included, and counted in the state.
 
   Args:
     objective: models, losses and weights.
@@ -47,7 +46,7 @@ def make_train_step(
   Returns:
     The step. It reports "metrics", {name: float32 [2]}, (sum, count) since the
     last multiple of `log_every`; "skipped" as in the state; and "bad", bool
-    [number of terms + 2]: which terms, gradient and new parameters were not
+    [number of terms + 1]: which terms, and whether the gradient, were not
     finite in this step.
   """
 
@@ -67,11 +66,13 @@ def make_train_step(
 
     norms = {part: optax.tree.norm(grads[part]) for part in ("student", "head")}
     norm = jnp.hypot(norms["student"], norms["head"])
-    new = _update(state, grads, optimizer, ema_decay)
-    checked = [*(means[term] for term in objective.terms), norm]
-    checked.append(optax.tree.norm(new.params))
-    bad = ~jnp.isfinite(jnp.stack(checked))
+    # Waits for nothing that the update yields, so that the skip is part of the
+    # optimiser's own pass. AdamW makes finite updates of a finite gradient.
+    bad = ~jnp.isfinite(
+      jnp.stack([*(means[term] for term in objective.terms), norm])
+    )
     skip = jnp.any(bad)
+    new = _update(state, grads, optimizer, ema_decay)
     new = jax.tree.map(lambda new, old: jnp.where(skip, old, new), new, state)
 
     measured = {
@@ -149,23 +150,39 @@ def make_eval_step(model: vit.ViT, stats: objectives.Stats) -> Callable:
     image = jnp.float32(batch["image"]) / 255
     image = augmentation.normalize(image, *stats)
     logits, _ = model.apply({"params": params}, image)
-    logits = jnp.float32(logits)
-    label, weight = batch["label"][:, None], batch["weight"]
-    counted = (weight > 0).astype(jnp.int32)
-    own = jnp.take_along_axis(logits, label, axis=-1)
-    # Equal logits count for the class of the lower number, as in arg max.
-    earlier = jnp.arange(logits.shape[-1]) < label
-    # Written so that NaN ranks last.
-    rank = jnp.sum(~(logits <= own) | ((logits == own) & earlier), axis=-1)
-    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=-1)
-    return {
-      "top1": sums["top1"] + jnp.sum(counted * (rank < 1)),
-      "top5": sums["top5"] + jnp.sum(counted * (rank < 5)),
-      "nll": sums["nll"] + jnp.sum(jnp.where(weight > 0, nll[:, 0], 0.0)),
-      "count": sums["count"] + jnp.sum(counted),
-    }
+    found = measure(logits, batch["label"], batch["weight"])
+    return jax.tree.map(jnp.add, sums, found)
 
   return step
+
+
+def measure(
+  logits: jax.Array, label: jax.Array, weight: jax.Array
+) -> dict[str, jax.Array]:
+  """What a batch adds to the sums of an evaluation.
+
+  Args:
+    logits: [B, C]. Equal ones rank by class, as in arg max; NaN ranks last.
+    label: int32 [B].
+    weight: [B], 0 for padding.
+
+  Returns:
+    "top1", "top5" and "count", int32 and so exact for any batch and mesh, and
+    "nll", float32, nats.
+  """
+  logits, label = jnp.float32(logits), label[:, None]
+  counted = (weight > 0).astype(jnp.int32)
+  own = jnp.take_along_axis(logits, label, axis=-1)
+  earlier = jnp.arange(logits.shape[-1]) < label
+  # Written so that NaN ranks last.
+  rank = jnp.sum(~(logits <= own) | ((logits == own) & earlier), axis=-1)
+  nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=-1)
+  return {
+    "top1": jnp.sum(counted * (rank < 1)),
+    "top5": jnp.sum(counted * (rank < 5)),
+    "nll": jnp.sum(jnp.where(weight > 0, nll[:, 0], 0.0)),
+    "count": jnp.sum(counted),
+  }
 
 
 def zero_sums() -> dict[str, jax.Array]:
