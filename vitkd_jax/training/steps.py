@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 
+import einops
 import jax
 import jax.numpy as jnp
 import optax
@@ -105,17 +106,24 @@ def _accumulate(compute, whole, key_drop, count):
   """Mean gradients and terms over `count` micro-batches, one at a time."""
   if count == 1:
     return compute(whole | {"key": key_drop})
+  image = whole["image"]
+  # A TPU takes a part of rows much faster than of pixels of three channels.
+  rows = whole | {"image": einops.rearrange(image, "b h w c -> b h (w c)")}
   # Every count-th example: a micro-batch then lies on all devices.
   micro = {
     name: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
-    for name, x in whole.items()
+    for name, x in rows.items()
   }
   micro["key"] = jax.random.split(key_drop, count)
 
-  def add(total, part):
-    return jax.tree.map(jnp.add, total, compute(part)), None
+  def one(part):
+    pixels = part["image"].reshape(-1, *image.shape[1:])
+    return compute(part | {"image": pixels})
 
-  shapes = jax.eval_shape(compute, jax.tree.map(lambda x: x[0], micro))
+  def add(total, part):
+    return jax.tree.map(jnp.add, total, one(part)), None
+
+  shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   total, _ = jax.lax.scan(add, zeros, micro)
   return jax.tree.map(lambda x: x / count, total)
