@@ -125,36 +125,3 @@ def teacher(
     lambda x, like: x.astype(like.dtype), frozen, parts.teacher_params
   )
   return params, jax.device_put(frozen, sharding.replicated(parts.mesh))
-
-
-def formula_flops(parts: experiment.Experiment) -> dict[str, float]:
-  """FLOPs per image, matrix products alone, two for a multiplication and sum.
-
-  A backward pass counts twice its forward pass, but for the first layer, whose
-  input needs no gradient. What the compiler counts is more (softmax, gelu,
-  norms, optimiser) and less (it leaves out the convolutions' padding).
-
-  Returns:
-    {"teacher", "student" (both passes), "head" (both passes), "total"}.
-  """
-  objective = parts.objective
-  tokens = objective.student_grid[0] * objective.student_grid[1]
-
-  def forward(model):
-    width, hidden = model.width, model.mlp_dim or 4 * model.width
-    length = tokens + model.num_prefix_tokens
-    block = 2 * length * (4 * width**2 + 2 * width * hidden)
-    block += 4 * length**2 * width
-    stem = 2 * tokens * 3 * model.patch_size[0] * model.patch_size[1] * width
-    return stem, model.depth * block + 2 * width * model.num_classes
-
-  stem, rest = forward(objective.student)
-  student, teacher = objective.student.width, objective.teacher.width
-  align = 3 * 2 * tokens * student * teacher
-  head = align + 2 * 2 * tokens * 9 * teacher**2
-  flops = {
-    "teacher": sum(forward(objective.teacher)),
-    "student": 2 * stem + 3 * rest,
-    "head": 3 * head,
-  }
-  return flops | {"total": sum(flops.values())}

@@ -90,7 +90,7 @@ def run_case(name, size, dtype, rate, args):
   contestants = {"ours": ours}
   if not args.no_peer:
     contestants |= _peers(config, ours, theirs, batch, args)
-  formula = cases.formula_flops(parts)
+  formula = objectives.flops_per_image(parts.objective)
   print(
     "FLOPs an image by formula: "
     + ", ".join(f"{part} {x / 1e9:.3f} G" for part, x in formula.items())

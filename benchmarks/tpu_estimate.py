@@ -19,6 +19,7 @@ import time
 
 from benchmarks import cases, lines
 from vitkd_jax.training import hlo, topology
+from vitkd_jax.training import objective as objectives
 
 PARTS = (
   "teacher forward",
@@ -72,7 +73,7 @@ def _estimate(case, piece, args):
   for name, count in spent.items():
     by_part[part(places.get(name, lines.NOWHERE))] += count
   chip = topology.CHIPS[piece.chip]
-  flops = cases.formula_flops(parts)["total"] * args.images
+  flops = objectives.flops_per_image(parts.objective)["total"] * args.images
   floor = flops / (chip.peak / chip.clock)
   total = sum(spent.values())
   row = [f"{total / 1e6:.2f}", f"{floor / 1e6:.2f}", f"{total / floor:.2f}"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -183,3 +184,45 @@ def draw_mask(objective: Objective, key: jax.Array, batch: int) -> jax.Array:
     return jnp.zeros((batch, 0), bool)
   num_tokens = objective.student_grid[0] * objective.student_grid[1]
   return tokens.random_mask(key, batch, num_tokens, objective.head.mask_ratio)
+
+
+def flops_per_image(objective: Objective) -> dict[str, float]:
+  """FLOPs of a training step per image, counted by formula.
+
+  Matrix products alone, two FLOPs for a multiplication and its sum. A backward
+  pass counts twice its forward pass, but for the first layer, whose input needs
+  no gradient. What the compiler counts is more (softmax, gelu, norms,
+  optimiser) and less: it leaves out the convolutions' padding, and counts a
+  loop over blocks or micro-batches once.
+
+  Returns:
+    {"teacher", "student" (both passes), "head" (both passes), "total"}.
+  """
+  student, teacher, head = objective.student, objective.teacher, objective.head
+  stem, rest = _forward_flops(student, objective.student_grid)
+  flops = {"teacher": 0.0, "student": 2 * stem + 3 * rest, "head": 0.0}
+  if teacher is not None:
+    flops["teacher"] = sum(_forward_flops(teacher, objective.teacher_grid))
+  if head is not None:
+    number, width = math.prod(objective.student_grid), head.teacher_width
+    align = 2.0 * number * student.width * width
+    if student.width == width and not head.always_align:
+      align = 0.0
+    low = len(objective.select.get("low_blocks", (0, 1)))
+    generate = align + 2 * 2 * number * 9 * width**2
+    flops["head"] = 3 * (
+      low * align * ("mimic" in head.terms)
+      + generate * ("generation" in head.terms)
+    )
+  return flops | {"total": sum(flops.values())}
+
+
+def _forward_flops(model: vit.ViT, grid) -> tuple[float, float]:
+  """Of the patches' embedding, and of all that follows but a MAP head."""
+  patches, width = math.prod(grid), model.width
+  length = patches + model.num_prefix_tokens
+  stem = 2.0 * patches * 3 * math.prod(model.patch_size) * width
+  block = 2.0 * length * width * (4 * width + 2 * (model.mlp_dim or 4 * width))
+  block += 4.0 * length**2 * width
+  classes = 2.0 * width * (model.num_classes or 0) * (1 + model.distilled)
+  return stem, model.depth * block + classes

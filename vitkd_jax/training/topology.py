@@ -22,6 +22,7 @@ import ml_collections
 from vitkd_jax.data import datasets
 from vitkd_jax.models import variants
 from vitkd_jax.training import experiment, hlo, sections, sharding
+from vitkd_jax.training import objective as objectives
 
 GIB = 2**30
 
@@ -263,8 +264,8 @@ def describe(parts: experiment.Experiment, compiled: Any) -> dict[str, Any]:
 
   Returns:
     JSON's types: "memory" by class (those of `held` as they are counted, the
-    rest as the compiler laid it out), "collectives" one by one, "flops",
-    "cycles" and "loops_counted_once".
+    rest as the compiler laid it out), "collectives" one by one, "flops" by
+    formula, "cycles" and "loops_counted_once".
   """
   memory = compiled.memory_analysis()
   text = compiled.as_text()
@@ -279,16 +280,17 @@ def describe(parts: experiment.Experiment, compiled: Any) -> dict[str, Any]:
     "metrics": memory.output_size_in_bytes - memory.alias_size_in_bytes,
     "program": memory.generated_code_size_in_bytes,
   }
+  images = parts.run.batch_size // parts.mesh.size
   return {
     "devices": parts.mesh.size,
-    "images_per_device": parts.run.batch_size // parts.mesh.size,
+    "images_per_device": images,
     "memory": by_class,
     "memory_total": sum(by_class.values()),
     "collectives": [
       dataclasses.asdict(x) | {"arrays": len(x.arrays)}
       for x in hlo.collectives(text)
     ],
-    "flops": (compiled.cost_analysis() or {}).get("flops"),
+    "flops": images * objectives.flops_per_image(parts.objective)["total"],
     "cycles": cycles,
     "loops_counted_once": endless,
   }
