@@ -101,7 +101,12 @@ def test_options_reach_the_crops(folder):
     ({"image_size": 32, "crop_area": (0.0, 1.0)}, "crop_area=(0.0, 1.0)"),
     ({"image_size": 32, "crop_area": (0.5, 0.1)}, "crop_area=(0.5, 0.1)"),
     ({"image_size": 32, "crop_area": (0.5, 1.5)}, "crop_area=(0.5, 1.5)"),
-    ({"image_size": 32, "crop_area": (0.5,)}, "wanted a sequence"),
+    (
+      {"image_size": 32, "crop_area": (0.5,)},
+      "wanted a sequence of 2 finite numbers",
+    ),
+    ({"image_size": 10**5}, "image_size=100000: wanted at most 5792"),
+    ({"image_size": 32, "num_workers": 10**5}, "num_workers=100000: wanted"),
     ({"image_size": 32, "crop_ratio": (2.0, 1.0)}, "crop_ratio=(2.0, 1.0)"),
     ({"image_size": 32, "eval_resize": 31}, "is less than image_size=32"),
     ({"image_size": 32, "eval_resize": 25_600}, "resize to at most 512"),

@@ -1,6 +1,7 @@
 """Tests of vitkd_jax.data.loader on a source whose labels are its indices."""
 
 import collections
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -251,6 +252,15 @@ def test_too_many_bad_records_end_the_run():
   assert "\n" not in str(stop.value)
   # A share that allows them.
   cropped(Files(480, bad), 200, max_bad_share=0.2)
+
+
+def test_one_bad_record_of_a_small_set_may_come_in_every_epoch():
+  batches = loader.train_batches(
+    Files(48, {7}), batch_size=8, seed=0, crop=draws
+  )
+  with contextlib.closing(batches):
+    for _ in range(30 * 6):  # epochs of six batches
+      next(batches)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

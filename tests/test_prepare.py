@@ -192,6 +192,15 @@ def test_bad_images_are_named_before_anything_is_written(tmp_path, capsys):
   assert info.num_examples == {"train": 12, "val": 12}
 
 
+def test_a_pipe_among_the_images_does_not_wait_for_its_writer(tmp_path, capsys):
+  root = simple_tree(tmp_path / "root")
+  os.mkfifo(tmp_path / "root" / "train" / "cat" / "pipe.jpg")
+  args = ("pets", "--source", root, "--data-dir", tmp_path / "out")
+  status, _, err = run(capsys, *args)
+  assert status == 2
+  assert "pipe.jpg cannot be read (it is no ordinary file)" in err
+
+
 @pytest.mark.parametrize("closed", ["", "train", "train/dog"])
 def test_a_folder_that_cannot_be_read_is_named(
   tmp_path, capsys, monkeypatch, closed

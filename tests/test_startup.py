@@ -124,3 +124,31 @@ for i in range(200):
   assert listens
   assert all(x.endswith("0100007F") for x in listens), listens
   assert "noticed" in done.stdout
+
+
+@pytest.mark.parametrize(
+  "given, said",
+  [
+    (dict(coordinator="host:99999"), "'host:99999': wanted host:port"),
+    (dict(num_processes=-2), "num_processes=-2: wanted at least 1"),
+    (dict(timeout=float("nan")), "join_timeout=nan: wanted a positive number"),
+  ],
+)
+def test_a_slip_of_the_pen_is_refused(given, said):
+  given = dict(coordinator="h:1", num_processes=2, process_id=0) | given
+  with pytest.raises(ValueError, match=said):
+    startup.start(**given)
+
+
+def test_a_word_in_place_of_a_number_is_named(monkeypatch):
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+  with pytest.raises(ValueError, match="JAX_NUM_PROCESSES='two': wanted a"):
+    startup.start("h:1")
+
+
+def test_a_port_that_is_taken_is_named(address):
+  host, port = address.split(":")
+  with socket.create_server((host, int(port))), pytest.raises(
+    startup.MissingError, match=f"cannot listen at {address}"
+  ):
+    startup.roll_call(startup.Place(address, 2, 0), timeout=1)

@@ -27,7 +27,8 @@ from vitkd_jax.data import datasets, decode
 
 Crop = Callable[[bytes, np.random.Generator], np.ndarray]
 
-# Bad records that pass before the share of them is looked at.
+# Different bad records that pass before the share of them is looked at: one
+# bad file of a small set comes again in every epoch.
 _FEW = 10
 # As many bad records in a row are a bad file, not bad luck.
 _MOST_IN_A_ROW = 20
@@ -74,7 +75,7 @@ def train_batches(
       first ceil(n / repeats) examples of its permutation of n, the last one
       of them perhaps not as often.
     max_bad_share: part of the examples read by this process since it started
-      that may be bad; up to ten always may.
+      that may be bad; up to ten different ones always may, however often.
 
   Returns:
     An endless iterator of {"image": uint8 [b, H, W, 3], "label": int32 [b]};
@@ -286,7 +287,8 @@ class _Checked:
       self._named.add(index)
       reason = self._reader.fault(index)
       logging.warning("bad record %d of this run: %s", self._bad, reason)
-    if self._bad > max(_FEW, self._max_bad_share * self._read):
+    allowed = self._max_bad_share * self._read
+    if len(self._named) > _FEW and self._bad > allowed:
       raise InputError(
         f"{self._bad} of {self._read:,} records read are bad, more than"
         f" max_bad_share={self._max_bad_share:g} allows; the last of them:"

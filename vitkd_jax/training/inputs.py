@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 import functools
+import math
 from typing import Any
 
 import jax
 
-from vitkd_jax.data import crop, datasets, loader
+from vitkd_jax.data import crop, datasets, decode, loader
 from vitkd_jax.training import sections
 
 Batches = Iterator[dict[str, Any]]
+
+# More processes than that on one machine are a slip of a digit.
+_MOST_WORKERS = 1000
 
 
 class Inputs:
@@ -131,6 +135,16 @@ def check(data: sections.Data) -> None:
   """Raises ValueError for a value of section `data` that is out of range."""
   _check_least(0, data, "num_workers", "image_size", "eval_resize")
   _check_least(1, data, "repeats")
+  if data.num_workers > _MOST_WORKERS:
+    raise ValueError(
+      f"config.data.num_workers={data.num_workers}: wanted at most "
+      f"{_MOST_WORKERS}; as many as the machine has cores suffice"
+    )
+  if data.image_size**2 > decode.MOST_DECODED:
+    raise ValueError(
+      f"config.data.image_size={data.image_size}: wanted at most "
+      f"{math.isqrt(decode.MOST_DECODED)}, the largest images that are decoded"
+    )
   if not 0 <= data.max_bad_share <= 1:
     raise ValueError(
       f"config.data.max_bad_share={data.max_bad_share} is not in [0, 1]"

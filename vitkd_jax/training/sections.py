@@ -50,7 +50,7 @@ class Data:
       epoch, as long as ever, then has that much fewer different ones.
     max_bad_share: part of the records read that may be bad: each is replaced
       by the next good one and named in the log. More end the run, once more
-      than ten are bad.
+      than ten different ones are bad.
   """
 
   name: str
@@ -203,7 +203,7 @@ def check_types(
     if isinstance(annotations[name], types.GenericAlias):
       kinds = (annotations[name],)
     if not any(_fits(value, kind) for kind in kinds):
-      wanted = " or ".join(_NAMES.get(kind, "a sequence") for kind in kinds)
+      wanted = " or ".join(map(_wanted, kinds))
       raise ValueError(f"config.{section}.{name}={value!r}: wanted {wanted}")
 
 
@@ -214,6 +214,15 @@ _NAMES = {
   str: "text",
   type(None): "None",
 }
+
+
+def _wanted(kind):
+  """A type in words; of a sequence, how many of what."""
+  if typing.get_origin(kind) not in (tuple, Sequence):
+    return _NAMES.get(kind, str(kind))
+  first, *rest = typing.get_args(kind)
+  count = len(rest) + 1 if typing.get_origin(kind) is tuple else "one or more"
+  return f"a sequence of {count} {_NAMES[first].removeprefix('a ')}s"
 
 
 def _fits(value, kind):
@@ -294,6 +303,9 @@ def check_keywords(
   check_types(section, values, annotations)
 
 
+# More than any training is long; the step is counted in int32.
+_MOST_EPOCHS = 1e6
+
 # The least that each number in the section `run` may be.
 _LEAST = {
   "batch_size": 1,
@@ -317,7 +329,12 @@ def check_run(run: Run) -> None:
       raise ValueError(
         f"config.run.{name}={getattr(run, name)}: wanted at least {least}"
       )
-  if not (math.isfinite(run.epochs) and run.epochs > 0):
-    raise ValueError(f"config.run.epochs={run.epochs}: wanted more than 0")
+  if not 0 < run.epochs <= _MOST_EPOCHS:
+    raise ValueError(
+      f"config.run.epochs={run.epochs}: wanted more than 0, at most "
+      f"{_MOST_EPOCHS:.0f}"
+    )
+  if run.seed >= 2**63:
+    raise ValueError(f"config.run.seed={run.seed}: wanted less than 2**63")
   if not 0 <= run.ema_decay < 1:
     raise ValueError(f"config.run.ema_decay={run.ema_decay} is not in [0, 1)")

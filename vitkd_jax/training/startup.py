@@ -65,10 +65,12 @@ def start(
     timeout: seconds to wait for the others.
 
   Raises:
-    ValueError: only some of the three are known.
+    ValueError: only some of the three are known, or one is no such thing.
     MissingError: processes did not come; the message says which.
   """
   global _place
+  if not 0 < timeout < float("inf"):
+    raise ValueError(f"join_timeout={timeout}: wanted a positive number")
   place = _find(coordinator, num_processes, process_id, timeout)
   if place is None or place.count == 1:
     # A port that is free may be taken a moment later.
@@ -99,10 +101,10 @@ def _find(coordinator, num_processes, process_id, timeout) -> Place | None:
     return None
   env = os.environ.get
   coordinator = coordinator or env("JAX_COORDINATOR_ADDRESS")
-  if num_processes is None and env("JAX_NUM_PROCESSES"):
-    num_processes = int(env("JAX_NUM_PROCESSES"))
-  if process_id is None and env("JAX_PROCESS_ID"):
-    process_id = int(env("JAX_PROCESS_ID"))
+  if num_processes is None:
+    num_processes = _number("JAX_NUM_PROCESSES")
+  if process_id is None:
+    process_id = _number("JAX_PROCESS_ID")
   found = (coordinator, num_processes, process_id)
   if None not in found:
     return _checked(Place(*found))
@@ -114,6 +116,15 @@ def _find(coordinator, num_processes, process_id, timeout) -> Place | None:
       "rest"
     )
   return place
+
+
+def _number(variable: str) -> int | None:
+  """The whole number in an environment variable; None where it is unset."""
+  text = os.environ.get(variable)
+  try:
+    return int(text) if text else None
+  except ValueError:
+    raise ValueError(f"{variable}={text!r}: wanted a whole number") from None
 
 
 def _detect(coordinator, num_processes, process_id, timeout) -> Place | None:
@@ -131,8 +142,13 @@ def _detect(coordinator, num_processes, process_id, timeout) -> Place | None:
 
 def _checked(place: Place) -> Place:
   host, _, port = place.coordinator.rpartition(":")
-  if not host or not port.isdigit():
-    raise ValueError(f"coordinator={place.coordinator!r}: wanted host:port")
+  if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    raise ValueError(
+      f"coordinator={place.coordinator!r}: wanted host:port, the port from 1 to"
+      " 65535"
+    )
+  if place.count < 1:
+    raise ValueError(f"num_processes={place.count}: wanted at least 1")
   if not 0 <= place.index < place.count:
     raise ValueError(
       f"process_id={place.index}: wanted 0 to {place.count - 1}, for "
@@ -184,11 +200,16 @@ def roll_call(place: Place, timeout: float) -> None:
   there: dict[int, socket.socket] = {}
   problem = ""
   with contextlib.ExitStack() as stack:
-    listener = stack.enter_context(
-      socket.create_server(
+    try:
+      listener = socket.create_server(
         (host if local else "", int(port)), backlog=place.count
       )
-    )
+    except OSError as error:
+      raise MissingError(
+        f"process 0 cannot listen at {place.coordinator} ({error.strerror}): "
+        "take another port, or end what uses it"
+      ) from None
+    stack.enter_context(listener)
     while len(there) < place.count - 1 and not problem:
       listener.settimeout(max(deadline - time.monotonic(), 0.01))
       try:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 import dataclasses
+import errno
 import os
+import stat
 
 # OpenCV reads these. What a file is, its first bytes tell.
 _MAGIC = (
@@ -63,9 +65,18 @@ def read(example: Example) -> bytes:
 
 
 def head(path: str) -> tuple[int, bytes]:
-  """Size of a file and its first bytes."""
-  with open(path, "rb") as file:
-    return os.fstat(file.fileno()).st_size, file.read(HEAD)
+  """Size of a file and its first bytes.
+
+  Raises:
+    OSError: it cannot be read, or is a pipe or a device.
+  """
+  # To open a pipe waits for its writer, who may never come.
+  at_once = lambda path, flags: os.open(path, flags | os.O_NONBLOCK)  # noqa: E731
+  with open(path, "rb", opener=at_once) as file:
+    about = os.fstat(file.fileno())
+    if not stat.S_ISREG(about.st_mode):
+      raise OSError(errno.EINVAL, "it is no ordinary file")
+    return about.st_size, file.read(HEAD)
 
 
 def problem(size: int, first: bytes) -> str | None:
