@@ -9,6 +9,8 @@ import pytest
 import safetensors.numpy
 
 from vitkd_jax import command, train, weights
+from vitkd_jax.data import datasets
+from vitkd_jax.reporting import scoring
 from vitkd_jax.training import checkpoint, endings, experiment, loop
 
 # What depends on the clock.
@@ -74,6 +76,17 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
   # A third start finds everything done and changes nothing.
   assert train.train(tiny_config, broken) == result
   assert metrics(broken) == metrics(whole)
+
+  # Both the student's and its average's scores are what `evaluate` finds.
+  last = [m for m in metrics(whole) if "eval_top1" in m][-1]
+  info = datasets.info("fashion_mini")
+  source = datasets.load("fashion_mini", "test[:24]")
+  for which, prefix in (("student", "eval"), ("ema", "eval_ema")):
+    scored = scoring.load(whole, info, which=which)
+    found = scoring.evaluate(scored, source, info, batch_size=8)
+    assert found["top1"] == last[f"{prefix}_top1"]
+    assert found["loss"] == pytest.approx(last[f"{prefix}_loss"], rel=1e-5)
+  assert last["eval_loss"] != last["eval_ema_loss"]
 
   # The export is the averaged student alone, without any aux parameter.
   exported = safetensors.numpy.load_file(

@@ -201,19 +201,25 @@ class Loop:
       )
 
   def _evaluate(self, step, state):
+    models = {"eval": state.params["student"]}
+    if state.ema is not None:
+      models["eval_ema"] = state.ema
     with self._clock.paused():
-      stop = lambda: self._stop_if_noticed(step, state)  # noqa: E731
-      values = self._score(state.params["student"], "eval", stop)
-      if state.ema is not None:
-        values |= self._score(state.ema, "eval_ema", stop)
+      sums = self._score(models, lambda: self._stop_if_noticed(step, state))
+      values = {}
+      for prefix, found in sums.items():
+        count = float(found["count"])
+        for name, key in (("top1", "top1"), ("top5", "top5"), ("loss", "nll")):
+          values[f"{prefix}_{name}"] = float(found[key]) / count
       self._writer.scalars(step, values)
       shown = "  ".join(f"{k} {v:.4f}" for k, v in values.items())
       self._writer.line(f"evaluation at step {step}: {shown}")
     return values
 
-  def _score(self, params: Any, prefix: str, stop) -> dict[str, float]:
+  def _score(self, models: dict[str, Any], stop) -> dict[str, Any]:
+    """The sums of each model's parameters, in one pass over the images."""
     parts = self._parts
-    sums, long = self._zero_sums, True
+    sums, long = dict.fromkeys(models, self._zero_sums), True
     with contextlib.closing(parts.inputs.evaluation()) as batches:
       self._dog.beat("an evaluation", long=True)
       while True:
@@ -221,21 +227,15 @@ class Loop:
           batch = next(batches, None)
         if batch is None:
           break
-        before = sums
-        sums = self._eval_step(
-          sums, params, sharding.global_batch(batch, parts.mesh)
-        )
-        sharding.keep_up(parts.mesh, before, sums)
+        batch = sharding.global_batch(batch, parts.mesh)
+        for name, params in models.items():
+          before = sums[name]
+          sums[name] = self._eval_step(before, params, batch)
+          sharding.keep_up(parts.mesh, before, sums[name])
         self._dog.beat("an evaluation", long=long)
         long = False
         stop()
-    sums = jax.device_get(sums)
-    count = float(sums["count"])
-    return {
-      f"{prefix}_top1": float(sums["top1"]) / count,
-      f"{prefix}_top5": float(sums["top5"]) / count,
-      f"{prefix}_loss": float(sums["nll"]) / count,
-    }
+    return jax.device_get(sums)
 
   def _save(self, step, state, result, *, evaluated=True):
     top1 = None
