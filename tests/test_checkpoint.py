@@ -338,10 +338,10 @@ def test_newest_and_best_are_kept(tmp_path):
 
 def test_load_params_reads_student_and_average(saved):
   folder, states = saved
-  student = checkpoint.load_params(folder)
+  student, _ = checkpoint.load_params(folder)
   assert_equal(student, jax.device_get(states[2].params["student"]))
   workdir = os.path.dirname(folder)
-  ema = checkpoint.load_params(workdir, which="ema")
+  ema, _ = checkpoint.load_params(workdir, which="ema")
   assert_equal(ema, jax.device_get(states[2].ema))
 
 
@@ -359,14 +359,18 @@ def test_load_params_takes_the_best_or_a_number(tmp_path, caplog):
     return checkpoint.load_params(tmp_path, step=step)
 
   for choice, step in (("latest", 4), ("best", 1), (3, 3)):
-    assert_equal(load(choice), jax.device_get(states[step].params["student"]))
+    params, found = load(choice)
+    assert_equal(params, jax.device_get(states[step].params["student"]))
+    assert found == step
   with pytest.raises(ValueError, match=r"no checkpoint of step 0; there are"):
     load(0)
   with pytest.raises(ValueError, match="'latest', 'best' or a number"):
     load("newest")
   # As a deletion that was killed half-way leaves it: the next best one.
   shutil.rmtree(tmp_path / "1" / "state" / "ocdbt.process_0")
-  assert_equal(load("best"), jax.device_get(states[3].params["student"]))
+  params, found = load("best")
+  assert_equal(params, jax.device_get(states[3].params["student"]))
+  assert found == 3
   assert "checkpoint of step 1" in caplog.text
 
 

@@ -1,5 +1,6 @@
 """Tests of vitkd_jax.evaluate and vitkd_jax.reporting.scoring."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from vitkd_jax import evaluate, weights
 from vitkd_jax.data import datasets
 from vitkd_jax.models import vit
 from vitkd_jax.reporting import scoring
+from vitkd_jax.training import checkpoint
 
 FIELDS = dict(
   width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=(14, 14),
@@ -266,8 +268,63 @@ def test_refusals(workdir):
   ):
     with pytest.raises(ValueError, match=sentence):
       scoring.load(str(path), info())
+  with pytest.raises(ValueError, match="eval_resize=20 needs image_size"):
+    scoring.load(file, info(), eval_resize=20)
   with pytest.raises(ValueError, match="at least 1"):
     scoring.evaluate(model(0), Source(), info(), batch_size=0)
+
+
+def test_an_exported_file_is_cropped_as_its_training_was(tmp_path):
+  several = dataclasses.replace(info(), image_size=None)
+  made = vit.Model(10, variant="deit_pico_patch4_28")
+  path = str(tmp_path / "student.safetensors")
+
+  def crop(info_, **asked):
+    found = scoring.load(path, info_, **asked).crop
+    return found and (found.size, found.short_side)
+
+  options = dict(variant="deit_pico_patch4_28", format="flat", image_size=28)
+  weights.save(path, random_params(made, 0), eval_resize=40, **options)
+  assert crop(several) == crop(info()) == (28, 40)
+  assert crop(info(), eval_resize=50) == (28, 50)
+  assert crop(info(), image_size=32) == (32, 32)
+  weights.save(path, random_params(made, 0), **options)
+  assert crop(info()) is None
+  assert crop(several) == (28, 28)
+
+
+def test_the_checkpoint_of_a_step_is_scored(workdir):
+  made = vit.Model(10, variant="deit_pico_patch4_28")
+  checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+  for step, top1 in ((3, 0.9), (6, 0.1)):
+    state = {"params": {"student": random_params(made, step)}, "ema": None}
+    checkpoints.save(step, state, top1=top1)
+  checkpoints.close()
+  for asked, step in ((dict(step="best"), 3), (dict(which="student"), 6)):
+    found = scoring.load(str(workdir), info(), **asked).params
+    jax.tree.map(
+      np.testing.assert_array_equal, found, random_params(made, step)
+    )
+  with pytest.raises(ValueError, match="checkpoint of step 5; there are"):
+    scoring.load(str(workdir), info(), step="5")
+  with pytest.raises(ValueError, match="wanted 'latest', 'best' or a number"):
+    scoring.load(str(workdir), info(), step="bset")
+
+
+def test_a_batch_is_no_larger_than_the_set():
+  found = scoring.evaluate(model(0), Source(), info(), batch_size=10**9)
+  assert found["count"] == 37
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_work(
+  workdir, tmp_path
+):
+  file = tmp_path / "file"
+  file.touch()
+  done = run_cli("--weights", str(workdir), f"--out={file}")
+  assert done.returncode == 2
+  assert done.stderr == f"error: --out={file} cannot be made: File exists\n"
+  assert not done.stdout
 
 
 def test_many_classes_show_the_worst(capsys):

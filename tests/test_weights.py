@@ -12,7 +12,7 @@ import pytest
 from vitkd_jax import weights
 from vitkd_jax.models import vit
 from vitkd_jax.training import checkpoint
-from vitkd_jax.weights import big_vision, files, loading
+from vitkd_jax.weights import big_vision, files, loading, places
 
 SIZE = 28
 MODELS = {
@@ -186,7 +186,7 @@ def test_truncated_files(tmp_path, file, share):
 
 
 def test_missing_file_and_unknown_names(tmp_path):
-  with pytest.raises(ValueError, match="No such file"):
+  with pytest.raises(ValueError, match="there are no weights at"):
     weights.load(tmp_path / "w.npz", variant="S/16", num_classes=5)
   with pytest.raises(ValueError, match=r"neither 'model\.safetensors"):
     weights.load(tmp_path, variant="S/16", num_classes=5)
@@ -312,10 +312,13 @@ def test_a_flat_file_states_its_model(tmp_path):
   params = random_params(**fields)
   path = tmp_path / "w.safetensors"
   weights.save(path, params, format="flat", drop_path=0.1, **fields)
-  variant, said = loading.stated(path)
-  assert dict(said, variant=variant) == fields
+  said = places.stated(path)
+  assert dict(said.fields, variant=said.variant) == fields
+  assert (said.image_size, said.eval_resize) == ((SIZE, SIZE), 0)
+  weights.save(path, params, format="flat", eval_resize=40, **fields)
+  assert places.stated(path).eval_resize == 40
   np.savez(tmp_path / "w.npz", **flat(params))
-  assert loading.stated(tmp_path / "w.npz") is None
+  assert places.stated(tmp_path / "w.npz") is None
 
 
 @pytest.mark.parametrize(
@@ -357,6 +360,7 @@ def test_a_workdirs_checkpoints(tmp_path):
   fields = MODELS["big_vision"]
   student, ema = (random_params(seed=s, scan=True, **fields) for s in (1, 2))
   checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+  checkpoints.save(2, {"params": {"student": ema}, "ema": ema}, top1=0.5)
   checkpoints.save(3, {"params": {"student": student}, "ema": ema}, top1=0.0)
   checkpoints.close()
   options = dict(num_classes=5, image_size=SIZE, **fields)
@@ -371,3 +375,16 @@ def test_a_workdirs_checkpoints(tmp_path):
   assert_same(weights.load(tmp_path, scan=True, **options), ema)
   got = weights.load(tmp_path, which="student", scan=True, **options)
   assert_same(got, student)
+  for step in ("2", "best"):
+    loaded = loading.load_with_notes(tmp_path, step=step, scan=True, **options)
+    assert_same(loaded.params, ema)
+    assert loaded.notes[0] == "student of the checkpoint of step 2"
+  with pytest.raises(ValueError, match="no checkpoint of step 7; there are"):
+    weights.load(tmp_path, step="7", scan=True, **options)
+  with pytest.raises(ValueError, match="needs a workdir with checkpoints"):
+    weights.load(tmp_path / "student.safetensors", step="best", **options)
+
+
+def test_weights_that_are_not_there(tmp_path):
+  with pytest.raises(ValueError, match="there are no weights at"):
+    places.stated(tmp_path / "typo.npz")

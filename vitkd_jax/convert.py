@@ -24,7 +24,7 @@ import numpy as np
 
 from vitkd_jax import command, weights
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import card, loading, peers, saving
+from vitkd_jax.weights import card, loading, peers, places, saving
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Options:
       says, else the variant's.
     head: "keep", "drop" or "init".
     classes: indices of the classes to keep.
-    which: "student" or "ema" of a workdir's newest checkpoint.
+    which: "student" or "ema" of a workdir's checkpoint.
+    step: of that checkpoint: a number, "best" or "latest".
     fold_layerscale: fold LayerScale away.
     dtype: of the floats written.
     field: further fields of the model, as "pool_type=tok".
@@ -59,6 +60,7 @@ class Options:
   head: str = "keep"
   classes: Sequence[str] | None = None
   which: str | None = None
+  step: str | None = None
   fold_layerscale: bool = False
   dtype: str = "float32"
   field: Sequence[str] = ()
@@ -82,6 +84,7 @@ def convert(options: Options) -> str:
     classes=_integers("classes", options.classes),
     source=options.source,
     which=options.which,
+    step=options.step,
     **fields,
   )
   params, loaded = loaded.params, dataclasses.replace(loaded, params={})
@@ -118,7 +121,8 @@ def convert(options: Options) -> str:
 
 def _model(options) -> tuple[str, dict]:
   """The variant and the fields: as given, or as the file says."""
-  variant, fields = loading.stated(options.input) or (None, {})
+  said = places.stated(options.input)
+  variant, fields = (said.variant, said.fields) if said else (None, {})
   if options.variant not in (None, variant):
     variant, fields = options.variant, {}
   if variant is None:
@@ -299,6 +303,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   string("head", "keep", "keep, drop or init (a new head)")
   list_("classes", None, "indices of the classes to keep")
   string("which", None, "student or ema of a workdir's checkpoint")
+  string("step", None, "of that checkpoint: a number, best or latest")
   boolean("fold_layerscale", False, "fold LayerScale away")
   string("dtype", "float32", ", ".join(saving.DTYPES))
   multi("field", [], "of the model, as pool_type=tok")

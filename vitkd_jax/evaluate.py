@@ -84,10 +84,9 @@ def write(found: Mapping[str, Any], asked: Mapping[str, Any], out: str) -> None:
   Args:
     found: the results.
     asked: what was evaluated; stands in front in the file.
-    out: the folder, made if it is not there.
+    out: the folder.
   """
   folder = epath.Path(out)
-  folder.mkdir(parents=True, exist_ok=True)
   text = json.dumps({**asked, **found}, indent=2)
   (folder / "evaluation.json").write_text(text + "\n")
   names = [each["name"] for each in found["classes"]]
@@ -96,6 +95,13 @@ def write(found: Mapping[str, Any], asked: Mapping[str, Any], out: str) -> None:
     lambda theme: figures.confusion(matrix, names, theme), plotting.LIGHT
   )
   (folder / "confusion.png").write_bytes(picture)
+
+
+def _make(out):
+  try:
+    epath.Path(out).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(f"--out={out} cannot be made: {error.strerror}") from None
 
 
 def _define_flags():
@@ -133,7 +139,13 @@ def _define_flags():
     "which",
     None,
     ["student", "ema"],
-    "of a workdir's newest checkpoint; default: the exported student",
+    "of a workdir's checkpoint; default: the exported student",
+  )
+  flags.DEFINE_string(
+    "step",
+    None,
+    "of that checkpoint: a number, best (by top-1) or latest; default: the"
+    " exported student, else latest",
   )
   flags.DEFINE_string("teacher", None, "weights to compare with")
   flags.DEFINE_string(
@@ -152,12 +164,15 @@ def main(argv):
   command.require("weights", given["weights"])
   command.join()
   with command.refusing():
+    if given["out"]:  # before the work, which would be lost
+      _make(given["out"])
     config = scoring.workdir_config(given["weights"])
     data = {} if config is None else config.data
     asked = {
       "weights": given["weights"],
       "variant": given["variant"],
       "which": given["which"],
+      "step": given["step"],
       "data": given["data"] or data.get("name", "fashion_mini"),
       "split": given["split"] or data.get("eval_split", "test"),
       "teacher": given["teacher"],
@@ -169,6 +184,7 @@ def main(argv):
       info,
       variant=given["variant"],
       which=given["which"],
+      step=given["step"],
       image_size=given["image-size"],
       eval_resize=given["eval-resize"],
     )
@@ -197,7 +213,8 @@ def main(argv):
     return
   show(found, f"{asked['weights']} on {asked['data']}, {asked['split']}")
   if given["out"]:
-    write(found, asked, given["out"])
+    with command.refusing():
+      write(found, asked, given["out"])
     print(f"\nwritten: {given['out']}/evaluation.json and confusion.png")
 
 

@@ -17,7 +17,7 @@ from vitkd_jax.data import crop as crops
 from vitkd_jax.distill import losses
 from vitkd_jax.models import variants, vit
 from vitkd_jax.training import inputs, runs, sharding, steps
-from vitkd_jax.weights import loading
+from vitkd_jax.weights import loading, places
 
 Sums = dict[str, jax.Array]
 
@@ -53,75 +53,94 @@ def load(
   *,
   variant: str | None = None,
   which: str | None = None,
+  step: str | int | None = None,
   image_size: int = 0,
   eval_resize: int = 0,
 ) -> Scored:
   """A model from weights, for the images and classes of a data set.
 
-  Images are cropped as the workdir's run was evaluated; for other weights they
-  are taken whole where they have one size, and else as the model was published.
+  Images are cropped as the run was evaluated that the workdir or the exported
+  file comes from; for other weights they are taken whole where they have one
+  size, and else as the model was published.
 
   Args:
     path: file or folder of weights, a workdir, or "shipped:NAME".
     info: of the data set.
     variant: the model's name; None takes what the file or workdir says.
-    which: "student" or "ema" of a workdir's newest checkpoint; None for the
-      exported student, which is the moving average where the run kept one.
+    which: "student" or "ema" of a workdir's checkpoint; None for the exported
+      student, which is the moving average where the run kept one.
+    step: of the checkpoint, "best" or "latest", see `loading.load`.
     image_size: pixels of a side of the crop, if another is wanted.
     eval_resize: pixels of the short side before the crop, likewise.
 
   Raises:
-    ValueError: the weights do not fit, or their variant is unknown.
+    ValueError: the weights do not fit, their variant is unknown, or there is
+      a size before the crop, but no crop.
   """
-  if not path.startswith(loading.SHIPPED) and not epath.Path(path).exists():
-    raise ValueError(f"there are no weights at {path}")
-  said, fields = loading.stated(path) or (None, {})
-  if variant not in (None, said):
-    fields = {}
-  variant = variant or said
-  if not variant:
-    raise ValueError(
-      f"{path} does not say which model it is for; give its variant, such as "
-      "deit_tiny_patch16_224"
-    )
+  said = places.stated(path)
+  if said is None or variant not in (None, said.variant):
+    if not variant:
+      raise ValueError(
+        f"{path} does not say which model it is for; give its variant, such as "
+        "deit_tiny_patch16_224"
+      )
+    said = places.Stated(variant)
   config = workdir_config(path)
   if which is None and config is not None and config.run.get("ema_decay"):
     # Nothing is exported before the end.
-    which = None if epath.Path(runs.export_path(path)).exists() else "ema"
-  known = variants.get(variant)
+    exported = step is None and epath.Path(runs.export_path(path)).exists()
+    which = None if exported else "ema"
+  known = variants.get(said.variant)
   data = None if config is None else config.data
-  crop = _crop(info, known, data, image_size, eval_resize)
+  crop = _crop(info, said, data, image_size, eval_resize)
   loaded = loading.load_with_notes(
     path,
-    variant=variant,
+    variant=said.variant,
     num_classes=info.num_classes,
     image_size=(crop.size, crop.size) if crop else info.image_size,
     which=which,
-    **fields,
+    step=step,
+    **said.fields,
   )
   for note in loaded.notes:
     print(f"{path}: {note}")
-  model = vit.Model(info.num_classes, variant=variant, **fields)
+  model = vit.Model(info.num_classes, variant=said.variant, **said.fields)
   return Scored(model, loaded.params, known.mean, known.std, crop)
 
 
-def _crop(info, known, data, image_size, eval_resize):
-  """The crop that is asked for, else that of a run's section `data`."""
+def _crop(info, said, data, image_size, eval_resize):
+  """The crop that is asked for, else a run's, else the published one.
+
+  Args:
+    info: of the data set.
+    said: what the weights say of themselves.
+    data: section `data` of the workdir's run, None for other weights.
+    image_size: that is asked for, or 0.
+    eval_resize: likewise.
+  """
+  asked = eval_resize
   if data and not image_size:
     image_size = data.get("image_size", 0)
     eval_resize = eval_resize or data.get("eval_resize", 0)
+  elif said.eval_resize and not image_size:
+    image_size = said.image_size[0]
+    eval_resize = eval_resize or said.eval_resize
+  known = variants.get(said.variant)
   if not image_size and info.image_size is None:
-    image_size = known.image_size
-  if data is not None:
-    return inputs.centre_crop(image_size, eval_resize)
-  # timm's rule for its weights.
-  resize = eval_resize or math.floor(image_size / known.crop_pct)
-  return inputs.centre_crop(image_size, resize)
+    image_size = said.image_size[0] if said.image_size else known.image_size
+  if asked and not image_size:
+    raise ValueError(
+      f"eval_resize={asked} needs image_size, the size of the crop: images of "
+      f"{info.name} are taken whole"
+    )
+  if data is None and not eval_resize:  # timm's rule for its weights
+    eval_resize = math.floor(image_size / known.crop_pct)
+  return inputs.centre_crop(image_size, eval_resize)
 
 
 def workdir_config(path: str) -> ml_collections.ConfigDict | None:
   """The config of a workdir; None for any other path."""
-  if path.startswith(loading.SHIPPED) or not epath.Path(path).is_dir():
+  if path.startswith(places.SHIPPED) or not epath.Path(path).is_dir():
     return None
   try:
     config = runs.read_config(path)
@@ -236,7 +255,8 @@ def evaluate(
     student: what is scored; its crop makes the images, the teacher's too.
     source: see `datasets.load`.
     info: of the data set.
-    batch_size: over all devices; rounded up to a multiple of their number.
+    batch_size: over all devices, at most the source's length; rounded up to
+      a multiple of the devices' number.
     teacher: what it is compared with.
 
   Raises:
@@ -259,7 +279,7 @@ def evaluate(
   sums = jax.device_put(sums, replicated)
   batches = loader.eval_batches(
     source,
-    batch_size=-(-batch_size // mesh.size) * mesh.size,
+    batch_size=-(-min(batch_size, len(source)) // mesh.size) * mesh.size,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     crop=student.crop,

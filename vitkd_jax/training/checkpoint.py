@@ -186,8 +186,8 @@ class Checkpoints:
       tree = like.replace(**tree)
     return Restored(tree, meta["evaluated"])
 
-  def read(self, choice: str | int) -> Any:
-    """One state as it was saved, on the first device of this process.
+  def read(self, choice: str | int) -> tuple[Any, int]:
+    """One state as it was saved, on this process's first device; its step.
 
     Args:
       choice: "latest" or "best" (of the highest top-1), the next one where
@@ -220,7 +220,8 @@ class Checkpoints:
       )
       return _restore_whole(self._manager, step, target)
 
-    return self._first_whole(steps, read)[0]
+    tree, meta = self._first_whole(steps, read)
+    return tree, meta["step"]
 
   def _top1(self, step):
     try:
@@ -317,8 +318,8 @@ def load_params(
   *,
   which: str = "student",
   step: str | int = "latest",
-) -> Any:
-  """The student's parameters of one of a run's checkpoints.
+) -> tuple[Any, int]:
+  """The student's parameters of one of a run's checkpoints; its step.
 
   Args:
     directory: a workdir, or its folder `checkpoints`; may be gs://.
@@ -326,7 +327,7 @@ def load_params(
     step: "latest", "best" or a number, as in `Checkpoints.read`.
 
   Returns:
-    Tree of float32 NumPy arrays.
+    Tree of float32 NumPy arrays, and the updates done.
 
   Raises:
     ValueError: no checkpoint there, none whole, or no moving average in it.
@@ -339,12 +340,9 @@ def load_params(
   folder = next((path for path in candidates if path.is_dir()), None)
   if folder is None:
     raise ValueError(f"no folder {os.fspath(directory)}")
-  checkpoints = Checkpoints(folder, read_only=True)
-  try:
-    tree = checkpoints.read(step)
-  finally:
-    checkpoints.close()
+  with Checkpoints(folder, read_only=True) as checkpoints:
+    tree, step = checkpoints.read(step)
   params = tree["ema"] if which == "ema" else tree["params"]["student"]
   if params is None:
     raise ValueError(f"the run in {folder} kept no moving average (ema_decay)")
-  return jax.device_get(params)
+  return jax.device_get(params), step

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import os
-import pathlib
 import re
 from typing import Any
 
@@ -19,20 +17,12 @@ from vitkd_jax.weights import (
   fit,
   huggingface,
   mmpretrain,
+  places,
   rules,
   timm,
 )
 
 FORMATS = (timm, mmpretrain, huggingface, big_vision)
-SHIPPED = "shipped:"
-_SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
-
-# The weights' file in a folder, in order of preference.
-_IN_FOLDER = (
-  "model.safetensors",
-  "student.safetensors",
-  "pytorch_model.bin",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +56,7 @@ def load(
   classes: Sequence[int] | None = None,
   source: str | None = None,
   which: str | None = None,
+  step: str | int | None = None,
   **fields: Any,
 ) -> dict[str, Any]:
   """Parameters of a model from a file or folder of any known format.
@@ -84,8 +75,10 @@ def load(
     head: "keep", or "init" for a new one.
     classes: of the file's classes, those to keep, in order.
     source: the format's name where the keys must not decide.
-    which: "student" or "ema" of a workdir's newest checkpoint; by default the
-      student that the run exported, if it did.
+    which: "student" or "ema" of a workdir's checkpoint; by default the student
+      that the run exported, if it did.
+    step: of the checkpoint: "latest", "best" (of the highest top-1) or a
+      number; by default the latest, where nothing is exported.
     **fields: further fields of `vit.Model`.
 
   Returns:
@@ -105,6 +98,7 @@ def load(
     classes=classes,
     source=source,
     which=which,
+    step=step,
     **fields,
   )
   for note in loaded.notes:
@@ -122,6 +116,7 @@ def load_with_notes(
   classes: Sequence[int] | None = None,
   source: str | None = None,
   which: str | None = None,
+  step: str | int | None = None,
   **fields: Any,
 ) -> Loaded:
   """As `load`, with what was done; num_classes "file" keeps the file's head."""
@@ -131,26 +126,24 @@ def load_with_notes(
     raise ValueError(f"which={which!r}: wanted 'student' or 'ema'")
   variants.get(variant)  # an unknown name is said before a file is read
   path = os.fspath(path)
-  file = find(path, which)
+  file = places.find(path, saved=(which, step) != (None, None))
+  notes, config, metadata = [], {}, {}
   if file is None:
-    leaves, config, metadata = (
-      _read_checkpoint(path, which or "student"),
-      {},
-      {},
-    )
+    leaves, step = _read_checkpoint(path, which or "student", step)
+    notes.append(f"{which or 'student'} of the checkpoint of step {step}")
     name = "checkpoint"
     leaves = big_vision.unstack(leaves)
   else:
-    if which is not None:
+    if (which, step) != (None, None):
       raise ValueError(
-        f"which={which!r} needs a workdir with checkpoints, got {path!r}"
+        f"which={which!r}, step={step!r} needs a workdir with checkpoints, got "
+        f"{path!r}"
       )
     leaves, metadata = files.read(file)
-    config = _read_config(file)
+    config = places.config_beside(file)
     format_ = detect(file, leaves, source)
     name = "flat" if "variant" in metadata else format_.NAME
-  if image_size is None and "image_size" in metadata:
-    image_size = tuple(json.loads(metadata["image_size"]))
+  image_size = image_size or places.image_size(metadata)
   if image_size is None:
     image_size = variants.get(variant).image_size
   if isinstance(image_size, int):
@@ -160,7 +153,7 @@ def load_with_notes(
     return vit.Model(num_classes, variant=variant, **{**fields, "scan": False})
 
   try:
-    notes = _check_activation(config, metadata, build(None), variant)
+    notes += _check_activation(config, metadata, build(None), variant)
     if file is not None:
       leaves, more = _translate(format_, leaves, build(1), image_size)
       notes += more
@@ -187,74 +180,6 @@ def load_with_notes(
     image_size,
     file,
   )
-
-
-def find(path: str, which: str | None = None) -> str | None:
-  """The file of weights that a path stands for; None for our checkpoints.
-
-  Args:
-    path: as `load` takes it.
-    which: if given, a workdir's checkpoints go before its exported file.
-
-  Raises:
-    ValueError: there is none.
-  """
-  if path.startswith(SHIPPED):
-    name = path.removeprefix(SHIPPED)
-    file = _SHIPPED_FOLDER / f"{name}.safetensors"
-    if not file.exists():
-      known = sorted(p.stem for p in _SHIPPED_FOLDER.glob("*.safetensors"))
-      raise ValueError(
-        f"no teacher {name!r} is shipped; there are: {', '.join(known)}"
-      )
-    return str(file)
-  if not os.path.isdir(path):
-    return path
-  ours = os.path.isdir(os.path.join(path, "checkpoints"))
-  for name in () if ours and which else _IN_FOLDER:
-    if os.path.exists(os.path.join(path, name)):
-      return os.path.join(path, name)
-  if ours or os.path.basename(os.path.normpath(path)) == "checkpoints":
-    return None
-  raise ValueError(
-    f"{path!r} holds neither {' nor '.join(map(repr, _IN_FOLDER))} nor "
-    "checkpoints"
-  )
-
-
-def stated(path: str | os.PathLike) -> tuple[str, dict[str, Any]] | None:
-  """The variant and fields that a file or folder says its model has.
-
-  Our own flat files, workdirs and timm's folders say so.
-
-  Returns:
-    (variant, fields of `vit.Model`), or None where nothing is said.
-  """
-  path = os.fspath(path)
-  if "://" in path:
-    return None
-  if os.path.isdir(path):
-    config = _read_json(os.path.join(path, "config.json"))
-    if config.get("architecture") in variants.NAMED:
-      return config["architecture"], {}
-    student = config.get("config", {}).get("student", {})
-    if "variant" in student:
-      known = vit.ViT.__dataclass_fields__
-      return student["variant"], _tuples(
-        {name: value for name, value in student.items() if name in known}
-      )
-  file = find(path)
-  if file is None or not file.endswith(".safetensors"):
-    return None
-  metadata = files.read_metadata(file)
-  if "variant" not in metadata:
-    return None
-  return metadata["variant"], _tuples(json.loads(metadata.get("fields", "{}")))
-
-
-def _tuples(fields):
-  """Fields out of JSON, which has lists for tuples."""
-  return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 
 
 def detect(path: str, names: Mapping[str, Any], source: str | None):
@@ -296,29 +221,17 @@ def _translate(format_, source, model, image_size):
   return rules.to_ours(table, kept, wanted, fit.is_free), notes
 
 
-def _read_checkpoint(path: str, which: str) -> dict[str, np.ndarray]:
+def _read_checkpoint(path, which, step) -> tuple[dict[str, np.ndarray], int]:
+  """The leaves, and the step that they are of."""
   from vitkd_jax.training import checkpoint  # orbax only where it is needed
 
-  params = checkpoint.load_params(path, which=which)
+  if isinstance(step, str) and step.isdecimal():
+    step = int(step)
+  params, step = checkpoint.load_params(
+    path, which=which, step="latest" if step is None else step
+  )
   leaves = traverse_util.flatten_dict(params, sep="/")
-  return {name: np.asarray(array) for name, array in leaves.items()}
-
-
-def _read_config(file: str) -> dict[str, Any]:
-  """The config.json beside a folder's weights, {} without."""
-  if os.path.basename(file) not in _IN_FOLDER:
-    return {}
-  return _read_json(os.path.join(os.path.dirname(file), "config.json"))
-
-
-def _read_json(path: str) -> dict[str, Any]:
-  if not os.path.exists(path):
-    return {}
-  try:
-    with open(path) as file:
-      return json.load(file)
-  except (OSError, ValueError) as error:
-    raise ValueError(f"cannot read {path!r}: {error}") from None
+  return {name: np.asarray(array) for name, array in leaves.items()}, step
 
 
 def _check_activation(config, metadata, model, variant) -> list[str]:

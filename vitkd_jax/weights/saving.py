@@ -28,6 +28,7 @@ def save(
   variant: str,
   format: str,
   image_size: int | tuple[int, int] | None = None,
+  eval_resize: int = 0,
   dtype: str = "float32",
   fold: bool = False,
   metadata: Mapping[str, str] | None = None,
@@ -47,6 +48,9 @@ def save(
       names joined by "/", in a `.safetensors` or `.npz` file.
     image_size: pixels, side or (rows, columns); by default the variant's, or
       the square that the position embeddings stand for.
+    eval_resize: pixels that the evaluation brings the short side to before
+      it crops to `image_size`; stated in a "flat" `.safetensors` file, unless
+      it is 0.
     dtype: of the file's floats: "float32", "float16" or "bfloat16".
     fold: fold LayerScale in every format.
     metadata: text kept in a "flat" `.safetensors` file's header.
@@ -104,6 +108,8 @@ def save(
     case "flat":
       theirs = leaves
       metadata = {**(metadata or {}), **_header(variant, count, size, fields)}
+      if eval_resize:
+        metadata["eval_resize"] = str(eval_resize)
   del leaves
   for name, array in theirs.items():
     theirs[name] = array.astype(DTYPES[dtype], copy=False)
