@@ -1,10 +1,15 @@
 """What a clumsy command line gets: one sentence, status 2, no traceback."""
 
+import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from vitkd_jax import command
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/quickstart.py"
@@ -49,6 +54,8 @@ def run(module, *args):
     ((CONFIG, "--workdir=w", "--config.run.fsdp=3"), "fsdp=3 does not divide"),
     ((CONFIG, "--workdir=w", "--config.run.keep=0"), "config.run.keep=0"),
     ((CONFIG, "--workdir=w", "--num_processes=2"), "give all three"),
+    (("--workdir=w", "--config.run.epochs=3"), "--config is missing"),
+    (("--config=README.md", "--workdir=w"), "README.md, line "),
   ],
 )
 def test_mistakes_on_the_command_line(args, said):
@@ -59,6 +66,60 @@ def test_mistakes_on_the_command_line(args, said):
   assert lines[0].startswith("error: ")
   assert said in lines[0]
   assert not (ROOT / "w").exists()
+
+
+@pytest.mark.parametrize(
+  "text, said",
+  [
+    ("import nosuch", "No module named 'nosuch' (ModuleNotFoundError at "),
+    ("get_config = lambda: {}['a']", "(KeyError at "),
+    ("get_config = lambda: None", "returned NoneType; wanted an ml_"),
+  ],
+)
+def test_a_config_of_ones_own_that_does_not_run(tmp_path, text, said):
+  (tmp_path / "mine.py").write_text(text)
+  done = run("train", f"--config={tmp_path / 'mine.py'}", "--workdir=w")
+  assert done.returncode == 2
+  assert "Traceback" not in done.stderr
+  *_, last = done.stderr.splitlines()  # ml_collections may warn before
+  assert last.startswith("error: ")
+  assert said in last
+  assert "mine.py" in last
+
+
+def test_memory_that_does_not_suffice_is_told(capsys, monkeypatch):
+  def main(argv):
+    raise jax.errors.JaxRuntimeError(
+      "RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nmore"
+    )
+
+  monkeypatch.setattr(sys, "argv", ["program"])
+  with pytest.raises(SystemExit) as left:
+    command.run(main, with_config=False)
+  assert left.value.code == 1
+  said = capsys.readouterr().err
+  assert said.startswith("error: the memory of a device does not suffice (Out")
+  assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_output_that_nobody_reads_or_that_has_few_characters(encoding):
+  program = (
+    "from vitkd_jax import command\n"
+    "def main(_):\n"
+    "  for _ in range(10**5): print('\\u00b1 1')\n"
+    "command.run(main, with_config=False)"
+  )
+  done = subprocess.run(
+    f"{sys.executable} -c {shlex.quote(program)} | head -n 1",
+    shell=True,
+    cwd=ROOT,
+    env={**os.environ, "PYTHONIOENCODING": encoding},
+    capture_output=True,
+    check=False,
+  )
+  assert done.stdout in ("± 1\n".encode(), b"? 1\n")
+  assert done.stderr == b""
 
 
 @pytest.mark.parametrize("module", ["train", "doctor"])

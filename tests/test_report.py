@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 import pathlib
 import re
 
@@ -266,3 +267,20 @@ def test_refusals(tmp_path, capsys):
   good = write_run(tmp_path / "good")
   report.report([str(good), str(fresh)], str(tmp_path / "out"))
   assert "left out: " in capsys.readouterr().err
+
+
+def test_a_run_counts_once_however_its_path_is_written(runs, tmp_path):
+  one = next(p.parent for p in pathlib.Path(runs).glob("**/config.json"))
+  (tmp_path / "link").symlink_to(one)
+  paths = [str(one), f"{one}/", f"{one}/../{one.name}", str(tmp_path / "link")]
+  assert len(report._workdirs(paths)) == 1
+
+
+def test_a_path_of_bytes_that_are_no_utf8(tmp_path):
+  name = os.fsdecode(b"run\xe9")
+  try:
+    path = write_run(tmp_path / name)
+  except OSError:
+    pytest.skip("this file system takes UTF-8 names only")
+  out, _ = report.report([str(path)])
+  assert "run?" in (pathlib.Path(out) / "table.md").read_text()

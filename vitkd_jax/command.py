@@ -33,7 +33,7 @@ def refusing() -> Iterator[None]:
   """A context whose errors are the user's: they become RefusedErrors."""
   try:
     yield
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, ImportError) as error:  # a bucket's client
     raise RefusedError(str(error)) from error
 
 
@@ -110,6 +110,8 @@ def run(
     )
   # Orbax tells of every file at the level "info"; --verbosity brings it back.
   logging.set_verbosity(logging.WARNING)
+  if sys.stdout:  # a terminal of few characters, or a name that is not UTF-8
+    sys.stdout.reconfigure(errors="replace")
   try:
     app.run(
       main,
@@ -123,7 +125,12 @@ def run(
     print(notice, flush=True)
   except KeyboardInterrupt:
     _exit("interrupted", 130)
-  except Exception:
+  except BrokenPipeError:  # `| head` has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes at its exit
+    _leave(1)
+  except Exception as error:
+    if "RESOURCE_EXHAUSTED" in str(error):
+      _exit(_out_of_memory(error), 1)
     if startup.process_count() == 1:
       raise
     traceback.print_exc()
@@ -133,6 +140,15 @@ def run(
 def _exit(error, status):
   print(f"error: {error}", file=sys.stderr)
   _leave(status)
+
+
+def _out_of_memory(error):
+  first = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
+  return (
+    f"the memory of a device does not suffice ({first.rstrip('.')}); take "
+    "fewer images at once (--batch-size, or config.run.batch_size), or work a "
+    "batch off in parts (config.run.accumulate)"
+  )
 
 
 def _leave(status):
@@ -154,9 +170,12 @@ def _parse(argv, with_config, allow_positional):
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
+    given = any(re.match(f"--?{_CONFIG}(=|$)", arg) for arg in argv)
+    if f"'{_CONFIG}." in str(error):  # not unknown, if there were a config
+      require(_CONFIG, given)
     raise RefusedError(_last_line(error)) from error
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise RefusedError(_bad_override(argv) or _last_line(error)) from error
+  except Exception as error:  # a config file may raise anything
+    raise RefusedError(_bad_override(argv) or _of_config(error)) from error
   if len(rest) > 1 and not allow_positional:
     raise RefusedError(
       f"unexpected argument {rest[1]!r}; options are --name=value"
@@ -174,6 +193,11 @@ def _check_config(flag):
       f"there is no config file {path}; the ones that come with the project "
       "are in configs/"
     )
+  if not isinstance(flag.value, ml_collections.ConfigDict):
+    raise RefusedError(
+      f"get_config of {path} returned {type(flag.value).__name__}; wanted an "
+      "ml_collections.ConfigDict"
+    )
 
 
 def _last_line(error):
@@ -181,6 +205,17 @@ def _last_line(error):
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
   lines = [line for line in lines if not line.startswith("Pass --help")]
   return re.sub(r"^\w*Error: ", "", lines[-1]) if lines else str(error)
+
+
+def _of_config(error):
+  """What a config file raised; where, unless it was written for users."""
+  if isinstance(error, SyntaxError):
+    return f"{error.filename}, line {error.lineno}: {error.msg}"
+  text = _last_line(error)
+  if isinstance(error, ValueError):
+    return text
+  at = traceback.extract_tb(error.__traceback__)[-1]
+  return f"{text} ({type(error).__name__} at {at.filename}, line {at.lineno})"
 
 
 def _bad_override(argv):

@@ -51,16 +51,20 @@ def report(paths: Sequence[str], out: str | None = None) -> tuple[str, str]:
   pictures = _pictures(groups)
   markdown = "\n".join(table.markdown() for table in made)
   shown = "python -m vitkd_jax.report " + shlex.join([*paths])
-  with command.refusing():
-    try:
-      target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise ValueError(f"cannot write to {target}: {error.strerror}") from None
-  for picture in pictures:
-    (target / f"{picture.name}.png").write_bytes(picture.light)
-  (target / "table.md").write_text(markdown)
+  files = {f"{picture.name}.png": picture.light for picture in pictures}
   index = page.render(groups, made, pictures, shown)
-  (target / "index.html").write_text(index)
+  # A path may hold bytes that are no UTF-8.
+  files["table.md"] = markdown.encode(errors="replace")
+  files["index.html"] = index.encode(errors="replace")
+  try:
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+      (target / name).write_bytes(content)
+  except OSError as error:
+    raise command.RefusedError(
+      f"cannot write to {target}: {error.strerror}; name another folder with "
+      "--out"
+    ) from error
   return str(target), markdown
 
 
@@ -76,7 +80,8 @@ def _workdirs(paths):
       inside = [p.parent for p in folder.glob("*/config.json")]
       inside.sort(key=lambda p: _natural(p.name))
     found += [str(p) for p in inside] or [path.rstrip("/") or path]
-  return list(dict.fromkeys(found))
+  # A run counts once, however its path is written.
+  return list({os.path.realpath(path): path for path in found}.values())
 
 
 def _natural(name):
