@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -127,3 +128,27 @@ def test_help_says_what_it_does_and_how(module):
   done = run(module, "--help")
   assert "python -m vitkd_jax." + module in done.stdout
   assert "--config" in done.stdout
+
+
+def test_a_second_interrupt_at_the_exit_changes_nothing():
+  program = (
+    "import atexit, time\n"
+    "from vitkd_jax import command\n"
+    "def main(_):\n"
+    "  atexit.register(time.sleep, 60)\n"  # as threads that are waited for
+    "  print('begun', flush=True)\n"
+    "  time.sleep(60)\n"
+    "command.run(main, with_config=False)"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", program],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == "begun\n"
+  process.send_signal(signal.SIGINT)
+  _, said = process.communicate(timeout=30)
+  assert process.returncode == 130
+  assert said == "error: interrupted\n"

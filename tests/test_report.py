@@ -173,18 +173,19 @@ def test_the_moving_average_counts_where_there_is_one(tmp_path):
 @pytest.mark.parametrize(
   "tail",
   [
-    '{"step": 120, "lo',
-    '{"step": 120',
-    "\n\n",
-    "[1]\n",
-    '{"loss": 1}\n',
-    "7\n",
+    b'{"step": 120, "lo',
+    b'{"step": 120',
+    b"\n\n",
+    b"[1]\n",
+    b'{"loss": 1}\n',
+    b"7\n",
+    b'\xff\xfe\x00{"step": 120',
   ],
 )
 def test_a_half_written_line_is_passed_over(tmp_path, tail):
   run = write_run(tmp_path / "a")
   whole = reading.read(str(run), "a")
-  with open(run / "metrics.jsonl", "a") as file:
+  with open(run / "metrics.jsonl", "ab") as file:
     file.write(tail)
   again = reading.read(str(run), "a")
   assert again.step == whole.step

@@ -35,7 +35,11 @@ def test_another_run_is_refused_and_nothing_is_lost(
   with pytest.raises(ValueError, match="holds a different run") as refusal:
     runs.claim(tmp_path, config, sha)
   assert said in str(refusal.value)
+  assert "it holds no results yet" in str(refusal.value)
   assert (tmp_path / "config.json").read_bytes() == before
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+  with pytest.raises(ValueError, match=r"it was started with$"):
+    runs.claim(tmp_path, config, sha)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl"])

@@ -124,7 +124,8 @@ def run(
   except endings.PreemptedError as notice:
     print(notice, flush=True)
   except KeyboardInterrupt:
-    _exit("interrupted", 130)
+    print("error: interrupted", file=sys.stderr)
+    _leave_now(130)  # a second Ctrl-C would abort an orderly exit
   except BrokenPipeError:  # `| head` has seen enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes at its exit
     _leave(1)
@@ -159,8 +160,13 @@ def _leave(status):
   """
   if startup.process_count() == 1:
     sys.exit(status)
-  sys.stdout.flush()
-  sys.stderr.flush()
+  _leave_now(status)
+
+
+def _leave_now(status):
+  for stream in filter(None, (sys.stdout, sys.stderr)):
+    with contextlib.suppress(OSError):
+      stream.flush()
   os._exit(status)
 
 

@@ -137,7 +137,7 @@ def read(path: str, name: str) -> Run:
   if not isinstance(record["config"].get("run"), dict):
     raise NotARunError(f"{path}/config.json has no section run")
   metrics = folder / "metrics.jsonl"
-  series = _series(metrics.read_text() if metrics.exists() else "")
+  series = _series(metrics.read_bytes() if metrics.exists() else b"")
   if not series:
     raise NotARunError(f"{path} has no metrics yet; look again after its first")
   return Run(
@@ -150,14 +150,14 @@ def read(path: str, name: str) -> Run:
   )
 
 
-def _series(text: str) -> dict[str, Series]:
+def _series(text: bytes) -> dict[str, Series]:
   points: dict[str, dict[int, float]] = {}
   for line in text.splitlines():
     try:
       values = json.loads(line)
       step = int(values.pop("step"))
     except (ValueError, KeyError, TypeError, AttributeError):
-      continue  # the last line of a killed run may be half written
+      continue  # a killed run's last line: half written, or any bytes
     for name, value in values.items():
       if isinstance(value, int | float):
         points.setdefault(name, {})[step] = float(value)

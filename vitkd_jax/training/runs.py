@@ -110,6 +110,7 @@ def claim(
       raise ValueError(
         f"workdir {workdir} holds a different run: {'; '.join(differing[:4])}; "
         "take another workdir, or the config it was started with"
+        + ("" if _saved(folder) else ", or delete it: it holds no results yet")
       )
   if not write:
     return
@@ -118,6 +119,13 @@ def claim(
   temporary = folder / "config.json.tmp"
   temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
   temporary.replace(folder / "config.json")
+
+
+def _saved(folder):
+  """Whether a run has left more than its config."""
+  return (folder / "metrics.jsonl").exists() or any(
+    folder.glob("checkpoints/[0-9]*")
+  )
 
 
 def _flatten(tree, prefix=""):
