@@ -268,6 +268,8 @@ def test_refusals(workdir):
   ):
     with pytest.raises(ValueError, match=sentence):
       scoring.load(str(path), info())
+  with pytest.raises(ValueError, match=r"has 10 classes, made has 3; take"):
+    scoring.load(file, info(num_classes=3))
   with pytest.raises(ValueError, match="eval_resize=20 needs image_size"):
     scoring.load(file, info(), eval_resize=20)
   with pytest.raises(ValueError, match="at least 1"):

@@ -652,6 +652,17 @@ def test_damaged_tfrecords_stop_the_conversion(tmp_path, capsys):
   assert run(capsys, *args)[0] == 0
 
 
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"name": "a"}'])
+@pytest.mark.parametrize("below", ["", "1.0.0"])
+def test_damaged_metadata_are_named(tmp_path, capsys, text, below):
+  path = tmp_path / below / "dataset_info.json"
+  path.parent.mkdir(exist_ok=True)
+  path.write_text(text)
+  status, _, err = run(capsys, "a", "--source", tmp_path)
+  assert status == 2
+  assert f"{path} is damaged or none of TFDS's" in err
+
+
 def test_only_tfrecords_of_that_name_are_converted(tmp_path, capsys):
   status, _, err = run(capsys, "other", "--source", TFRECORDS)
   assert status == 2

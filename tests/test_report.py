@@ -266,8 +266,8 @@ def test_refusals(tmp_path, capsys):
       report.report([str(path)])
     assert "\n" not in str(error.value)
   good = write_run(tmp_path / "good")
-  report.report([str(good), str(fresh)], str(tmp_path / "out"))
-  assert "left out: " in capsys.readouterr().err
+  report.report([str(good), str(fresh), str(damaged)], str(tmp_path / "out"))
+  assert capsys.readouterr().err.count("left out: ") == 2
 
 
 def test_a_run_counts_once_however_its_path_is_written(runs, tmp_path):

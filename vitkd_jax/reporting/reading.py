@@ -125,13 +125,16 @@ def read(path: str, name: str) -> Run:
     name: how the report calls it.
 
   Raises:
-    NotARunError: the folder holds no run, or one without metrics.
-    ValueError: config.json is damaged.
+    NotARunError: the folder holds no run, or one without metrics, or its
+      config.json is damaged.
   """
   folder = epath.Path(path)
   if not folder.is_dir():
     raise NotARunError(f"{path} is no folder")
-  record = runs.read_record(path)
+  try:
+    record = runs.read_record(path)
+  except ValueError as error:  # damaged, or another library's
+    raise NotARunError(str(error)) from None
   if record is None:
     raise NotARunError(f"{path} is not the workdir of a run: no config.json")
   if not isinstance(record["config"].get("run"), dict):

@@ -96,12 +96,17 @@ def load(
   loaded = loading.load_with_notes(
     path,
     variant=said.variant,
-    num_classes=info.num_classes,
+    num_classes="file",
     image_size=(crop.size, crop.size) if crop else info.image_size,
     which=which,
     step=step,
     **said.fields,
   )
+  if loaded.num_classes != info.num_classes:
+    raise ValueError(
+      f"{path} has {loaded.num_classes or 'no'} classes, {info.name} has "
+      f"{info.num_classes}; take a data set of the model's classes (--data)"
+    )
   for note in loaded.notes:
     print(f"{path}: {note}")
   model = vit.Model(info.num_classes, variant=said.variant, **said.fields)

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
 import re
 import struct
 
@@ -43,11 +44,22 @@ def find(name: str, source: str) -> str | None:
 
 
 def _is_tfrecord(folder):
-  path = os.path.join(folder, _INFO)
-  if not os.path.isfile(path):
+  if not os.path.isfile(os.path.join(folder, _INFO)):
     return False
-  with open(path, encoding="utf-8") as file:
-    return json.load(file).get("fileFormat", "tfrecord") == "tfrecord"
+  return _metadata_of(folder).get("fileFormat", "tfrecord") == "tfrecord"
+
+
+def _metadata_of(folder):
+  """What dataset_info.json holds."""
+  path = os.path.join(folder, _INFO)
+  try:
+    with open(path, encoding="utf-8") as file:
+      found = json.load(file)
+    return {**found, "name": found["name"], "version": found["version"]}
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"{path} is damaged or none of TFDS's ({error!r}); fetch it again."
+    ) from error
 
 
 def plan(name: str, folder: str) -> shards.Plan:
@@ -61,9 +73,7 @@ def plan(name: str, folder: str) -> shards.Plan:
     ValueError: it is another data set, of another format, or a file is
       missing.
   """
-  with open(os.path.join(folder, _INFO), encoding="utf-8") as file:
-    text = file.read()
-  meta = json.loads(text)
+  meta = _metadata_of(folder)
   if meta["name"] != name:
     raise ValueError(
       f"{folder} holds the data set {meta['name']}; prepare it under that name."
@@ -90,7 +100,9 @@ def plan(name: str, folder: str) -> shards.Plan:
       )
   return shards.Plan(
     folder=f"{name}/{meta['version']}",
-    fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+    fingerprint=hashlib.sha256(
+      pathlib.Path(folder, _INFO).read_bytes()
+    ).hexdigest(),
     shards=made,
     metadata=functools.partial(_metadata, folder, meta),
   )
