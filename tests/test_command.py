@@ -1,5 +1,6 @@
 """What a clumsy command line gets: one sentence, status 2, no traceback."""
 
+import errno
 import os
 import pathlib
 import shlex
@@ -88,18 +89,28 @@ def test_a_config_of_ones_own_that_does_not_run(tmp_path, text, said):
   assert "mine.py" in last
 
 
-def test_memory_that_does_not_suffice_is_told(capsys, monkeypatch):
+@pytest.mark.parametrize(
+  "error, words",
+  [
+    (
+      jax.errors.JaxRuntimeError(
+        "RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nmore"
+      ),
+      "the memory of a device does not suffice (Out of memory allocating 5",
+    ),
+    (OSError(errno.ENOSPC, "No space left"), "[Errno 28] No space left; what"),
+  ],
+)
+def test_too_little_memory_or_disk_is_told(capsys, monkeypatch, error, words):
   def main(argv):
-    raise jax.errors.JaxRuntimeError(
-      "RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nmore"
-    )
+    raise error
 
   monkeypatch.setattr(sys, "argv", ["program"])
   with pytest.raises(SystemExit) as left:
     command.run(main, with_config=False)
   assert left.value.code == 1
   said = capsys.readouterr().err
-  assert said.startswith("error: the memory of a device does not suffice (Out")
+  assert said.startswith(f"error: {words}")
   assert said.count("\n") == 1
 
 

@@ -164,6 +164,14 @@ def test_other_file_formats_are_refused(tmp_path):
     datasets.load("some_set", "train", data_dir=str(tmp_path))
 
 
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+def test_damaged_metadata_are_named(tmp_path, file):
+  folder = copied_as(tmp_path, "mine", "1.0.0")
+  (folder / file).write_text("{")
+  with pytest.raises(ValueError, match=r"metadata of data set mine in /.* can"):
+    datasets.info("mine", tmp_path)
+
+
 def test_the_folder_of_one_set_is_not_one_of_sets(tmp_path):
   copied_as(tmp_path, "some_set", "1.0.0")
   for folder in (tmp_path / "some_set", tmp_path / "some_set" / "1.0.0"):

@@ -7,6 +7,7 @@ traceback means a defect of ours.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -132,6 +133,10 @@ def run(
   except Exception as error:
     if "RESOURCE_EXHAUSTED" in str(error):
       _exit(_out_of_memory(error), 1)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+      _exit(
+        f"{error}; what was saved is intact: free some room, start again", 1
+      )
     if startup.process_count() == 1:
       raise
     traceback.print_exc()

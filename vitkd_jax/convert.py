@@ -298,7 +298,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   known = ", ".join(module.NAME for module in loading.FORMATS)
   string("from", None, f"format to read: {known}; told by names")
   string("variant", None, "the model's name: see --list, or S/16")
-  integer("num_classes", None, "0 for no head; the file's if unset")
+  integer("num_classes", None, "0 for no head; the file's if unset", 0)
   list_("image_size", None, "pixels: side, or rows,columns")
   string("head", "keep", "keep, drop or init (a new head)")
   list_("classes", None, "indices of the classes to keep")

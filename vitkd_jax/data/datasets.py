@@ -230,7 +230,15 @@ def _builder(name, data_dir):
     roots = [_PACKAGE, folder]
   for root in roots:
     for version in _versions(root / name):
-      return _checked(name, tfds.builder_from_directory(version))
+      try:
+        builder = tfds.builder_from_directory(version)
+      except Exception as error:  # TFDS's own, protobuf's, JSON's
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ValueError(
+          f"the metadata of data set {name} in {version} cannot be read"
+          f" ({reason}); delete that folder and prepare it again."
+        ) from error
+      return _checked(name, builder)
   raise ValueError(_missing(name, folder))
 
 
