@@ -102,7 +102,7 @@ def edit(config, path, value):
     ("schedule.peak", 0.0, "wanted a positive peak"),
     ("schedule.peak", float("nan"), "wanted a finite number"),
     ("optimizer.b1", 2.0, "b1=2.0 is not in [0, 1)"),
-    ("optimizer.clip_norm", -1.0, "is negative"),
+    ("optimizer.clip_norm", -1.0, "clip_norm=-1.0: wanted 0 or more"),
     ("optimizer.weight_decay", "x", "wanted a finite number"),
     ("teacher.dtype", "float23", "wanted float32, bfloat16 or float16"),
     ("student.dtype_mm", "float23", "wanted float32, bfloat16 or float16"),
@@ -155,3 +155,11 @@ def test_a_teacher_of_another_resolution_is_refused(tiny_config, tmp_path):
   tiny_config.teacher.resize_posemb = True
   params = experiment.build(tiny_config).teacher_params
   assert params["pos_embedding"].shape == (1, 49, 64)
+
+
+def test_mixing_wants_pairs(tiny_config):
+  tiny_config.run.batch_size = 9
+  with pytest.raises(ValueError, match="want an even batch size"):
+    experiment.build(tiny_config, jax.devices()[:1])
+  tiny_config.augment.mixup_alpha = tiny_config.augment.cutmix_alpha = 0.0
+  experiment.build(tiny_config, jax.devices()[:1])

@@ -148,7 +148,8 @@ def test_a_word_in_place_of_a_number_is_named(monkeypatch):
 
 def test_a_port_that_is_taken_is_named(address):
   host, port = address.split(":")
-  with socket.create_server((host, int(port))), pytest.raises(
-    startup.MissingError, match=f"cannot listen at {address}"
+  with (
+    socket.create_server((host, int(port))),
+    pytest.raises(startup.MissingError, match=f"cannot listen at {address}"),
   ):
     startup.roll_call(startup.Place(address, 2, 0), timeout=1)

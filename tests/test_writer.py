@@ -39,6 +39,8 @@ def test_a_resumed_run_drops_what_lies_ahead_and_half_lines(tmp_path):
       w.scalars(step, {"loss": float(step)})
   with open(tmp_path / "metrics.jsonl", "a") as file:
     file.write('{"step": 4, "lo')
+  with open(tmp_path / "metrics.jsonl", "ab") as file:
+    file.write(b"\n\xff\xfe\n")  # what a damaged disk gives
   with make(tmp_path, first_step=2) as w:
     w.scalars(3, {"loss": 30.0})
   assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == [

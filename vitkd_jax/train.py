@@ -21,6 +21,7 @@ from vitkd_jax.training import (
   checkpoint,
   endings,
   experiment,
+  inputs,
   loop,
   runs,
   sharding,
@@ -131,6 +132,7 @@ def _export(workdir, config, parts, state):
   path = runs.export_path(workdir)
   if jax.process_index() == 0:
     fields = config.student.to_dict()
+    crop = inputs.centre_crop(parts.data.image_size, parts.data.eval_resize)
     with tempfile.TemporaryDirectory() as folder:
       local = os.path.join(folder, os.path.basename(path))
       weights.save(
@@ -139,6 +141,7 @@ def _export(workdir, config, parts, state):
         variant=fields.pop("variant"),
         format="flat",
         image_size=parts.image_shape[:2],
+        eval_resize=crop.short_side if crop else 0,
         **fields,
       )
       if "://" in path:

@@ -147,6 +147,12 @@ def build(
   sections.check_run(run)
   mesh = sharding.make_mesh(run.fsdp, devices)
   sharding.check_batch_size(run.batch_size, mesh, run.accumulate)
+  mixes = ("mixup_alpha", "cutmix_alpha")
+  if run.batch_size % 2 and any(map(section["augment"].get, mixes)):
+    raise ValueError(
+      f"config.run.batch_size={run.batch_size}: Mixup and CutMix mix pairs and "
+      "want an even batch size"
+    )
   data = sections.make(sections.Data, "data", section["data"])
   images = planned or inputs.Inputs(
     data, batch_size=run.batch_size, seed=run.seed

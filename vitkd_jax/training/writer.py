@@ -1,6 +1,7 @@
 """Metrics of a run: metrics.jsonl, TensorBoard, and lines on the console."""
 
 from collections.abc import Mapping
+import contextlib
 import datetime
 import json
 import os
@@ -61,13 +62,15 @@ class Writer:
     if self._progress:
       self._progress.stop()
     if self._events:
-      self._events.close()
+      # What filled the disk has been told, and hides nothing else here.
+      with contextlib.suppress(OSError):
+        self._events.close()
 
   def _keep_until(self, step: int) -> None:
     if not self._path.exists():
       return
-    text, kept = self._path.read_text(), []
-    for line in text.splitlines():
+    content, kept = self._path.read_bytes(), []
+    for line in content.decode(errors="replace").splitlines():
       try:
         values = json.loads(line)
         if values["step"] <= step:
@@ -75,7 +78,9 @@ class Writer:
           self._written.add((values["step"], frozenset(values)))
       except (ValueError, KeyError, TypeError):
         continue  # the last line of a killed run may be half written
-    if "".join(kept) != text:  # through another file: a kill loses nothing
+    if (
+      "".join(kept).encode() != content
+    ):  # through another file: a kill loses nothing
       temporary = self._path.with_suffix(".tmp")
       temporary.write_text("".join(kept))
       temporary.replace(self._path)
