@@ -141,10 +141,12 @@ def test_help_says_what_it_does_and_how(module):
   assert "--config" in done.stdout
 
 
-def test_a_second_interrupt_at_the_exit_changes_nothing():
+def test_an_interrupt_ends_the_process_at_once():
   program = (
-    "import atexit, time\n"
+    "import atexit, signal, time\n"
     "from vitkd_jax import command\n"
+    # A shell's background jobs, and their children, ignore it.
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "def main(_):\n"
     "  atexit.register(time.sleep, 60)\n"  # as threads that are waited for
     "  print('begun', flush=True)\n"
