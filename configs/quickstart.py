@@ -33,13 +33,13 @@ METHODS = {
 
 def get_config(arg=None):
   """The config of one method."""
-  args = common.parse_arg(arg, method="both", epochs=8, seed=0, batch_size=64)
+  args = common.parse_arg(arg, method="both", epochs=8.0, seed=0, batch_size=64)
   weights = common.choose("method", args["method"], METHODS)
   config = ml_collections.ConfigDict()
   config.run = common.section(
     sections.Run,
     seed=args["seed"],
-    epochs=float(args["epochs"]),
+    epochs=args["epochs"],
     batch_size=args["batch_size"],
     log_every=25,
     eval_every=125,

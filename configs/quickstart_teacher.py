@@ -16,12 +16,12 @@ from vitkd_jax.training import sections
 
 def get_config(arg=None):
   """The config; arguments: epochs=N, batch_size=N, seed=N."""
-  args = common.parse_arg(arg, epochs=14, batch_size=128, seed=0)
+  args = common.parse_arg(arg, epochs=14.0, batch_size=128, seed=0)
   config = ml_collections.ConfigDict()
   config.run = common.section(
     sections.Run,
     seed=args["seed"],
-    epochs=float(args["epochs"]),
+    epochs=args["epochs"],
     batch_size=args["batch_size"],
     ema_decay=0.998,
     log_every=67,

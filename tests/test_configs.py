@@ -163,7 +163,7 @@ def test_deits_recipe():
   [
     ("methd=both", "unknown config argument 'methd'; the nearest is 'method'"),
     ("method=vitk", "the nearest is 'vitkd'"),
-    ("epochs=many", "epochs='many': wanted int"),
+    ("epochs=many", "epochs='many': wanted float"),
   ],
 )
 def test_wrong_arguments_are_refused(arg, said):
