@@ -23,7 +23,7 @@ def test_six_kills_inside_a_save(tmp_path):
   env = {**os.environ, "PYTHONPATH": str(runner.ROOT), "JAX_PLATFORMS": "cpu"}
   script = str(pathlib.Path(saver.__file__))
   in_flight = 0
-  for _ in range(6):
+  for turn in range(6):
     process = subprocess.Popen(
       [sys.executable, script, str(folder), str(reached + 1)],
       stdout=subprocess.PIPE,
@@ -35,10 +35,14 @@ def test_six_kills_inside_a_save(tmp_path):
     told = [next(lines) for _ in range(3)]
     assert told[1].split() == ["saved", str(reached + 1)]
     assert told[2].split() == ["saving", str(reached + 2)]
-    time.sleep(rng.uniform(0, 0.35))
+    if turn % 2:  # at once when the save has begun to write
+      while process.poll() is None and not _unfinished(folder):
+        time.sleep(0.001)
+    else:
+      time.sleep(rng.uniform(0, 0.35))
     process.kill()
     process.communicate()
-    in_flight += any("tmp" in p.name for p in folder.iterdir())
+    in_flight += bool(_unfinished(folder))
 
     checkpoints = checkpoint.Checkpoints(folder)
     like = jax.eval_shape(lambda: saver.state(0))
@@ -48,6 +52,10 @@ def test_six_kills_inside_a_save(tmp_path):
     assert step >= reached + 1  # what was said to be saved is there
     np.testing.assert_array_equal(found["x"], np.full((2048, 4096), step))
     checkpoints.close()
-    assert not [p for p in folder.iterdir() if "tmp" in p.name]
+    assert not _unfinished(folder)
     reached = step
   assert in_flight  # else the kills came too late to mean anything
+
+
+def _unfinished(folder):
+  return [path for path in folder.iterdir() if "tmp" in path.name]
