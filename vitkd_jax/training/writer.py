@@ -10,7 +10,13 @@ import sys
 from etils import epath
 import rich.console
 import rich.progress
-import tensorboardX
+
+# tensorboardX imports PyTorch where it is installed, and can do without.
+_LOADED = sys.modules.setdefault("torch", None)
+import tensorboardX  # noqa: E402
+
+if _LOADED is None:
+  del sys.modules["torch"]
 
 
 class Writer:
