@@ -121,21 +121,12 @@ def _loop(text):
     r"^%?([\w.-]+) \(.*\{$", text[: text.index(found)], re.MULTILINE
   )[-1:]
   parts = {
-    compute: _cycles_of(text, branch)
+    compute: hlo.cycles(text, branch)[0]
     for compute, branch in zip(randaugment.CLASSES, branches, strict=True)
   }
   return parts | {
-    "fetch and store": _cycles_of(text, body) - max(parts.values())
+    "fetch and store": hlo.cycles(text, body)[0] - max(parts.values())
   }
-
-
-def _cycles_of(text, name):
-  """Cycles of one computation of a program."""
-  text = re.sub(r"^ENTRY ", "", text, flags=re.MULTILINE)
-  text = re.sub(
-    rf"^(%{re.escape(name)} \()", r"ENTRY \1", text, flags=re.MULTILINE
-  )
-  return hlo.cycles(text)[0]
 
 
 def _time_table(functions, size, rounds):

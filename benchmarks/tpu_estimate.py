@@ -67,7 +67,7 @@ def _estimate(case, piece, args):
   start = time.monotonic()
   text = topology.compile_step(parts).as_text()
   seconds = time.monotonic() - start
-  spent = cycles(text)
+  spent, _ = hlo.cycles_by_instruction(text)
   places = lines.places(text)
   by_part = collections.Counter()
   for name, count in spent.items():
@@ -115,35 +115,6 @@ def part(place: lines.Place) -> str:
   if "jvp" in scope or place.line.startswith("training/objective"):
     return "head"
   return "other"
-
-
-def cycles(text: str) -> collections.Counter:
-  """{instruction: estimated cycles}, as `hlo.cycles` counts them."""
-  blocks, entry = hlo._parse(text)
-
-  def of_block(block):
-    spent = collections.Counter()
-    for instruction in blocks[block]:
-      own = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
-      if own:
-        spent[instruction.name] += int(own[1])
-        continue
-      called = [
-        of_block(name)
-        for names in instruction.called.values()
-        for name in names
-      ]
-      if instruction.opcode == "conditional" and called:
-        called = [max(called, key=lambda x: x.total())]
-      times = 1
-      if instruction.opcode == "while":
-        times = hlo._trips(blocks, instruction) or 1
-      for inner in called:
-        for name, count in inner.items():
-          spent[name] += count * times
-    return spent
-
-  return of_block(entry)
 
 
 if __name__ == "__main__":

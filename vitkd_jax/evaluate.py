@@ -22,7 +22,6 @@ import rich.table
 from vitkd_jax import command
 from vitkd_jax.data import datasets, loader
 from vitkd_jax.reporting import figures, plotting, scoring
-from vitkd_jax.training import teachers
 
 
 def show(found: Mapping[str, Any], title: str) -> None:
@@ -194,10 +193,6 @@ def main(argv):
       variant=given["teacher-variant"],
       image_size=student.crop.size if student.crop else 0,
     )
-    for model in filter(None, (student, teacher)):
-      crop = model.crop
-      size = (crop.size, crop.size) if crop else info.image_size
-      teachers.check_patches("model", model.model, *size)
     source = datasets.load(asked["data"], asked["split"], data_dir=data_dir)
     try:
       found = scoring.evaluate(

@@ -21,7 +21,6 @@ from vitkd_jax.training import (
   checkpoint,
   endings,
   experiment,
-  inputs,
   loop,
   runs,
   sharding,
@@ -132,7 +131,7 @@ def _export(workdir, config, parts, state):
   path = runs.export_path(workdir)
   if jax.process_index() == 0:
     fields = config.student.to_dict()
-    crop = inputs.centre_crop(parts.data.image_size, parts.data.eval_resize)
+    crop = parts.inputs.eval_crop
     with tempfile.TemporaryDirectory() as folder:
       local = os.path.join(folder, os.path.basename(path))
       weights.save(

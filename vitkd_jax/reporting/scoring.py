@@ -16,7 +16,7 @@ from vitkd_jax.data import augment, datasets, loader
 from vitkd_jax.data import crop as crops
 from vitkd_jax.distill import losses
 from vitkd_jax.models import variants, vit
-from vitkd_jax.training import inputs, runs, sharding, steps
+from vitkd_jax.training import inputs, runs, sharding, steps, teachers
 from vitkd_jax.weights import loading, places
 
 Sums = dict[str, jax.Array]
@@ -93,11 +93,12 @@ def load(
   known = variants.get(said.variant)
   data = None if config is None else config.data
   crop = _crop(info, said, data, image_size, eval_resize)
+  size = (crop.size, crop.size) if crop else info.image_size
   loaded = loading.load_with_notes(
     path,
     variant=said.variant,
     num_classes="file",
-    image_size=(crop.size, crop.size) if crop else info.image_size,
+    image_size=size,
     which=which,
     step=step,
     **said.fields,
@@ -110,6 +111,7 @@ def load(
   for note in loaded.notes:
     print(f"{path}: {note}")
   model = vit.Model(info.num_classes, variant=said.variant, **said.fields)
+  teachers.check_patches("model", model, *size)
   return Scored(model, loaded.params, known.mean, known.std, crop)
 
 
@@ -222,12 +224,7 @@ def results(sums: Mapping[str, Any], class_names) -> dict[str, Any]:
   count = int(sums["count"])
   if not count:
     raise ValueError("the split is empty")
-  found = {
-    "count": count,
-    "top1": int(sums["top1"]) / count,
-    "top5": int(sums["top5"]) / count,
-    "loss": float(sums["nll"]) / count,
-  }
+  found = {"count": count, **steps.rates(sums)}
   if "kl" in sums:
     found |= {
       "agreement": int(sums["agree"]) / count,

@@ -6,6 +6,7 @@ counts as often as the loop runs, where the text says how often: in
 as `lax.scan` writes it. Other loops count once.
 """
 
+import collections
 from collections.abc import Iterator
 import dataclasses
 import math
@@ -91,42 +92,54 @@ def collectives(text: str) -> list[Collective]:
   return list(found.values())
 
 
-def cycles(text: str) -> tuple[int, int]:
+def cycles(text: str, block: str | None = None) -> tuple[int, int]:
   """The TPU compiler's estimate of one core's cycles for a program.
+
+  Args:
+    text: of the program.
+    block: name of one of its computations, if that one alone is asked for.
+
+  Returns:
+    The sum of `cycles_by_instruction`, and the number of loops that were
+    counted once because their length depends on data.
+  """
+  spent, endless = cycles_by_instruction(text, block)
+  return spent.total(), endless
+
+
+def cycles_by_instruction(
+  text: str, block: str | None = None
+) -> tuple[collections.Counter[str], int]:
+  """As `cycles`, as {instruction: `estimated_cycles`}.
 
   Collectives have none, and neither have copies that run beside the core. Of
   a conditional the dearest branch counts.
-
-  Returns:
-    The sum of `estimated_cycles`, and the number of loops that were counted
-    once because their length depends on data.
   """
   blocks, entry = _parse(text)
   endless = set()
-  known: dict[str, int] = {}
 
-  def of_block(block):
-    if block not in known:
-      known[block] = sum(map(of_instruction, blocks[block]))
-    return known[block]
+  def of_block(name):
+    spent = collections.Counter()
+    for instruction in blocks[name]:
+      spent.update(of_instruction(instruction))
+    return spent
 
   def of_instruction(instruction):
     own = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
     if own:
-      return int(own[1])
-    called = instruction.called
-    if instruction.opcode == "while":
-      trips = _trips(blocks, instruction)
-      if trips is None:
-        endless.add(instruction.name)
-      once = sum(of_block(b) for names in called.values() for b in names)
-      return once * (trips or 1)
-    inside = [of_block(b) for names in called.values() for b in names]
+      return {instruction.name: int(own[1])}
+    inside = [of_block(b) for bs in instruction.called.values() for b in bs]
     if instruction.opcode == "conditional":
-      return max(inside, default=0)
-    return sum(inside)
+      return max(inside, key=collections.Counter.total, default={})
+    total = sum(inside, collections.Counter())
+    if instruction.opcode != "while":
+      return total
+    trips = _trips(blocks, instruction)
+    if trips is None:
+      endless.add(instruction.name)
+    return {name: count * (trips or 1) for name, count in total.items()}
 
-  return of_block(entry), len(endless)
+  return of_block(block or entry), len(endless)
 
 
 def _parse(text) -> tuple[dict[str, list[_Instruction]], str]:

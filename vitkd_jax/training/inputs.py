@@ -27,6 +27,7 @@ class Inputs:
   Attributes:
     info: of the data set.
     image_size: (H, W) of a batch, in pixels.
+    eval_crop: the evaluation's crop; None where images are taken whole.
     num_train: examples of the training split.
 
   Raises:
@@ -38,6 +39,7 @@ class Inputs:
     self._data, self._batch_size, self._seed = data, batch_size, seed
     self.info = datasets.info(data.name, data.data_dir)
     self.image_size = crop_size(data.image_size, self.info)
+    self.eval_crop = centre_crop(data.image_size, data.eval_resize)
     self.num_train = self._count(data.train_split)
     self._count(data.eval_split)
 
@@ -68,7 +70,7 @@ class Inputs:
       batch_size=self._batch_size,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      crop=centre_crop(self._data.image_size, self._data.eval_resize),
+      crop=self.eval_crop,
       max_bad_share=self._data.max_bad_share,
     )
 

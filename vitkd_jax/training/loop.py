@@ -206,11 +206,11 @@ class Loop:
       models["eval_ema"] = state.ema
     with self._clock.paused():
       sums = self._score(models, lambda: self._stop_if_noticed(step, state))
-      values = {}
-      for prefix, found in sums.items():
-        count = float(found["count"])
-        for name, key in (("top1", "top1"), ("top5", "top5"), ("loss", "nll")):
-          values[f"{prefix}_{name}"] = float(found[key]) / count
+      values = {
+        f"{prefix}_{name}": value
+        for prefix, found in sums.items()
+        for name, value in steps.rates(found).items()
+      }
       self._writer.scalars(step, values)
       shown = "  ".join(f"{k} {v:.4f}" for k, v in values.items())
       self._writer.line(f"evaluation at step {step}: {shown}")

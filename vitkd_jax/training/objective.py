@@ -57,6 +57,16 @@ class Objective:
     return tuple(term for term in TERMS if term in self.weights)
 
   @property
+  def num_tokens(self) -> int:
+    """Patch tokens of the student's maps."""
+    return math.prod(self.student_grid)
+
+  @property
+  def num_low(self) -> int:
+    """Shallow maps that are compared; two, as `tokens.select` has it."""
+    return len(self.select.get("low_blocks", (0, 1)))
+
+  @property
   def metric_names(self) -> tuple[str, ...]:
     """The names of the metrics that a step adds up."""
     names = ["loss", "accuracy", "learning_rate", "grad_norm"]
@@ -72,14 +82,13 @@ class Objective:
     params = self.student.init(key_student, image)["params"]
     if self.head is None:
       return {"student": params, "head": {}}
-    blocks = len(self.select.get("low_blocks", (0, 1)))
-    grid = self.student_grid[0] * self.student_grid[1]
+    number = self.num_tokens
     maps = [
       jnp.zeros((1, *shape))
       for width in (self.student.width, self.head.teacher_width)
-      for shape in ((blocks, grid, width), (grid, width))
+      for shape in ((self.num_low, number, width), (number, width))
     ]
-    mask = jnp.zeros((1, grid), bool)
+    mask = jnp.zeros((1, number), bool)
     head = self.head.init(key_head, *maps, mask)["params"]
     return {"student": params, "head": head}
 
@@ -182,8 +191,8 @@ def draw_mask(objective: Objective, key: jax.Array, batch: int) -> jax.Array:
   """The tokens to replace, bool [B, N]; [B, 0] without a head."""
   if objective.head is None:
     return jnp.zeros((batch, 0), bool)
-  num_tokens = objective.student_grid[0] * objective.student_grid[1]
-  return tokens.random_mask(key, batch, num_tokens, objective.head.mask_ratio)
+  ratio = objective.head.mask_ratio
+  return tokens.random_mask(key, batch, objective.num_tokens, ratio)
 
 
 def flops_per_image(objective: Objective) -> dict[str, float]:
@@ -204,14 +213,13 @@ def flops_per_image(objective: Objective) -> dict[str, float]:
   if teacher is not None:
     flops["teacher"] = sum(_forward_flops(teacher, objective.teacher_grid))
   if head is not None:
-    number, width = math.prod(objective.student_grid), head.teacher_width
+    number, width = objective.num_tokens, head.teacher_width
     align = 2.0 * number * student.width * width
     if student.width == width and not head.always_align:
       align = 0.0
-    low = len(objective.select.get("low_blocks", (0, 1)))
     generate = align + 2 * 2 * number * 9 * width**2
     flops["head"] = 3 * (
-      low * align * ("mimic" in head.terms)
+      objective.num_low * align * ("mimic" in head.terms)
       + generate * ("generation" in head.terms)
     )
   return flops | {"total": sum(flops.values())}

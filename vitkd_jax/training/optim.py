@@ -116,7 +116,7 @@ def make_optimizer(
   for name, value in (("b1", b1), ("b2", b2)):
     if not 0 <= value < 1:
       raise ValueError(f"optimizer {name}={value} is not in [0, 1)")
-  # Both are relied on by the step: an update of a finite gradient is finite.
+  # The step relies on it: an update of a finite gradient is finite.
   if not 0 < eps < math.inf:
     raise ValueError(f"optimizer eps={eps}: wanted a positive number")
   for name, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):

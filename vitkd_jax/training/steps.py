@@ -1,7 +1,8 @@
 """The train step and the eval step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
+from typing import Any
 
 import einops
 import jax
@@ -190,6 +191,16 @@ def measure(
     "top5": jnp.sum(counted * (rank < 5)),
     "nll": jnp.sum(jnp.where(weight > 0, nll[:, 0], 0.0)),
     "count": jnp.sum(counted),
+  }
+
+
+def rates(sums: Mapping[str, Any]) -> dict[str, float]:
+  """Shares "top1" and "top5", and "loss" in nats, of sums on the host."""
+  count = int(sums["count"])
+  return {
+    "top1": int(sums["top1"]) / count,
+    "top5": int(sums["top5"]) / count,
+    "loss": float(sums["nll"]) / count,
   }
 
 

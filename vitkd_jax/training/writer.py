@@ -76,19 +76,17 @@ class Writer:
     if not self._path.exists():
       return
     content, kept = self._path.read_bytes(), []
-    for line in content.decode(errors="replace").splitlines():
+    for line in content.splitlines():
       try:
         values = json.loads(line)
         if values["step"] <= step:
-          kept.append(line + "\n")
+          kept.append(line + b"\n")
           self._written.add((values["step"], frozenset(values)))
       except (ValueError, KeyError, TypeError):
         continue  # the last line of a killed run may be half written
-    if (
-      "".join(kept).encode() != content
-    ):  # through another file: a kill loses nothing
+    if b"".join(kept) != content:  # through another file: a kill loses nothing
       temporary = self._path.with_suffix(".tmp")
-      temporary.write_text("".join(kept))
+      temporary.write_bytes(b"".join(kept))
       temporary.replace(self._path)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
