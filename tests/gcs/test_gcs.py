@@ -16,10 +16,17 @@ import pytest
 from vitkd_jax.data import datasets
 from vitkd_jax.training import checkpoint
 
-# gcsfs hands aiohttp whole files.
-pytestmark = pytest.mark.filterwarnings(
-  "ignore:Sending a large body directly:ResourceWarning"
-)
+pytestmark = [
+  # gcsfs hands aiohttp whole files.
+  pytest.mark.filterwarnings(
+    "ignore:Sending a large body directly:ResourceWarning"
+  ),
+  # When one array of a save fails, Orbax closes its event loop, and tensorstore
+  # still reports the other arrays' writes to it.
+  pytest.mark.filterwarnings(
+    "ignore:Exception ignored in.* None:pytest.PytestUnraisableExceptionWarning"
+  ),
+]
 ROOT = pathlib.Path(__file__).parents[2]
 MINI = ROOT / "vitkd_jax" / "data" / "fashion_mini" / "1.0.0"
 
