@@ -10,6 +10,7 @@ import pytest
 
 from vitkd_jax import convert, weights
 from vitkd_jax.models import variants, vit
+from vitkd_jax.weights import places
 
 FIELDS = dict(
   variant="deit3_small_patch16_224",
@@ -113,6 +114,15 @@ def test_head_classes_size_and_dtype(tmp_path, flat, capsys):
   )
 
 
+@pytest.mark.parametrize("image_size, eval_resize", [(None, 30), (["32"], 0)])
+def test_the_evaluation_s_crop_is_stated_on(tmp_path, image_size, eval_resize):
+  path, written = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+  params = random_params(**FIELDS)
+  weights.save(path, params, format="flat", eval_resize=30, **FIELDS)
+  run(path, written, "flat", image_size=image_size, check=False)
+  assert places.stated(written).eval_resize == eval_resize
+
+
 @pytest.mark.parametrize(
   "options, words",
   [
@@ -123,6 +133,7 @@ def test_head_classes_size_and_dtype(tmp_path, flat, capsys):
     (dict(classes=["a"]), "--classes=a"),
     (dict(field=["depth"]), "NAME=VALUE"),
     (dict(field=["dept=3"]), "nearest is 'depth'"),
+    (dict(field=["depth=abc"]), "depth='abc': wanted a whole number"),
     (dict(image_size=["1", "2", "3"]), "rows,columns"),
     (dict(dtype="int8"), "dtype='int8'"),
     (dict(num_classes=7), "7 classes"),

@@ -98,6 +98,7 @@ def convert(options: Options) -> str:
     variant=variant,
     format=options.to,
     image_size=size,
+    eval_resize=_eval_resize(loaded.file, size),
     dtype=options.dtype,
     fold=options.fold_layerscale,
     readme=_card(options, variant, size, loaded, count, digest),
@@ -148,6 +149,12 @@ def _size(options) -> tuple[int, int] | None:
   if len(numbers) not in (1, 2):
     raise ValueError("--image_size: wanted a side, or rows,columns")
   return numbers[0], numbers[-1]
+
+
+def _eval_resize(file, size) -> int:
+  """What a file of ours states beside the size that it was made for."""
+  said = places.stated(file) if file else None
+  return said.eval_resize if said and said.image_size == size else 0
 
 
 def _num_classes(options):

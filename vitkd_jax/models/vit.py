@@ -8,6 +8,7 @@ further fields of the same module.
 
 import difflib
 import math
+import numbers
 from typing import Any
 
 import einops
@@ -303,9 +304,9 @@ def Model(
     **fields: any field of `ViT`.
 
   Raises:
-    ValueError: an unknown variant, field or choice, heads that do not divide
-      the width, a rate outside [0, 1), or a distillation token without a CLS
-      token.
+    ValueError: an unknown variant or field, a value that a field cannot have,
+      heads that do not divide the width, or a distillation token without a
+      CLS token.
   """
   known = [
     name
@@ -320,15 +321,53 @@ def Model(
       )
   if variant is not None:
     fields = variants.get(variant).fields | fields
-  if "patch_size" in fields:  # a list, as JSON has it, could not be hashed
+  if isinstance(fields.get("patch_size"), list):  # JSON's, without a hash
     fields["patch_size"] = tuple(fields["patch_size"])
   model = ViT(num_classes, **fields)
+  _check(model)
+  return model
+
+
+# The least that each number of a model may be.
+_LEAST = {"width": 1, "depth": 1, "mlp_dim": 1, "num_heads": 1, "registers": 0}
+
+
+def _check(model: ViT) -> None:
+  """Raises ValueError for a field that no model can have."""
+
+  def refuse(name, wanted):
+    value = getattr(model, name)
+    raise ValueError(f"model field {name}={value!r}: wanted {wanted}")
+
   for name, choices in _CHOICES.items():
     if getattr(model, name) not in choices:
-      raise ValueError(
-        f"model field {name}={getattr(model, name)!r}: wanted one of "
-        + ", ".join(map(repr, choices))
-      )
+      refuse(name, "one of " + ", ".join(map(repr, choices)))
+  for name, least in _LEAST.items():
+    value = getattr(model, name)
+    if not _whole(value, least) and (name, value) != ("mlp_dim", None):
+      refuse(name, f"a whole number of at least {least}")
+  sides = model.patch_size
+  pair = isinstance(sides, tuple) and len(sides) == 2
+  if not pair or not all(_whole(side, 1) for side in sides):
+    refuse("patch_size", "rows and columns of a patch in pixels")
+  for name in ("head_zeroinit", "scan", "distilled"):
+    if not isinstance(getattr(model, name), bool):
+      refuse(name, "True or False")
+  if not isinstance(model.rep_size, bool) and not _whole(model.rep_size, 0):
+    refuse("rep_size", "True, False or a width")
+  for name in ("dropout", "drop_path"):
+    rate = getattr(model, name)
+    if not _real(rate) or not 0 <= rate < 1:
+      refuse(name, "a rate in [0, 1)")
+  scale = model.layerscale_init
+  if scale is not None and not (_real(scale) and math.isfinite(scale)):
+    refuse("layerscale_init", "a number or None")
+  try:
+    known = jnp.issubdtype(jnp.dtype(model.dtype_mm), jnp.floating)
+  except TypeError:
+    known = False
+  if not known:
+    refuse("dtype_mm", "a float's dtype, such as 'bfloat16'")
   if model.width % model.num_heads:
     raise ValueError(
       f"width {model.width} is not divisible by num_heads {model.num_heads}"
@@ -337,9 +376,12 @@ def Model(
     raise ValueError(
       f"distilled=True needs pool_type='tok', got {model.pool_type!r}"
     )
-  for name in ("dropout", "drop_path"):
-    if not 0 <= getattr(model, name) < 1:
-      raise ValueError(
-        f"model field {name}={getattr(model, name)} is not in [0, 1)"
-      )
-  return model
+
+
+def _real(value) -> bool:
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _whole(value, least: int) -> bool:
+  whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  return whole and value >= least
