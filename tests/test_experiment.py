@@ -87,6 +87,11 @@ def edit(config, path, value):
     ("schedule.peak", None, "config.schedule.peak is missing"),
     ("optimizer.lr", 1.0, "config.optimizer.lr; the nearest is"),
     ("run.batch_size", 12, "the nearest is 16"),
+    (
+      "run.batch_size",
+      72,
+      "batch_size=72, but 'train[:64]' of fashion_mini has 64",
+    ),
     ("run.fsdp", 3, "fsdp=3 does not divide"),
     ("run.epochs", 0.0, "config.run.epochs=0.0: wanted more than 0"),
     ("run.ema_decay", 1.0, "is not in [0, 1)"),

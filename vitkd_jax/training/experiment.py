@@ -158,6 +158,12 @@ def build(
     data, batch_size=run.batch_size, seed=run.seed
   )
   info, num_train = images.info, images.num_train
+  if run.batch_size > num_train:
+    raise ValueError(
+      f"config.run.batch_size={run.batch_size}, but {data.train_split!r} of "
+      f"{data.name} has {num_train} images: a batch would hold some twice; "
+      "take a smaller one"
+    )
 
   objective, teacher_params, sha256 = _objective(
     section, info, images.image_size, run, mesh, from_file=planned is None
