@@ -4,6 +4,7 @@ import functools
 import math
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -507,6 +508,35 @@ def test_bfloat16_computes_narrow_and_keeps_parameters_wide():
   narrow = {k: jnp.asarray(v, jnp.bfloat16) for k, v in leaves.items()}
   logits, _ = outputs(model, narrow)
   assert logits.dtype == jnp.float32
+
+
+def equations(jaxpr):
+  """Those of a program and of all that it calls."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      yield from equations(inner)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_bfloat16_sums_gradients_in_float32(scan):
+  """Of the position embedding, tokens, LayerScale and biases: over a batch."""
+  fields = dict(
+    DISTILLED, head_zeroinit=False, layerscale_init=0.1, registers=2, scan=scan
+  )
+  model = small(**fields, dtype_mm="bfloat16")
+  tree = jax.eval_shape(model.init, jax.random.key(0), image())
+
+  def total(params):
+    return jnp.sum(model.apply(params, image())[0])
+
+  sums = [
+    equation.invars[0].aval.dtype
+    for equation in equations(jax.make_jaxpr(jax.grad(total))(tree).jaxpr)
+    if equation.primitive.name == "reduce_sum"
+  ]
+  assert len(sums) > 20
+  assert set(sums) == {np.dtype("float32")}
 
 
 # Dropout and drop path.

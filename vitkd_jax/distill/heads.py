@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vitkd_jax.distill import losses, tokens
+from vitkd_jax.models import linear
 
 TERMS = ("mimic", "generation")
 
@@ -97,7 +98,7 @@ class ViTKD(nn.Module):
   def _align(self, x, name):
     if x.shape[-1] == self.teacher_width and not self.always_align:
       return x
-    return nn.Dense(
+    return linear.Dense(
       self.teacher_width,
       dtype=self.dtype_mm,
       kernel_init=_KERNEL_INIT,
@@ -117,13 +118,12 @@ class ViTKD(nn.Module):
     token = self.param(
       "mask_token", nn.initializers.zeros, (1, 1, self.teacher_width)
     )
-    x = jnp.where(mask[..., None], token.astype(x.dtype), x)
+    x = jnp.where(mask[..., None], linear.spread(token, x), x)
     x = einops.rearrange(x, "b (h w) d -> b h w d", h=rows, w=columns)
     for i in range(2):
-      x = nn.Conv(
+      x = linear.Conv(
         self.teacher_width,
         (3, 3),
-        padding=1,
         dtype=self.dtype_mm,
         kernel_init=_KERNEL_INIT,
         bias_init=_bias_init(9 * self.teacher_width),

@@ -4,7 +4,6 @@ Widths are D, tokens T (prefix and patch tokens together), heads H, batch B.
 All parameters are float32; matrix products run in `dtype_mm`.
 """
 
-from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Init = Callable[..., jax.Array]
+from vitkd_jax.models.linear import Dense, Init, matmul, spread
 
 # DeiT's `trunc_normal_(std=.02)` cuts at +-2 *absolute*, 100 standard
 # deviations out, so that it is a plain normal.
@@ -59,26 +58,6 @@ def _normal_cdf(x):
 
 
 GELU = {"tanh": functools.partial(nn.gelu, approximate=True), "erf": _gelu_erf}
-
-
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """[..., D] x [D, E] -> [..., E] as one matrix product.
-
-  Leading axes are merged: with two of them the CPU's gradient for the kernel
-  is 3 times slower; elsewhere it makes no difference.
-  """
-  flat = jnp.reshape(x, (-1, x.shape[-1])) @ kernel
-  return jnp.reshape(flat, (*x.shape[:-1], kernel.shape[-1]))
-
-
-def _dot_general(x, kernel, dimension_numbers, precision=None, **_):
-  """What `nn.Dense` calls, by `matmul`."""
-  del dimension_numbers, precision  # always the last axis with the first
-  return matmul(x, kernel)
-
-
-# `nn.Dense` with merged leading axes; the same parameters.
-Dense = functools.partial(nn.Dense, dot_general=_dot_general)
 
 
 def kernel_init(init: str) -> Init:
@@ -146,7 +125,7 @@ class Attention(nn.Module):
         kernel_init(self.init_scheme),
         name=name,
       )()
-      return kernel.astype(self.dtype_mm), bias.astype(self.dtype_mm)
+      return kernel.astype(self.dtype_mm), bias
 
     parts = [
       projection(name, (width, *split), split)
@@ -169,13 +148,15 @@ def _attend_stacked(x, parts, out):
   kernel = jnp.stack([kernel for kernel, _ in parts], axis=1)
   bias = jnp.stack([bias for _, bias in parts])
   qkv = matmul(x, jnp.reshape(kernel, (kernel.shape[0], -1)))
-  qkv = jnp.reshape(qkv, (*x.shape[:-1], *kernel.shape[1:])) + bias
+  qkv = jnp.reshape(qkv, (*x.shape[:-1], *kernel.shape[1:]))
+  qkv = qkv + spread(bias, qkv)
   q, k, v = einops.rearrange(qkv, "b t s h e -> s b h t e")
   weights = _weights(jnp.einsum("bhte,bhse->bhts", q, k, **_FLOAT32), q)
   y = jnp.einsum("bhts,bhse->bhte", weights, v)
   y = einops.rearrange(y, "b h t e -> b t (h e)")
   kernel, bias = out
-  return matmul(y, einops.rearrange(kernel, "h e d -> (h e) d")) + bias
+  y = matmul(y, einops.rearrange(kernel, "h e d -> (h e) d"))
+  return y + spread(bias, y)
 
 
 def _attend_apart(x, parts, out, memory=None):
@@ -186,13 +167,17 @@ def _attend_apart(x, parts, out, memory=None):
   """
   memory = x if memory is None else memory
   q, k, v = (
-    jnp.einsum("btd,dhe->bthe", source, kernel) + bias
-    for source, (kernel, bias) in zip((x, memory, memory), parts, strict=True)
+    _project("btd,dhe->bthe", source, *part)
+    for source, part in zip((x, memory, memory), parts, strict=True)
   )
   weights = _weights(jnp.einsum("bthe,bshe->bhts", q, k, **_FLOAT32), q)
   y = jnp.einsum("bhts,bshe->bthe", weights, v)
-  kernel, bias = out
-  return jnp.einsum("bthe,hed->btd", y, kernel) + bias
+  return _project("bthe,hed->btd", y, *out)
+
+
+def _project(axes, x, kernel, bias):
+  y = jnp.einsum(axes, x, kernel)
+  return y + spread(bias, y)
 
 
 _FLOAT32 = dict(preferred_element_type=jnp.float32)
@@ -258,7 +243,7 @@ class Encoder1DBlock(nn.Module):
           nn.initializers.constant(self.layerscale_init),
           x.shape[-1:],
         )
-        y = y * gamma.astype(y.dtype)
+        y = y * spread(gamma, y)
       out[name] = y
       y = nn.with_logical_constraint(y, ("act_batch", "act_len", "act_emb"))
       y = nn.Dropout(self.dropout)(y, deterministic)

@@ -8,7 +8,6 @@ further fields of the same module.
 
 import difflib
 import math
-import numbers
 from typing import Any
 
 import einops
@@ -16,25 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitkd_jax.models import layers, variants
-
-_CHOICES = {
-  "posemb": ("learn", "sincos2d"),
-  "pool_type": ("gap", "map", "tok", "0", "none"),
-  "gelu": tuple(layers.GELU),
-  "init_scheme": ("big_vision", "deit"),
-  # The policies among `jax.checkpoint_policies`; the rest are functions that
-  # make one. "none" saves nothing either.
-  "remat_policy": (
-    "nothing_saveable",
-    "dots_with_no_batch_dims_saveable",
-    "dots_saveable",
-    "everything_saveable",
-    "checkpoint_dots_with_no_batch_dims",
-    "checkpoint_dots",
-    "none",
-  ),
-}
+from vitkd_jax.models import checks, layers, linear, variants
 
 
 def sincos_2d(height: int, width: int, dim: int) -> jax.Array:
@@ -173,7 +154,7 @@ class ViT(nn.Module):
     batch, height, width, _ = x.shape
     x = jnp.reshape(x, [batch, height * width, -1])
     posemb = self._posemb((height, width))
-    x = out["with_posemb"] = x + posemb.astype(x.dtype)
+    x = out["with_posemb"] = x + linear.spread(posemb, x)
     x = jnp.concatenate([*self._prefix_tokens(batch, x.dtype), x], axis=1)
     x = nn.Dropout(self.dropout)(x, not train)
 
@@ -201,7 +182,7 @@ class ViT(nn.Module):
       del out["head_input"]
     if self.rep_size:
       rep_size = self.width if self.rep_size is True else self.rep_size
-      hidden = layers.Dense(rep_size, name="pre_logits")
+      hidden = linear.Dense(rep_size, name="pre_logits")
       x, x_2d = nn.tanh(hidden(x)), nn.tanh(hidden(x_2d))
     out["pre_logits_2d"], out["pre_logits"] = x_2d, x
     if self.num_classes:
@@ -227,7 +208,7 @@ class ViT(nn.Module):
       init["kernel_init"] = nn.initializers.variance_scaling(
         1 / 3, "fan_in", "uniform"
       )
-    return nn.Conv(
+    return linear.Conv(
       self.width,
       self.patch_size,
       strides=self.patch_size,
@@ -259,9 +240,8 @@ class ViT(nn.Module):
       if count:
         shape = (1, count, self.width)
         token = self.param(name, nn.initializers.normal(std), shape)
-        tokens.append(
-          einops.repeat(token.astype(dtype), "1 n d -> b n d", b=batch)
-        )
+        token = einops.repeat(token, "1 n d -> b n d", b=batch)
+        tokens.append(token.astype(dtype))  # after: see `linear.spread`
     return tokens
 
   def _pool(self, encoded, patches):
@@ -284,7 +264,7 @@ class ViT(nn.Module):
     else:
       init = nn.initializers.lecun_normal()
     # float32 also where a frozen model's parameters are not.
-    return layers.Dense(
+    return linear.Dense(
       self.num_classes, dtype=jnp.float32, kernel_init=init, name=name
     )
 
@@ -324,64 +304,5 @@ def Model(
   if isinstance(fields.get("patch_size"), list):  # JSON's, without a hash
     fields["patch_size"] = tuple(fields["patch_size"])
   model = ViT(num_classes, **fields)
-  _check(model)
+  checks.check(model)
   return model
-
-
-# The least that each number of a model may be.
-_LEAST = {"width": 1, "depth": 1, "mlp_dim": 1, "num_heads": 1, "registers": 0}
-
-
-def _check(model: ViT) -> None:
-  """Raises ValueError for a field that no model can have."""
-
-  def refuse(name, wanted):
-    value = getattr(model, name)
-    raise ValueError(f"model field {name}={value!r}: wanted {wanted}")
-
-  for name, choices in _CHOICES.items():
-    if getattr(model, name) not in choices:
-      refuse(name, "one of " + ", ".join(map(repr, choices)))
-  for name, least in _LEAST.items():
-    value = getattr(model, name)
-    if not _whole(value, least) and (name, value) != ("mlp_dim", None):
-      refuse(name, f"a whole number of at least {least}")
-  sides = model.patch_size
-  pair = isinstance(sides, tuple) and len(sides) == 2
-  if not pair or not all(_whole(side, 1) for side in sides):
-    refuse("patch_size", "rows and columns of a patch in pixels")
-  for name in ("head_zeroinit", "scan", "distilled"):
-    if not isinstance(getattr(model, name), bool):
-      refuse(name, "True or False")
-  if not isinstance(model.rep_size, bool) and not _whole(model.rep_size, 0):
-    refuse("rep_size", "True, False or a width")
-  for name in ("dropout", "drop_path"):
-    rate = getattr(model, name)
-    if not _real(rate) or not 0 <= rate < 1:
-      refuse(name, "a rate in [0, 1)")
-  scale = model.layerscale_init
-  if scale is not None and not (_real(scale) and math.isfinite(scale)):
-    refuse("layerscale_init", "a number or None")
-  try:
-    known = jnp.issubdtype(jnp.dtype(model.dtype_mm), jnp.floating)
-  except TypeError:
-    known = False
-  if not known:
-    refuse("dtype_mm", "a float's dtype, such as 'bfloat16'")
-  if model.width % model.num_heads:
-    raise ValueError(
-      f"width {model.width} is not divisible by num_heads {model.num_heads}"
-    )
-  if model.distilled and model.pool_type != "tok":
-    raise ValueError(
-      f"distilled=True needs pool_type='tok', got {model.pool_type!r}"
-    )
-
-
-def _real(value) -> bool:
-  return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _whole(value, least: int) -> bool:
-  whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-  return whole and value >= least

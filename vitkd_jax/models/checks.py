@@ -1,0 +1,86 @@
+"""What the fields of a model may be."""
+
+import math
+import numbers
+from typing import Any
+
+import jax.numpy as jnp
+
+from vitkd_jax.models import layers
+
+_CHOICES = {
+  "posemb": ("learn", "sincos2d"),
+  "pool_type": ("gap", "map", "tok", "0", "none"),
+  "gelu": tuple(layers.GELU),
+  "init_scheme": ("big_vision", "deit"),
+  # The policies among `jax.checkpoint_policies`; the rest are functions that
+  # make one. "none" saves nothing either.
+  "remat_policy": (
+    "nothing_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "dots_saveable",
+    "everything_saveable",
+    "checkpoint_dots_with_no_batch_dims",
+    "checkpoint_dots",
+    "none",
+  ),
+}
+
+
+# The least that each number of a model may be.
+_LEAST = {"width": 1, "depth": 1, "mlp_dim": 1, "num_heads": 1, "registers": 0}
+
+
+def check(model: Any) -> None:
+  """Raises ValueError for a field of a `vit.ViT` that no model can have."""
+
+  def refuse(name, wanted):
+    value = getattr(model, name)
+    raise ValueError(f"model field {name}={value!r}: wanted {wanted}")
+
+  for name, choices in _CHOICES.items():
+    if getattr(model, name) not in choices:
+      refuse(name, "one of " + ", ".join(map(repr, choices)))
+  for name, least in _LEAST.items():
+    value = getattr(model, name)
+    if not _whole(value, least) and (name, value) != ("mlp_dim", None):
+      refuse(name, f"a whole number of at least {least}")
+  sides = model.patch_size
+  pair = isinstance(sides, tuple) and len(sides) == 2
+  if not pair or not all(_whole(side, 1) for side in sides):
+    refuse("patch_size", "rows and columns of a patch in pixels")
+  for name in ("head_zeroinit", "scan", "distilled"):
+    if not isinstance(getattr(model, name), bool):
+      refuse(name, "True or False")
+  if not isinstance(model.rep_size, bool) and not _whole(model.rep_size, 0):
+    refuse("rep_size", "True, False or a width")
+  for name in ("dropout", "drop_path"):
+    rate = getattr(model, name)
+    if not _real(rate) or not 0 <= rate < 1:
+      refuse(name, "a rate in [0, 1)")
+  scale = model.layerscale_init
+  if scale is not None and not (_real(scale) and math.isfinite(scale)):
+    refuse("layerscale_init", "a number or None")
+  try:
+    known = jnp.issubdtype(jnp.dtype(model.dtype_mm), jnp.floating)
+  except TypeError:
+    known = False
+  if not known:
+    refuse("dtype_mm", "a float's dtype, such as 'bfloat16'")
+  if model.width % model.num_heads:
+    raise ValueError(
+      f"width {model.width} is not divisible by num_heads {model.num_heads}"
+    )
+  if model.distilled and model.pool_type != "tok":
+    raise ValueError(
+      f"distilled=True needs pool_type='tok', got {model.pool_type!r}"
+    )
+
+
+def _real(value) -> bool:
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _whole(value, least: int) -> bool:
+  whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  return whole and value >= least
