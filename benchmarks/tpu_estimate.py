@@ -42,6 +42,9 @@ def main(argv=None):
   parser.add_argument("--images", type=int, default=64, help="a chip")
   parser.add_argument("--accumulate", type=int, default=1, help="micro-batches")
   parser.add_argument("--augment", action="store_true")
+  parser.add_argument(
+    "--option", action="append", default=[], help="of the compiler, NAME=VALUE"
+  )
   parser.add_argument("--top", type=int, default=0, help="dearest fusions")
   args = parser.parse_args(argv)
   for name in args.slice or ("v5e:2x4",):
@@ -65,7 +68,8 @@ def _estimate(case, piece, args):
   )
   parts = cases.build(config, topology.devices(piece))
   start = time.monotonic()
-  text = topology.compile_step(parts).as_text()
+  options = dict(option.split("=", 1) for option in args.option)
+  text = topology.compile_step(parts, options).as_text()
   seconds = time.monotonic() - start
   spent, _ = hlo.cycles_by_instruction(text)
   places = lines.places(text)

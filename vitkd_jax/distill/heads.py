@@ -77,12 +77,19 @@ class ViTKD(nn.Module):
     self._check(student_low, student_high, teacher_low, teacher_high)
     values = {}
     if "mimic" in self.terms:
-      low = [
-        self._align(student_low[:, i], f"align_low_{i}")
-        for i in range(student_low.shape[1])
-      ]
-      values["mimic"] = losses.mimic(
-        jnp.stack(low, axis=1), teacher_low, reduction=self.reduction
+      # Map by map, each way: stacks and slices of maps would be copies.
+      pairs = zip(
+        jnp.unstack(student_low, axis=1),
+        jnp.unstack(teacher_low, axis=1),
+        strict=True,
+      )
+      values["mimic"] = sum(
+        losses.mimic(
+          self._align(student, f"align_low_{i}"),
+          teacher,
+          reduction=self.reduction,
+        )
+        for i, (student, teacher) in enumerate(pairs)
       )
     if "generation" in self.terms:
       aligned = self._align(student_high, "align_high")
