@@ -2,9 +2,9 @@
 
 Parameters and their names are those of `flax.linen`. There a bias is narrowed
 before it is broadcast, so that its gradient is a sum in the narrow dtype: over
-12,608 tokens (64 images of 197) that of equal summands comes to 3,584 in
-bfloat16 (jax issue 27496). A gradient's kernel is a matrix product, which adds
-in float32 anyway.
+12,608 tokens (64 images of 197) equal summands of 1 come to 3,584 in bfloat16
+(jax issue 27496). A kernel's gradient is a matrix product, which adds in
+float32 anyway.
 """
 
 from collections.abc import Callable
