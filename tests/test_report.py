@@ -239,6 +239,10 @@ def test_labels_do_not_overlap():
 def test_labels_stay_on_the_picture():
   places = plotting._spread([0.95, 0.96, 0.97], [0.1] * 3)
   assert places == pytest.approx([0.8, 0.9, 1.0])
+  # Below the axes are the ticks' numbers.
+  assert plotting._spread([0.01, 0.02], [0.1] * 2) == pytest.approx(
+    [0.05, 0.15]
+  )
 
 
 def test_run_9_comes_before_run_10(tmp_path):

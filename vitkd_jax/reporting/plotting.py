@@ -280,9 +280,9 @@ def _spread(wanted, sizes):
 
 
 def _bottom(centres, sizes):
-  """Of a block; a little beyond the axes is allowed, no more."""
+  """Of a block; not below the axes, where the ticks' numbers are."""
   wanted = float(np.mean(centres)) - sum(sizes) / 2
-  return max(min(wanted, 1.05 - sum(sizes)), -0.05)
+  return max(min(wanted, 1.05 - sum(sizes)), 0.0)
 
 
 def _top(centres, sizes):
