@@ -7,4 +7,4 @@ source launch/setup.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 # One worker a core; each test file stays in one, for its shared set-up.
-exec .venv/bin/python -m pytest -n auto --dist loadfile -m "not slow" "$@"
+exec .venv/bin/python -m pytest -n auto --dist loadfile --max-worker-restart 0 -m "not slow" "$@"

@@ -331,7 +331,18 @@ def test_a_worker_outlives_a_preemption_notice():
       signal.signal(name, handler)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
+def test_workers_end_of_themselves_at_close():
+  # One killed instead may hold a lock for which close() waits for ever.
+  batches = loader.train_batches(
+    Numbers(50), batch_size=8, seed=0, num_workers=2
+  )
+  next(batches)
+  workers = multiprocessing.active_children()
+  batches.close()
+  assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_workers_die_with_a_killed_trainer(tmp_path):
   code = """
 import multiprocessing, os, signal

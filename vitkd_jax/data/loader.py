@@ -11,13 +11,13 @@ counted and named in the log, and too many of them end the run.
 """
 
 from collections.abc import Callable, Iterator
-import ctypes
 import functools
 import multiprocessing
 import numbers
 import os
 import signal
 import sys
+import threading
 
 from absl import flags, logging
 import grain
@@ -327,12 +327,18 @@ def _start_worker(index, count):
   _ignore_signals()
   # Grain imports jax; a worker has no business on an accelerator.
   os.environ["JAX_PLATFORMS"] = "cpu"
-  if sys.platform == "linux":  # else a killed trainer leaves it for ever
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent and os.getppid() != parent.pid:  # killed while this one started
-      os._exit(1)
+  threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent():
+  """Ends this process when its parent has, else it would wait for ever.
+
+  Not with Linux's PR_SET_PDEATHSIG, which goes by the parent's *thread*: Grain
+  starts workers in a thread that ends at `close()`, and a worker killed then
+  may hold a lock of the queues between them, on which `close()` waits.
+  """
+  multiprocessing.parent_process().join()
+  os._exit(1)
 
 
 def _ignore_signals():
