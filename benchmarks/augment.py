@@ -25,7 +25,7 @@ from matplotlib import cbook
 import numpy as np
 from PIL import Image
 
-from benchmarks import cases
+from benchmarks import arguments, cases
 from vitkd_jax.data import augment, randaugment
 from vitkd_jax.training import hlo, topology
 
@@ -46,11 +46,13 @@ def main(argv=None):
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--batch", type=int, default=32)
-  parser.add_argument("--rounds", type=int, default=9)
+  parser.add_argument("--batch", type=arguments.count, default=32)
+  parser.add_argument("--rounds", type=arguments.count, default=9)
   parser.add_argument("--slice", help="of a TPU, to compile for")
   parser.add_argument("--step", action="store_true", help="compile it, too")
   args = parser.parse_args(argv)
+  with arguments.refusing(parser):
+    planned = topology.devices(topology.find(args.slice)) if args.slice else []
   device = jax.devices()[0]
   print(f"{device.device_kind}, jax {jax.__version__}, {args.batch} images")
   functions = {
@@ -58,8 +60,7 @@ def main(argv=None):
     for name, options in CONTESTANTS.items()
   }
   _time_table(functions, args.batch, args.rounds)
-  if args.slice:
-    device = topology.devices(topology.find(args.slice))[0]
+  for device in planned[:1]:
     print(f"{device.device_kind}, compiled only; thousand cycles an image")
     _cycles_table(args.batch, device)
     if args.step:

@@ -16,8 +16,9 @@ import time
 import jax
 import jax.numpy as jnp
 
+from benchmarks import arguments
 from vitkd_jax.distill import heads
-from vitkd_jax.models import vit
+from vitkd_jax.models import variants, vit
 from vitkd_jax.training import checkpoint
 
 INTERVAL_SECONDS = 300
@@ -52,16 +53,19 @@ def make_state(variant: str, teacher_width: int):
   return jax.tree.unflatten(structure, values)
 
 
-def main() -> None:
+def main(argv=None) -> None:
   """Prints one row a save and the cost at the interval."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--directory", required=True, help="made, and removed")
   parser.add_argument("--variant", default="deit_base_patch16_224")
-  parser.add_argument("--teacher-width", type=int, default=1024)
-  parser.add_argument("--saves", type=int, default=3)
-  args = parser.parse_args()
+  parser.add_argument("--teacher-width", type=arguments.count, default=1024)
+  parser.add_argument("--saves", type=arguments.count, default=3)
+  args = parser.parse_args(argv)
   if os.path.exists(args.directory):
     parser.error(f"{args.directory} is there already")
+  with arguments.refusing(parser):
+    os.makedirs(args.directory)
+    variants.get(args.variant)
   state = jax.block_until_ready(make_state(args.variant, args.teacher_width))
   size = sum(x.nbytes for x in jax.tree.leaves(state)) / 1e9
   load, cores = os.getloadavg()[0], os.cpu_count()

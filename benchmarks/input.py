@@ -31,6 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from PIL import Image
 
+from benchmarks import arguments
 from vitkd_jax import prepare
 from vitkd_jax.data import crop, datasets, decode, loader
 
@@ -46,10 +47,16 @@ def main(argv=None):
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("root", type=pathlib.Path, help="of make_jpegs")
-  parser.add_argument("--number", type=int, default=200, help="of JPEGs")
-  parser.add_argument("--rounds", type=int, default=9)
+  parser.add_argument(
+    "--number", type=arguments.count, default=200, help="of JPEGs"
+  )
+  parser.add_argument("--rounds", type=arguments.count, default=9)
   args = parser.parse_args(argv)
   paths = sorted(args.root.glob("train/*/*.jpg"), key=lambda path: path.name)
+  if not paths:
+    parser.error(
+      f"no {args.root}/train/*/*.jpg; benchmarks.make_jpegs makes some"
+    )
   files = [path.read_bytes() for path in paths[: args.number]]
   size = sum(map(len, files)) / len(files) / 1000
   print(f"{len(files)} JPEGs of {size:.0f} KB; {_load()}")

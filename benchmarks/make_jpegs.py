@@ -16,6 +16,8 @@ import numpy as np
 from skimage import data
 from sklearn import datasets
 
+from benchmarks import arguments
+
 LONG, SHORT = 500, 375
 BYTES = 120_000  # at most; the average is some 110,000
 NOISE = 3.0  # of 255: a sensor's, which crops that were enlarged lack
@@ -69,8 +71,8 @@ def _jpeg(image, quality):
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("root", type=pathlib.Path)
-  parser.add_argument("--number", type=int, default=2000)
-  parser.add_argument("--classes", type=int, default=10)
+  parser.add_argument("--number", type=arguments.count, default=2000)
+  parser.add_argument("--classes", type=arguments.count, default=10)
   options = parser.parse_args()
   sources = photographs()
   sizes = []

@@ -20,9 +20,13 @@ import statistics
 import sys
 import time
 
+from benchmarks import arguments
+
 # Threads are bound before either framework starts its own.
 _EARLY = argparse.ArgumentParser(add_help=False)
-_EARLY.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+_EARLY.add_argument(
+  "--threads", type=arguments.count, default=os.cpu_count() or 1
+)
 _THREADS = _EARLY.parse_known_args()[0].threads
 if hasattr(os, "sched_setaffinity"):
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_THREADS])
@@ -40,7 +44,8 @@ from vitkd_jax.training import sharding  # noqa: E402
 
 def main(argv=None):
   """Prints one table a case."""
-  args = _parser().parse_args(argv)
+  parser = _parser()
+  args = parser.parse_args(argv)
   device = jax.devices()[0]
   on_cpu = device.platform == "cpu"
   load = f", load {os.getloadavg()[0]:.1f}" if on_cpu else ""
@@ -56,7 +61,10 @@ def main(argv=None):
       f"\n{name}: batch {size}, {dtype}, machine's matmuls "
       f"{rate / 1e12:.2f} TFLOP/s"
     )
-    run_case(name, size, dtype, rate, args)
+    config = cases.config(name, batch=size, dtype=dtype, augmented=args.augment)
+    with arguments.refusing(parser):
+      parts = cases.build(config)
+    run_case(config, parts, rate, args)
 
 
 def _parser():
@@ -66,11 +74,13 @@ def _parser():
     parents=[_EARLY],
   )
   parser.add_argument("--case", action="append", choices=cases.CASES)
-  parser.add_argument("--batch", type=int)
+  parser.add_argument("--batch", type=arguments.count)
   parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-  parser.add_argument("--rounds", type=int, default=7)
-  parser.add_argument("--steps", type=int, default=2)
-  parser.add_argument("--matmul", type=int, help="side of the measured product")
+  parser.add_argument("--rounds", type=arguments.count, default=7)
+  parser.add_argument("--steps", type=arguments.count, default=2)
+  parser.add_argument(
+    "--matmul", type=arguments.count, help="side of the measured product"
+  )
   parser.add_argument("--augment", action="store_true", help="ours alone")
   parser.add_argument("--no-peer", action="store_true")
   parser.add_argument(
@@ -80,10 +90,9 @@ def _parser():
   return parser
 
 
-def run_case(name, size, dtype, rate, args):
+def run_case(config, parts, rate, args):
   """Builds the contestants of a case, times them in turns and prints."""
-  config = cases.config(name, batch=size, dtype=dtype, augmented=args.augment)
-  parts = cases.build(config)
+  size = parts.run.batch_size
   theirs, frozen = cases.teacher(config, parts)
   batch = cases.batch(parts)
   ours = Ours(parts, frozen, batch)
@@ -111,8 +120,9 @@ class Ours:
     self.parts, self.teacher_params = parts, teacher_params
     self.state = parts.create_state()
     self.batch = sharding.global_batch(batch, parts.mesh)
-    arguments = self.state, self.teacher_params, self.batch
-    lowered = parts.make_train_step().lower(*arguments)
+    lowered = parts.make_train_step().lower(
+      self.state, self.teacher_params, self.batch
+    )
     start = time.perf_counter()
     self.compiled = lowered.compile()
     self.compile_seconds = time.perf_counter() - start

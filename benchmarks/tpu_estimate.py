@@ -17,7 +17,7 @@ import re
 import sys
 import time
 
-from benchmarks import cases, lines
+from benchmarks import arguments, cases, lines
 from vitkd_jax.training import hlo, topology
 from vitkd_jax.training import objective as objectives
 
@@ -39,37 +39,52 @@ def main(argv=None):
   )
   parser.add_argument("--case", action="append", choices=tuple(cases.PAIRS))
   parser.add_argument("--slice", action="append", help="v5e:2x4 by default")
-  parser.add_argument("--images", type=int, default=64, help="a chip")
-  parser.add_argument("--accumulate", type=int, default=1, help="micro-batches")
+  parser.add_argument(
+    "--images", type=arguments.count, default=64, help="a chip"
+  )
+  parser.add_argument("--accumulate", type=arguments.count, default=1)
   parser.add_argument("--augment", action="store_true")
   parser.add_argument(
-    "--option", action="append", default=[], help="of the compiler, NAME=VALUE"
+    "--option",
+    action="append",
+    default=[],
+    type=_option,
+    help="of the compiler, NAME=VALUE",
   )
   parser.add_argument("--top", type=int, default=0, help="dearest fusions")
   args = parser.parse_args(argv)
   for name in args.slice or ("v5e:2x4",):
-    piece = topology.find(name)
+    with arguments.refusing(parser):
+      piece = topology.find(name)
+      devices = topology.devices(piece)
     print(
       f"\n{piece}, {args.images} images a chip in {args.accumulate} "
       "micro-batches, bfloat16: M cycles"
     )
     print(" ".join(f"{x:>16}" for x in ("", "total", "floor", "ratio", *PARTS)))
     for case in args.case or cases.PAIRS:
-      _estimate(case, piece, args)
+      config = cases.config(
+        case,
+        batch=args.images * piece.chips,
+        dtype="bfloat16",
+        augmented=args.augment,
+        accumulate=args.accumulate,
+      )
+      with arguments.refusing(parser):
+        parts = cases.build(config, devices)
+      _estimate(case, piece, parts, args)
 
 
-def _estimate(case, piece, args):
-  config = cases.config(
-    case,
-    batch=args.images * piece.chips,
-    dtype="bfloat16",
-    augmented=args.augment,
-    accumulate=args.accumulate,
-  )
-  parts = cases.build(config, topology.devices(piece))
+def _option(text):
+  name, given, value = text.partition("=")
+  if not given:
+    raise argparse.ArgumentTypeError(f"{text!r}: wanted NAME=VALUE")
+  return name, value
+
+
+def _estimate(case, piece, parts, args):
   start = time.monotonic()
-  options = dict(option.split("=", 1) for option in args.option)
-  text = topology.compile_step(parts, options).as_text()
+  text = topology.compile_step(parts, dict(args.option)).as_text()
   seconds = time.monotonic() - start
   spent, _ = hlo.cycles_by_instruction(text)
   places = lines.places(text)
