@@ -5,7 +5,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "launch" / "local_processes.py"
 
@@ -45,11 +44,9 @@ if os.environ["JAX_PROCESS_ID"] == "1":
   sys.exit(7)
 time.sleep(100)
 """
-  began = time.monotonic()
   process = start(code)
   output, _ = process.communicate(timeout=60)
   assert process.returncode == 7, output
-  assert time.monotonic() - began < 30
 
 
 def test_a_signal_goes_to_all():

@@ -44,7 +44,7 @@ def test_all_are_there_and_the_port_is_free_again(address):
 def test_the_missing_are_named_to_all(address):
   began = time.monotonic()
   told = call(address, (0, 2, 5), [6] * 3, timeout=2)
-  assert time.monotonic() - began < 8
+  assert time.monotonic() - began < 20
   assert len(set(told)) == 1
   assert (
     f"3 of 6 processes did not come to {address} within 2 s: 1, 3, 4;"
@@ -63,12 +63,22 @@ def test_another_number_of_processes_is_told_to_all(address):
   assert "process 2 was started for 4 processes, process 0 for 3" in told[0]
 
 
+def connected(host, port):
+  """A connection, as soon as somebody listens."""
+  deadline = time.monotonic() + 15
+  while True:
+    try:
+      return socket.create_connection((host, port))
+    except ConnectionRefusedError:
+      assert time.monotonic() < deadline
+      time.sleep(0.05)
+
+
 def test_a_stranger_does_not_count(address):
   host, port = address.split(":")
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     first = pool.submit(startup.roll_call, startup.Place(address, 2, 0), 20)
-    time.sleep(0.3)
-    with socket.create_connection((host, int(port))) as stranger:
+    with connected(host, int(port)) as stranger:
       stranger.sendall(b"GET / HTTP/1.1\n\n")
       second = pool.submit(startup.roll_call, startup.Place(address, 2, 1), 20)
       assert (first.result(), second.result()) == (None, None)

@@ -17,7 +17,7 @@ from absl import flags
 import jax
 
 from vitkd_jax import command, train
-from vitkd_jax.training import inputs, startup
+from vitkd_jax.training import inputs, startup, watchdog
 
 _FAULT, _, _AT = os.environ.get("FAULT", "").partition(":")
 
@@ -47,7 +47,7 @@ def _noted(batches, step):
 def _slowly(batches):
   for batch in batches:
     print("evaluating", flush=True)
-    time.sleep(0.5)
+    time.sleep(1)  # four of them outlast JAX's second between two polls
     yield batch
 
 
@@ -72,6 +72,7 @@ def _closing(wrap, batches, *args):
 
 if __name__ == "__main__":
   _patch()
+  watchdog._LONG = 20  # compilation, where the cores are not free
   startup._HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT", "30"))
   flags.DEFINE_string("workdir", None, "as of vitkd_jax.train")
   command.define_join()

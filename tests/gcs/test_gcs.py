@@ -187,7 +187,7 @@ def train(workdir, *options):
     env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=900,
   )
 
 
