@@ -164,12 +164,11 @@ def _headline(parts, state):
 
 def _keep_compiled(workdir: str) -> None:
   """Lets the next start load the step instead of compiling it."""
-  folder = jax.config.jax_compilation_cache_dir
-  if folder is None and "://" not in workdir:  # one's own stays
-    jax.config.update(
-      "jax_compilation_cache_dir",
-      os.path.abspath(os.path.join(workdir, "compilation_cache")),
-    )
+  if jax.config.jax_compilation_cache_dir is None:  # one's own stays
+    if "://" not in workdir:
+      workdir = os.path.abspath(workdir)
+    folder = os.path.join(workdir, "compilation_cache")
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def main(argv):

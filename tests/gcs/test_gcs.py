@@ -191,6 +191,15 @@ def train(workdir, *options):
   )
 
 
+def compiled_steps(server):
+  """{name: (generation, content)} of the kept train steps."""
+  return {
+    name: server.store.objects["runs", name]
+    for name in server.store.names("runs")
+    if "compilation_cache/jit_step-" in name
+  }
+
+
 def test_a_whole_run_reads_and_writes_nothing_but_gs(server):
   for file in MINI.iterdir():
     path = epath.Path("gs://data/copy/1.0.0") / file.name
@@ -204,6 +213,8 @@ def test_a_whole_run_reads_and_writes_nothing_but_gs(server):
     set(names)
   )
   assert any("tfevents" in name for name in names)
+  compiled = compiled_steps(server)
+  assert compiled
   metrics = server.store.objects["runs", "one/metrics.jsonl"][1].decode()
   steps = [json.loads(line)["step"] for line in metrics.splitlines()]
   assert sorted(set(steps)) == [5, 10, 15, 20]
@@ -222,6 +233,7 @@ def test_a_whole_run_reads_and_writes_nothing_but_gs(server):
     return {v["step"]: v["loss"] for v in values if "loss" in v}
 
   assert losses(again) == losses(metrics)
+  assert compiled == compiled_steps(server)  # found, so not written again
 
   other = train("gs://runs/one", "--config.run.seed=1")
   assert other.returncode == 2
