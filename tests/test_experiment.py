@@ -95,6 +95,8 @@ def edit(config, path, value):
     ("run.fsdp", 3, "fsdp=3 does not divide"),
     ("run.epochs", 0.0, "config.run.epochs=0.0: wanted more than 0"),
     ("run.ema_decay", 1.0, "is not in [0, 1)"),
+    ("run.profile_at", -1, "config.run.profile_at=-1: wanted at least 0"),
+    ("run.profile_at", 13, "config.run.profile_at=13: the run has 12 steps"),
     ("run.batch_size", None, "config.run.batch_size is missing"),
     (
       "run.batch_size",

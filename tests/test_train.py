@@ -34,11 +34,26 @@ def last_state(config, workdir):
   return jax.device_get(restored.state)
 
 
+def traced_steps(workdir):
+  (file,) = pathlib.Path(workdir).glob("plugins/profile/*/*.xplane.pb")
+  profile = jax.profiler.ProfileData.from_file(str(file))
+  return {
+    dict(event.stats)["step_num"]
+    for plane in profile.planes
+    for line in plane.lines
+    for event in line.events
+    if event.name == "train"
+  }
+
+
 def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
   tiny_config, tmp_path, monkeypatch
 ):
   whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
+  tiny_config.run.profile_at = 4  # of the first run alone
   result = train.train(tiny_config, whole)
+  tiny_config.run.profile_at = 0
+  assert traced_steps(whole) == {4, 5, 6, 7, 8}
   save = loop.Loop._save
 
   def save_and_die(self, step, state, result, **kwargs):

@@ -22,6 +22,7 @@ from vitkd_jax.training import (
   endings,
   experiment,
   loop,
+  profiling,
   runs,
   sharding,
   watchdog,
@@ -74,12 +75,20 @@ def train(
       writer.line(_headline(parts, state))
       if restored is not None:
         writer.line(f"resumed from the checkpoint of step {first_step}")
+      profile = profiling.Profile(
+        workdir,
+        parts.run.profile_at if jax.process_index() == 0 else 0,
+        writer.line,
+      )
       try:
-        state, result = loop.Loop(parts, checkpoints, writer, dog).run(
-          state,
-          saved=restored is not None,
-          evaluated=restored is None or restored.evaluated,
-        )
+        with profile:
+          state, result = loop.Loop(
+            parts, checkpoints, writer, dog, profile
+          ).run(
+            state,
+            saved=restored is not None,
+            evaluated=restored is None or restored.evaluated,
+          )
         dog.beat("the export", long=True)
         path = _export(workdir, config, parts, state)
       except OSError as error:  # a full disk, a share that went away

@@ -182,6 +182,7 @@ def train(workdir, *options):
     + ["--config.data.train_split=train[:160]"]
     + ["--config.data.eval_split=test[:64]", "--config.run.epochs=2.0"]
     + ["--config.run.log_every=5", "--config.run.eval_every=10"]
+    + ["--config.run.profile_at=2"]
     + ["--config.run.checkpoint_every=10", *options],
     cwd=ROOT,
     env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
@@ -213,6 +214,7 @@ def test_a_whole_run_reads_and_writes_nothing_but_gs(server):
     set(names)
   )
   assert any("tfevents" in name for name in names)
+  assert any("one/plugins/profile" in name for name in names)
   compiled = compiled_steps(server)
   assert compiled
   metrics = server.store.objects["runs", "one/metrics.jsonl"][1].decode()

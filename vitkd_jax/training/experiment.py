@@ -169,6 +169,10 @@ def build(
     section, info, images.image_size, run, mesh, from_file=planned is None
   )
   total_steps = max(1, round(run.epochs * num_train / run.batch_size))
+  if run.profile_at > total_steps:
+    raise ValueError(
+      f"config.run.profile_at={run.profile_at}: the run has {total_steps} steps"
+    )
   schedule = _schedule(section["schedule"], num_train, run, total_steps)
   return Experiment(
     run=run,

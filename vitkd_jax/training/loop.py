@@ -20,6 +20,7 @@ from vitkd_jax.training import (
   endings,
   experiment,
   preemption,
+  profiling,
   sharding,
   steps,
   watchdog,
@@ -36,6 +37,7 @@ class Loop:
     checkpoints: where states are saved.
     writer: of metrics and lines.
     dog: is told that the work goes on.
+    profile: traces some steps.
   """
 
   def __init__(
@@ -44,9 +46,10 @@ class Loop:
     checkpoints: checkpoint.Checkpoints,
     writer: writers.Writer,
     dog: watchdog.Watchdog,
+    profile: profiling.Profile,
   ):
     self._parts, self._checkpoints = parts, checkpoints
-    self._writer, self._dog = writer, dog
+    self._writer, self._dog, self._profile = writer, dog, profile
     self._eval_step = parts.make_eval_step()
     self._zero_sums = sharding.place(
       jax.device_get(steps.zero_sums()), sharding.replicated(parts.mesh)
@@ -93,8 +96,13 @@ class Loop:
     before = None
     for step in range(first_step + 1, total + 1):
       self._dog.beat(f"step {step}", long=step == first_step + 1)
+      with self._clock.paused():
+        self._profile.before(step, state)
       # Guards against a hidden copy: scalars leave by explicit device_get.
-      with jax.transfer_guard("disallow"):
+      with (
+        jax.transfer_guard("disallow"),
+        jax.profiler.StepTraceAnnotation("train", step_num=step),
+      ):
         state, report = step_fn(state, teacher_params, batch)
       report["skipped"].copy_to_host_async()
       if step < total:
@@ -104,6 +112,8 @@ class Loop:
       # One step late, so that the host never waits for the device.
       self._check_finite(step - 1, before)
       before = report
+      with self._clock.paused():
+        self._profile.after(report)
       result = self._after(step, state, report)
       self._stop_if_noticed(step, state)
     self._check_finite(total, before)

@@ -19,6 +19,7 @@ _FREE = (
   "config.run.fsdp_teacher",
   "config.run.max_bad_steps",
   "config.run.step_timeout",
+  "config.run.profile_at",
   "config.data.data_dir",
   "config.data.cache",
   "config.data.num_workers",

@@ -139,6 +139,8 @@ class Run:
     step_timeout: seconds that a step may take before the process ends itself
       with all stacks on disk; compilation, saves and the start may take four
       times as long; 0 for ever.
+    profile_at: the first of five steps of which process 0 writes a trace into
+      the workdir, for TensorBoard's profiler or Perfetto; 0 for none.
   """
 
   seed: int
@@ -155,6 +157,7 @@ class Run:
   keep: int = 2
   max_bad_steps: int = 10
   step_timeout: float = 300.0
+  profile_at: int = 0
 
 
 def split(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
@@ -318,6 +321,7 @@ _LEAST = {
   "keep": 1,
   "max_bad_steps": 1,
   "step_timeout": 0,
+  "profile_at": 0,
   "seed": 0,
 }
 
