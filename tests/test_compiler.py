@@ -1,5 +1,7 @@
 """Options of XLA."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,3 +31,28 @@ def test_an_option_that_xla_does_not_know_is_left_out(mesh, monkeypatch):
   monkeypatch.setattr(compiler, "_CPU", {"xla_cpu_no_such_option": "1"})
   compiler._known.cache_clear()
   assert compiler.options(mesh) == {}
+
+
+@pytest.fixture
+def cache_dir():
+  before = jax.config.jax_compilation_cache_dir
+  yield
+  jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path, cache_dir):
+  (tmp_path / "jit_step-1-cache").write_text("whole")
+  kept = compiler.Kept(str(tmp_path))
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+  with kept.compiling():
+    assert (tmp_path / "unfinished").exists()
+  compiler.Kept(str(tmp_path))
+  assert [path.name for path in tmp_path.iterdir()] == ["jit_step-1-cache"]
+
+  with contextlib.suppress(KeyboardInterrupt), kept.compiling():
+    (tmp_path / "jit_step-1-cache").write_text("wh")
+    raise KeyboardInterrupt
+  compiler.Kept(str(tmp_path))
+  assert not tmp_path.exists()
+  with kept.compiling():  # makes it anew
+    pass

@@ -19,6 +19,7 @@ import numpy as np
 from vitkd_jax import command, weights
 from vitkd_jax.training import (
   checkpoint,
+  compiler,
   endings,
   experiment,
   loop,
@@ -54,8 +55,7 @@ def train(
     parts = experiment.build(config)
     parts.inputs.open()
     _claim(workdir, config, parts.teacher_sha256)
-    if keep_compiled:
-      _keep_compiled(workdir)
+    compiling = _keep_compiled(workdir) if keep_compiled else None
     checkpoints = checkpoint.Checkpoints(
       runs.checkpoint_dir(workdir), keep=parts.run.keep
     )
@@ -83,7 +83,7 @@ def train(
       try:
         with profile:
           state, result = loop.Loop(
-            parts, checkpoints, writer, dog, profile
+            parts, checkpoints, writer, dog, profile, compiling
           ).run(
             state,
             saved=restored is not None,
@@ -171,13 +171,13 @@ def _headline(parts, state):
   )
 
 
-def _keep_compiled(workdir: str) -> None:
-  """Lets the next start load the step instead of compiling it."""
-  if jax.config.jax_compilation_cache_dir is None:  # one's own stays
-    if "://" not in workdir:
-      workdir = os.path.abspath(workdir)
-    folder = os.path.join(workdir, "compilation_cache")
-    jax.config.update("jax_compilation_cache_dir", folder)
+def _keep_compiled(workdir):
+  """Lets the next start load the step; a context for its compilation."""
+  if jax.config.jax_compilation_cache_dir is not None:
+    return None  # the user's own, whose other programs are not ours to delete
+  if "://" not in workdir:
+    workdir = os.path.abspath(workdir)
+  return compiler.Kept(os.path.join(workdir, "compilation_cache")).compiling
 
 
 def main(argv):

@@ -1,7 +1,10 @@
-"""Options of XLA that the steps are compiled with."""
+"""Options of XLA for the steps, and the folder that keeps what it compiled."""
 
+from collections.abc import Iterator
+import contextlib
 import functools
 
+from etils import epath
 import jax
 from jax.sharding import Mesh
 
@@ -29,3 +32,34 @@ def _known() -> bool:
   except jax.errors.JaxRuntimeError:
     return False
   return True
+
+
+class Kept:
+  """Programs that the next start loads instead of compiling them.
+
+  JAX writes a program straight under its name, and never again: what a killed
+  process has half written would be warned of, and compiled, at every start. So
+  a mark lies beside them during a long compilation; found at a start, it
+  empties the folder.
+
+  Args:
+    folder: absolute, or on gs://; process 0 alone writes to it.
+  """
+
+  def __init__(self, folder: str):
+    self._folder = epath.Path(folder)
+    self._mark = self._folder / "unfinished"
+    self._writes = jax.process_index() == 0
+    if self._writes and self._mark.exists():
+      self._folder.rmtree()
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+  @contextlib.contextmanager
+  def compiling(self) -> Iterator[None]:
+    """A context for a long compilation."""
+    if self._writes:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      self._mark.touch()
+    yield
+    if self._writes:
+      self._mark.unlink()

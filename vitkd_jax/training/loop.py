@@ -5,6 +5,7 @@ the step, from values that the compiled step replicates, or from one process's
 word; none decides by its own clock.
 """
 
+from collections.abc import Callable
 import contextlib
 import time
 from typing import Any
@@ -38,6 +39,7 @@ class Loop:
     writer: of metrics and lines.
     dog: is told that the work goes on.
     profile: traces some steps.
+    compiling: a context for the compilation of the step.
   """
 
   def __init__(
@@ -47,9 +49,11 @@ class Loop:
     writer: writers.Writer,
     dog: watchdog.Watchdog,
     profile: profiling.Profile,
+    compiling: Callable[[], contextlib.AbstractContextManager] | None = None,
   ):
     self._parts, self._checkpoints = parts, checkpoints
     self._writer, self._dog, self._profile = writer, dog, profile
+    self._compiling = compiling or contextlib.nullcontext
     self._eval_step = parts.make_eval_step()
     self._zero_sums = sharding.place(
       jax.device_get(steps.zero_sums()), sharding.replicated(parts.mesh)
@@ -145,7 +149,9 @@ class Loop:
     self._dog.beat("compilation", long=True)
     began = time.monotonic()
     step_fn = self._parts.make_train_step()
-    step_fn = step_fn.lower(state, self._parts.teacher_params, batch).compile()
+    lowered = step_fn.lower(state, self._parts.teacher_params, batch)
+    with self._compiling():
+      step_fn = lowered.compile()
     seconds = time.monotonic() - began
     self._writer.line(f"compiled the step in {seconds:.1f} s")
     self._checkpoints.prepare(state)
