@@ -64,8 +64,8 @@ def main(argv=None) -> None:
   if os.path.exists(args.directory):
     parser.error(f"{args.directory} is there already")
   with arguments.refusing(parser):
-    os.makedirs(args.directory)
     variants.get(args.variant)
+    os.makedirs(args.directory)
   state = jax.block_until_ready(make_state(args.variant, args.teacher_width))
   size = sum(x.nbytes for x in jax.tree.leaves(state)) / 1e9
   load, cores = os.getloadavg()[0], os.cpu_count()

@@ -1,6 +1,6 @@
 r"""Writes JPEGs of ImageNet's usual size and weight as an ImageFolder tree.
 
-  python benchmarks/make_jpegs.py ROOT [--number 2000] [--classes 10]
+  python -m benchmarks.make_jpegs ROOT [--number 2000] [--classes 10]
 
 Needs scikit-image and scikit-learn: the pictures are crops, at several scales
 and mirrored, of the photographs that their wheels ship. Each is 500x375 (or

@@ -40,6 +40,17 @@ def cache_dir():
   jax.config.update("jax_compilation_cache_dir", before)
 
 
+def test_on_a_bucket_xla_keeps_nothing_beside(tmp_path, monkeypatch, cache_dir):
+  # XLA derives its cache for GPUs from JAX's folder, and knows no gs://.
+  monkeypatch.setattr(compiler.epath, "Path", lambda folder: tmp_path)
+  before = jax.config.jax_persistent_cache_enable_xla_caches
+  try:
+    compiler.Kept("gs://bucket/run/compilation_cache")
+    assert jax.config.jax_persistent_cache_enable_xla_caches == "none"
+  finally:
+    jax.config.update("jax_persistent_cache_enable_xla_caches", before)
+
+
 def test_what_a_killed_process_left_half_written_goes(tmp_path, cache_dir):
   (tmp_path / "jit_step-1-cache").write_text("whole")
   kept = compiler.Kept(str(tmp_path))

@@ -124,6 +124,21 @@ def test_the_evaluation_s_crop_is_stated_on(tmp_path, image_size, eval_resize):
 
 
 @pytest.mark.parametrize(
+  "data, short_side",
+  [
+    (dict(image_size=28), 32),  # 28 / 0.875
+    (dict(image_size=28, eval_resize=30), 30),
+    (dict(image_size=0), 0),  # whole images
+  ],
+)
+def test_a_workdir_s_crop_is_stated_on(tmp_path, flat, data, short_side):
+  record = {"config": {"student": FIELDS, "data": data}}
+  (tmp_path / "config.json").write_text(json.dumps(record))
+  written = run(tmp_path, tmp_path / "b.safetensors", "flat", check=False)
+  assert places.stated(written).eval_resize == short_side
+
+
+@pytest.mark.parametrize(
   "options, words",
   [
     (dict(to="onnx"), "format='onnx'"),

@@ -328,6 +328,7 @@ def test_bfloat16_keeps_parameters_and_losses_in_float32(unequal):
   [
     (dict(terms=("mimc",)), {}, "unknown term 'mimc'.*mimic, generation"),
     (dict(teacher_width=5), {}, "6 wide, not teacher_width=5"),
+    ({}, dict(student_low=np.zeros((B, 0, N, 4))), "student_low has K = 0"),
     (dict(reduction="max"), {}, "reduction='max'"),
     (dict(mask_ratio=1.0), {}, "mask_ratio=1.0"),
     (dict(grid=None), {}, "6 tokens are no square grid"),

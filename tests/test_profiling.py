@@ -1,5 +1,7 @@
 """A trace of a few steps; that of a whole run is in test_train."""
 
+import tempfile
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,26 +18,42 @@ def steps(profile, numbers):
   x = jnp.zeros(())
   with profile:
     for step in numbers:
-      profile.before(step, x)
-      profile.after(x + 1)
+      if profile.begins(step):
+        profile.start()
+      with jax.profiler.StepTraceAnnotation("train", step_num=step):
+        x = jax.block_until_ready(x + 1)
+      if profile.ends(step):
+        profile.stop()
 
 
-def test_the_end_of_a_run_ends_the_trace(tmp_path, said):
-  steps(profiling.Profile(str(tmp_path), 3, said.append), range(1, 5))
+def traced(folder):
+  """Numbers of the steps in the trace that a folder holds."""
+  (file,) = folder.glob("*.xplane.pb")
+  profile = jax.profiler.ProfileData.from_file(str(file))
+  return {
+    dict(event.stats)["step_num"]
+    for plane in profile.planes
+    for line in plane.lines
+    for event in line.events
+    if event.name == "train"
+  }
+
+
+@pytest.mark.parametrize("last, found", [(9, {3, 4, 5, 6, 7}), (4, {3, 4})])
+def test_five_steps_are_traced_or_what_the_run_has(tmp_path, said, last, found):
+  profile = profiling.Profile(str(tmp_path), 3, said.append)
+  steps(profile, range(1, last + 1))
   (folder,) = (tmp_path / "plugins" / "profile").iterdir()
-  assert said == [f"traced steps 3 to 4: {folder}"]
-  assert list(folder.glob("*.xplane.pb"))
+  assert said == [f"traced from step 3 on: {folder}"]
+  assert traced(folder) == found
 
 
-def test_zero_traces_nothing(tmp_path, said):
-  steps(profiling.Profile(str(tmp_path), 0, said.append), range(1, 9))
+@pytest.mark.parametrize("first", [0, 3])
+def test_none_is_made(tmp_path, said, first):
+  profile = profiling.Profile(str(tmp_path), first, said.append)
+  steps(profile, range(4, 9))
   assert not said
   assert not list(tmp_path.iterdir())
-
-
-def test_a_step_that_is_done_is_told_once(tmp_path, said):
-  steps(profiling.Profile(str(tmp_path), 3, said.append), range(4, 9))
-  assert said == ["no trace: step 3 is done; name one after 4"]
 
 
 def test_somebody_elses_trace_is_left_alone(tmp_path, said):
@@ -46,8 +64,24 @@ def test_somebody_elses_trace_is_left_alone(tmp_path, said):
   assert list((tmp_path / "other").glob("plugins/profile/*/*.xplane.pb"))
 
 
-def test_a_workdir_that_cannot_be_written_harms_nothing(tmp_path, said):
-  (tmp_path / "plugins").write_text("")
+def test_a_trace_that_cannot_be_made_harms_nothing(tmp_path, said, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
   steps(profiling.Profile(str(tmp_path), 1, said.append), range(1, 9))
   (line,) = said
   assert line.startswith("no trace: ")
+
+
+class HttpError(Exception):
+  """As a bucket's client has it: no OSError."""
+
+
+@pytest.mark.parametrize("error", [HttpError, OSError])
+def test_a_trace_that_cannot_be_written_harms_nothing(
+  tmp_path, said, monkeypatch, error
+):
+  def copy(source, target):
+    raise error("503")
+
+  monkeypatch.setattr(profiling, "_copy", copy)
+  steps(profiling.Profile(str(tmp_path), 1, said.append), range(1, 9))
+  assert said == ["no trace: 503"]

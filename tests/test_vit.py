@@ -22,7 +22,7 @@ def image(height=8, width=12, batch=2, seed=0):
 
 
 def small(**fields):
-  return vit.Model(C, **SMALL | fields)
+  return vit.Model(**dict(num_classes=C) | SMALL | fields)
 
 
 @functools.cache
@@ -758,8 +758,11 @@ def test_a_patch_size_from_json_is_a_tuple():
     (dict(scan="yes"), "scan='yes': wanted True or False"),
     (dict(rep_size=-3), "rep_size=-3: wanted True, False or a width"),
     (dict(layerscale_init="a"), "layerscale_init='a': wanted a number or None"),
-    (dict(dtype_mm="float33"), "dtype_mm='float33': wanted a float's dtype"),
-    (dict(dtype_mm="int32"), "dtype_mm='int32': wanted a float's dtype"),
+    (dict(dtype_mm="float33"), "dtype_mm='float33': wanted one of float32"),
+    (dict(dtype_mm="int32"), "dtype_mm='int32': wanted one of float32"),
+    (dict(dtype_mm=None), "dtype_mm=None: wanted one of float32"),
+    (dict(num_classes=-3), "num_classes=-3: wanted a whole number"),
+    (dict(num_classes="abc"), "num_classes='abc': wanted a whole number"),
   ],
 )
 def test_model_refuses(fields, match):

@@ -24,6 +24,8 @@ import numpy as np
 
 from vitkd_jax import command, weights
 from vitkd_jax.models import variants, vit
+from vitkd_jax.reporting import scoring
+from vitkd_jax.training import inputs
 from vitkd_jax.weights import card, loading, peers, places, saving
 
 
@@ -98,7 +100,7 @@ def convert(options: Options) -> str:
     variant=variant,
     format=options.to,
     image_size=size,
-    eval_resize=_eval_resize(loaded.file, size),
+    eval_resize=_eval_resize(options.input, loaded.file, size),
     dtype=options.dtype,
     fold=options.fold_layerscale,
     readme=_card(options, variant, size, loaded, count, digest),
@@ -151,8 +153,14 @@ def _size(options) -> tuple[int, int] | None:
   return numbers[0], numbers[-1]
 
 
-def _eval_resize(file, size) -> int:
-  """What a file of ours states beside the size that it was made for."""
+def _eval_resize(path, file, size) -> int:
+  """The short side before the crop to `size`, of a run or a file of ours."""
+  run = scoring.workdir_config(path)
+  if run is not None:
+    data = run.get("data") or {}
+    sides = (data.get(name, 0) for name in ("image_size", "eval_resize"))
+    crop = inputs.centre_crop(*sides)
+    return crop.short_side if crop and size == (crop.size, crop.size) else 0
   said = places.stated(file) if file else None
   return said.eval_resize if said and said.image_size == size else 0
 

@@ -75,6 +75,8 @@ def train(
       writer.line(_headline(parts, state))
       if restored is not None:
         writer.line(f"resumed from the checkpoint of step {first_step}")
+      if 0 < parts.run.profile_at <= first_step:
+        writer.line(f"no trace: step {parts.run.profile_at} is done")
       profile = profiling.Profile(
         workdir,
         parts.run.profile_at if jax.process_index() == 0 else 0,

@@ -71,8 +71,8 @@ class ViTKD(nn.Module):
 
     Raises:
       ValueError: an unknown term, the teacher's maps are not D_t wide, the
-        number of tokens or blocks differs, or the mask or the grid does not
-        fit the tokens.
+        number of tokens or blocks differs, there is no map to mimic, or the
+        mask or the grid does not fit the tokens.
     """
     self._check(student_low, student_high, teacher_low, teacher_high)
     values = {}
@@ -158,6 +158,8 @@ class ViTKD(nn.Module):
         f"the teacher's maps are {teacher_high.shape[-1]} wide, not "
         f"teacher_width={self.teacher_width}"
       )
+    if "mimic" in self.terms and not student_low.shape[1]:
+      raise ValueError("mimic compares shallow maps, but student_low has K = 0")
     if student_low.shape[:3] != teacher_low.shape[:3]:
       raise ValueError(
         f"student_low {student_low.shape} and teacher_low {teacher_low.shape} "

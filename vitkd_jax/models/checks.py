@@ -27,6 +27,9 @@ _CHOICES = {
 }
 
 
+# Of matrix products.
+DTYPES = ("float32", "bfloat16", "float16")
+
 # The least that each number of a model may be.
 _LEAST = {"width": 1, "depth": 1, "mlp_dim": 1, "num_heads": 1, "registers": 0}
 
@@ -62,11 +65,13 @@ def check(model: Any) -> None:
   if scale is not None and not (_real(scale) and math.isfinite(scale)):
     refuse("layerscale_init", "a number or None")
   try:
-    known = jnp.issubdtype(jnp.dtype(model.dtype_mm), jnp.floating)
+    known = jnp.dtype(model.dtype_mm).name in DTYPES
   except TypeError:
     known = False
   if not known:
-    refuse("dtype_mm", "a float's dtype, such as 'bfloat16'")
+    refuse("dtype_mm", "one of " + ", ".join(DTYPES))
+  if model.num_classes is not None and not _whole(model.num_classes, 0):
+    refuse("num_classes", "a whole number, or None")
   if model.width % model.num_heads:
     raise ValueError(
       f"width {model.width} is not divisible by num_heads {model.num_heads}"

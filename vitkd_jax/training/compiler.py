@@ -53,6 +53,8 @@ class Kept:
     if self._writes and self._mark.exists():
       self._folder.rmtree()
     jax.config.update("jax_compilation_cache_dir", folder)
+    if "://" in folder:  # XLA's own cache beside it, for GPUs, knows disks only
+      jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
   @contextlib.contextmanager
   def compiling(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ import optax
 from vitkd_jax.data import augment as augmentation
 from vitkd_jax.data import datasets
 from vitkd_jax.distill import heads, losses, tokens
-from vitkd_jax.models import variants, vit
+from vitkd_jax.models import checks, variants, vit
 from vitkd_jax.training import (
   compiler,
   inputs,
@@ -280,9 +280,9 @@ def _student(fields, num_classes) -> vit.ViT:
 
 
 def _check_dtype(name, dtype) -> None:
-  if dtype not in ("float32", "bfloat16", "float16"):
+  if dtype not in checks.DTYPES:
     raise ValueError(
-      f"config.{name}={dtype!r}: wanted float32, bfloat16 or float16"
+      f"config.{name}={dtype!r}: wanted one of " + ", ".join(checks.DTYPES)
     )
 
 

@@ -100,8 +100,10 @@ class Loop:
     before = None
     for step in range(first_step + 1, total + 1):
       self._dog.beat(f"step {step}", long=step == first_step + 1)
-      with self._clock.paused():
-        self._profile.before(step, state)
+      if self._profile.begins(step):
+        jax.block_until_ready(state)  # what came before is not looked at
+        with self._clock.paused():
+          self._profile.start()
       # Guards against a hidden copy: scalars leave by explicit device_get.
       with (
         jax.transfer_guard("disallow"),
@@ -116,13 +118,21 @@ class Loop:
       # One step late, so that the host never waits for the device.
       self._check_finite(step - 1, before)
       before = report
-      with self._clock.paused():
-        self._profile.after(report)
+      if self._profile.ends(step):
+        self._end_trace(state)
       result = self._after(step, state, report)
       self._stop_if_noticed(step, state)
     self._check_finite(total, before)
     self._finish_save()
     return state, result
+
+  def _end_trace(self, state):
+    """Ends the trace, if there is one, after the steps that led to a state."""
+    if self._profile.running:
+      jax.block_until_ready(state)
+      self._dog.beat("the trace", long=True)
+      with self._clock.paused():
+        self._profile.stop()
 
   def _after(self, step, state, report):
     """What is due after a step; an evaluation's result, if there was one."""
@@ -217,6 +227,7 @@ class Loop:
       )
 
   def _evaluate(self, step, state):
+    self._end_trace(state)  # it is of steps alone
     models = {"eval": state.params["student"]}
     if state.ema is not None:
       models["eval_ema"] = state.ema
@@ -254,6 +265,7 @@ class Loop:
     return jax.device_get(sums)
 
   def _save(self, step, state, result, *, evaluated=True):
+    self._end_trace(state)
     top1 = None
     if result is not None:
       top1 = result.get("eval_ema_top1", result["eval_top1"])

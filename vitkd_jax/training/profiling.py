@@ -4,7 +4,6 @@ from collections.abc import Callable
 import os
 import pathlib
 import tempfile
-from typing import Any
 
 from etils import epath
 import jax
@@ -13,61 +12,63 @@ STEPS = 5
 
 
 class Profile:
-  """Traces `STEPS` steps, once; a context.
+  """Traces up to `STEPS` steps, once; a context.
 
-  A trace that cannot be made or written is told of, and harms nothing.
+  A trace that cannot be made or written is told of, and harms nothing. The
+  caller waits for the device before it starts or stops one.
 
   Args:
     workdir: gets plugins/profile/DATE/, which is where TensorBoard looks.
     first: number of the first step; 0 traces none.
     say: prints a line.
+
+  Attributes:
+    running: between `start` and `stop`.
   """
 
   def __init__(self, workdir: str, first: int, say: Callable[[str], None]):
     self._workdir, self._first, self._say = workdir, first, say
-    self._step = self._folder = None
+    self._folder, self.running = None, False
 
   def __enter__(self):
     return self
 
   def __exit__(self, *_):
-    self._end()
+    if self.running:
+      self.stop()
 
-  def before(self, step: int, state: Any) -> None:
-    """Step `step` comes next; begins the trace if it is the first."""
-    if self._step is None and 0 < self._first < step:
-      self._say(f"no trace: step {self._first} is done; name one after {step}")
-    self._step = step
-    if step != self._first:
-      return
-    jax.block_until_ready(state)  # what came before is not looked at
-    # C++ writes it, which may not know gs://.
-    self._folder = tempfile.TemporaryDirectory()
+  def begins(self, step: int) -> bool:
+    """Whether step `step` is the first to be traced."""
+    return step == self._first
+
+  def ends(self, step: int) -> bool:
+    """Whether step `step` is the last one."""
+    return self.running and step == self._first + STEPS - 1
+
+  def start(self) -> None:
+    """Begins the trace."""
     try:
+      # C++ writes it, which may not know gs://.
+      self._folder = tempfile.TemporaryDirectory()
       jax.profiler.start_trace(self._folder.name)
-    except RuntimeError as error:  # somebody else is tracing
-      self._folder.cleanup()
-      self._folder = None
+    except (RuntimeError, OSError) as error:  # such as another trace
       self._say(f"no trace: {error}")
+      if self._folder:
+        self._folder.cleanup()
+    else:
+      self.running = True
 
-  def after(self, report: Any) -> None:
-    """The step is on its way; ends the trace if it is the last."""
-    if self._folder and self._step == self._first + STEPS - 1:
-      jax.block_until_ready(report)
-      self._end()
-
-  def _end(self):
-    if not self._folder:
-      return
+  def stop(self) -> None:
+    """Ends the trace and writes it."""
+    self.running = False
     with self._folder as name:
-      self._folder = None
       try:
         jax.profiler.stop_trace()
         target = _copy(pathlib.Path(name), epath.Path(self._workdir))
-      except (RuntimeError, OSError) as error:
+      except Exception as error:  # a bucket's client has errors of its own
         self._say(f"no trace: {error}")
       else:
-        self._say(f"traced steps {self._first} to {self._step}: {target}")
+        self._say(f"traced from step {self._first} on: {target}")
 
 
 def _copy(source, target):

@@ -139,8 +139,9 @@ class Run:
     step_timeout: seconds that a step may take before the process ends itself
       with all stacks on disk; compilation, saves and the start may take four
       times as long; 0 for ever.
-    profile_at: the first of five steps of which process 0 writes a trace into
-      the workdir, for TensorBoard's profiler or Perfetto; 0 for none.
+    profile_at: the first of five steps, fewer before an evaluation or a save,
+      of which process 0 writes a trace into the workdir, for TensorBoard's
+      profiler or Perfetto; 0 for none.
   """
 
   seed: int
