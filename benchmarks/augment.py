@@ -60,7 +60,8 @@ def main(argv=None):
     for name, options in CONTESTANTS.items()
   }
   _time_table(functions, args.batch, args.rounds)
-  for device in planned[:1]:
+  if planned:
+    device = planned[0]
     print(f"{device.device_kind}, compiled only; thousand cycles an image")
     _cycles_table(args.batch, device)
     if args.step:

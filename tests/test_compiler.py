@@ -1,4 +1,4 @@
-"""Options of XLA."""
+"""Options of XLA, and the folder that keeps what it compiled."""
 
 import contextlib
 
@@ -35,20 +35,18 @@ def test_an_option_that_xla_does_not_know_is_left_out(mesh, monkeypatch):
 
 @pytest.fixture
 def cache_dir():
-  before = jax.config.jax_compilation_cache_dir
+  names = "jax_compilation_cache_dir", "jax_persistent_cache_enable_xla_caches"
+  before = {name: getattr(jax.config, name) for name in names}
   yield
-  jax.config.update("jax_compilation_cache_dir", before)
+  for name, value in before.items():
+    jax.config.update(name, value)
 
 
 def test_on_a_bucket_xla_keeps_nothing_beside(tmp_path, monkeypatch, cache_dir):
   # XLA derives its cache for GPUs from JAX's folder, and knows no gs://.
   monkeypatch.setattr(compiler.epath, "Path", lambda folder: tmp_path)
-  before = jax.config.jax_persistent_cache_enable_xla_caches
-  try:
-    compiler.Kept("gs://bucket/run/compilation_cache")
-    assert jax.config.jax_persistent_cache_enable_xla_caches == "none"
-  finally:
-    jax.config.update("jax_persistent_cache_enable_xla_caches", before)
+  compiler.Kept("gs://bucket/run/compilation_cache")
+  assert jax.config.jax_persistent_cache_enable_xla_caches == "none"
 
 
 def test_what_a_killed_process_left_half_written_goes(tmp_path, cache_dir):

@@ -19,13 +19,12 @@ import os
 import time
 
 from absl import flags
+from etils import epath
 import jax
 import numpy as np
 
 from vitkd_jax import command, weights
 from vitkd_jax.models import variants, vit
-from vitkd_jax.reporting import scoring
-from vitkd_jax.training import inputs
 from vitkd_jax.weights import card, loading, peers, places, saving
 
 
@@ -155,7 +154,13 @@ def _size(options) -> tuple[int, int] | None:
 
 def _eval_resize(path, file, size) -> int:
   """The short side before the crop to `size`, of a run or a file of ours."""
-  run = scoring.workdir_config(path)
+  run = None
+  if epath.Path(path).is_dir():
+    # Not above: they bring Grain and TFDS, which doubles the start.
+    from vitkd_jax.reporting import scoring
+    from vitkd_jax.training import inputs
+
+    run = scoring.workdir_config(path)
   if run is not None:
     data = run.get("data") or {}
     sides = (data.get(name, 0) for name in ("image_size", "eval_resize"))

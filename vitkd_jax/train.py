@@ -7,6 +7,7 @@ The workdir gets config.json, metrics.jsonl, TensorBoard events, checkpoints/
 and at the end student.safetensors. Starting the same command again resumes.
 """
 
+import contextlib
 import os
 import tempfile
 
@@ -55,7 +56,9 @@ def train(
     parts = experiment.build(config)
     parts.inputs.open()
     _claim(workdir, config, parts.teacher_sha256)
-    compiling = _keep_compiled(workdir) if keep_compiled else None
+    compiling = contextlib.nullcontext
+    if keep_compiled:
+      compiling = _keep_compiled(workdir)
     checkpoints = checkpoint.Checkpoints(
       runs.checkpoint_dir(workdir), keep=parts.run.keep
     )
@@ -176,7 +179,9 @@ def _headline(parts, state):
 def _keep_compiled(workdir):
   """Lets the next start load the step; a context for its compilation."""
   if jax.config.jax_compilation_cache_dir is not None:
-    return None  # the user's own, whose other programs are not ours to delete
+    return (
+      contextlib.nullcontext
+    )  # the user's own, whose other programs are not ours to delete
   if "://" not in workdir:
     workdir = os.path.abspath(workdir)
   return compiler.Kept(os.path.join(workdir, "compilation_cache")).compiling

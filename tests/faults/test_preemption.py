@@ -24,7 +24,7 @@ def test_in_training_and_in_an_evaluation(start, unbroken, tmp_path):
   with start(workdir, processes=2, devices=1) as training:
     training.until_step(7)
     os.kill(training.trainers()[1], signal.SIGTERM)
-    output = training.end(0)
+    output = training.end(0, timeout=300)  # seconds where the cores are free
   step, processes = preempted_at(output)
   assert processes == 2
   assert step >= 7

@@ -49,11 +49,11 @@ class Loop:
     writer: writers.Writer,
     dog: watchdog.Watchdog,
     profile: profiling.Profile,
-    compiling: Callable[[], contextlib.AbstractContextManager] | None = None,
+    compiling: Callable[[], contextlib.AbstractContextManager],
   ):
     self._parts, self._checkpoints = parts, checkpoints
     self._writer, self._dog, self._profile = writer, dog, profile
-    self._compiling = compiling or contextlib.nullcontext
+    self._compiling = compiling
     self._eval_step = parts.make_eval_step()
     self._zero_sums = sharding.place(
       jax.device_get(steps.zero_sums()), sharding.replicated(parts.mesh)
