@@ -1,4 +1,4 @@
-"""DeiT on ImageNet-1k without a teacher: what a distilled student must beat.
+r"""DeiT on ImageNet-1k without a teacher: what a distilled student must beat.
 
   python -m vitkd_jax.train --config configs/baseline_i1k.py:pair=s3-ti \
       --workdir DIR

@@ -1,4 +1,4 @@
-"""The quickstart: a small DeiT on Fashion-MNIST, alone or taught by ViTKD.
+r"""The quickstart: a small DeiT on Fashion-MNIST, alone or taught by ViTKD.
 
   python -m vitkd_jax.train --config configs/quickstart.py:method=both \
       --workdir runs/quickstart/both

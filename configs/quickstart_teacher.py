@@ -1,4 +1,4 @@
-"""The quickstart's teacher: a small ViT on Fashion-MNIST's 60,000 images.
+r"""The quickstart's teacher: a small ViT on Fashion-MNIST's 60,000 images.
 
   python -m vitkd_jax.prepare fashion_mnist --source DIR
   python -m vitkd_jax.train --config configs/quickstart_teacher.py \

@@ -1,4 +1,4 @@
-"""ViTKD on ImageNet-1k: the paper's three pairs (arXiv:2209.02432, table 2).
+r"""ViTKD on ImageNet-1k: the paper's three pairs (arXiv:2209.02432, table 2).
 
   python -m vitkd_jax.train --config configs/vitkd_i1k.py:pair=s3-ti \
       --config.teacher.weights=FILE --workdir DIR

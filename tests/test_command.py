@@ -1,6 +1,7 @@
 """What a clumsy command line gets: one sentence, status 2, no traceback."""
 
 import errno
+import importlib
 import os
 import pathlib
 import shlex
@@ -11,19 +12,20 @@ import sys
 import jax
 import pytest
 
-from vitkd_jax import command
+from vitkd_jax import command, manual
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/quickstart.py"
 
 
-def run(module, *args):
+def run(module, *args, **options):
   return subprocess.run(
     [sys.executable, "-m", f"vitkd_jax.{module}", *args],
     cwd=ROOT,
     capture_output=True,
     text=True,
     check=False,
+    **options,
   )
 
 
@@ -31,7 +33,8 @@ def run(module, *args):
   "args, said",
   [
     ((), "--config is missing"),
-    (("--confg=x",), "Did you mean: config"),
+    (("--confg=x",), "unknown option --confg; the nearest is --config"),
+    (("--wrkdir", "w"), "the nearest is --workdir"),
     (("--config=configs/quikstart.py",), "no config file configs/quikstart.py"),
     ((f"{CONFIG}:methd=both",), "the nearest is 'method'"),
     (
@@ -134,11 +137,69 @@ def test_output_that_nobody_reads_or_that_has_few_characters(encoding):
   assert done.stderr == b""
 
 
-@pytest.mark.parametrize("module", ["train", "doctor"])
-def test_help_says_what_it_does_and_how(module):
+@pytest.mark.parametrize(
+  "module, options",
+  [
+    ("train", ("--config FILE", "--workdir", "--coordinator", "--process_id")),
+    ("doctor", ("--config FILE", "--topology", "--json")),
+    ("evaluate", ("--weights", "--which student|ema", "--coordinator")),
+    ("report", ("--out",)),
+    ("convert", ("--input", "--fold_layerscale True|False")),
+    ("prepare", ("--source", "--data-dir")),
+  ],
+)
+def test_help_says_what_it_does_and_how(module, options):
   done = run(module, "--help")
-  assert "python -m vitkd_jax." + module in done.stdout
-  assert "--config" in done.stdout
+  assert done.returncode == 0
+  assert done.stderr == ""
+  for text in ("python -m vitkd_jax." + module, *options):
+    assert text in done.stdout
+  assert "--verbosity" not in done.stdout  # a library's
+
+
+def test_help_lists_the_keys_of_a_config():
+  override = "--config.run.seed=77"
+  done = run("doctor", CONFIG + ":method=both", override, "--help")
+  assert done.returncode == 0, done.stderr
+  words = " ".join(done.stdout.split())
+  assert "--config.run.seed 77 of everything random." in words
+  assert "--config.teacher.variant vit_nano_patch4_28 its architecture" in words
+  assert "Arguments: method=baseline|vitkd|nkd|both, epochs=N" in words
+  wrong = run("train", "--config=nosuch.py", "--help")
+  assert wrong.returncode == 2
+  assert "no config file nosuch.py" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["quickstart", "vitkd_i1k"])
+def test_every_key_of_a_config_has_a_meaning(name):
+  config = importlib.import_module(f"configs.{name}").get_config("method=both")
+  for section, values in config.items():
+    assert set(values.keys()) <= manual.meanings(section).keys(), section
+
+
+def test_hyphens_and_underscores_are_the_same():
+  for module, options, said in (
+    ("evaluate", ("--weights=x", "--batch_size=a"), "--batch-size=a"),
+    ("convert", ("--num-classes", "a"), "--num_classes=a"),
+    ("convert", ("--nofold-layerscale",), "--input is missing"),
+  ):
+    done = run(module, *options)
+    assert done.returncode == 2
+    assert said in done.stderr, done.stderr
+
+
+def test_a_tilde_is_the_home_folder(tmp_path):
+  home = {"HOME": str(tmp_path)}
+  for module, options in (
+    ("report", ("~/runs",)),
+    ("evaluate", ("--weights=~/runs",)),
+    ("train", ("--config=~/runs", "--workdir=~/w")),
+    ("train", (CONFIG, "--workdir=~/w", "--config.teacher.weights=~/runs")),
+  ):
+    done = run(module, *options, env=os.environ | home)
+    assert done.returncode == 2
+    assert str(tmp_path / "runs") in done.stderr, done.stderr
+    assert not os.path.exists(ROOT / "~")
 
 
 def test_an_interrupt_ends_the_process_at_once():

@@ -20,7 +20,12 @@ from ml_collections import config_flags
 
 from vitkd_jax.training import endings, startup
 
+# Flags defined here are those of the entry point that asks for them.
+flags.disclaim_key_flags()
+
 _CONFIG = "config"
+# Keys of a config that hold paths.
+_PATHS = (("data", "data_dir"), ("teacher", "weights"))
 # What entry points raise; the training, which imports none, raises it, too.
 FailedError = endings.FailedError
 
@@ -46,7 +51,11 @@ def require(flag: str, value: object) -> None:
 
 def config() -> ml_collections.ConfigDict:
   """The config of the command line, with its overrides."""
-  return flags.FLAGS[_CONFIG].value
+  found = flags.FLAGS[_CONFIG].value
+  for section, key in _PATHS:
+    if (found.get(section) or {}).get(key):
+      found[section][key] = os.path.expanduser(found[section][key])
+  return found
 
 
 def define_join() -> None:
@@ -79,6 +88,30 @@ def join() -> None:
     raise RefusedError(str(error)) from error
   except startup.MissingError as error:
     raise endings.FailedError(str(error)) from error
+
+
+class _Path(flags.ArgumentParser):
+  """Expands ~, which a shell leaves alone behind an equals sign."""
+
+  def parse(self, argument):
+    """The path as the system takes it."""
+    return os.path.expanduser(argument)
+
+  def flag_type(self):
+    """In words."""
+    return "path"
+
+
+def define_path(
+  name: str,
+  default: str | None,
+  meaning: str,
+  values: flags.FlagValues = flags.FLAGS,
+) -> None:
+  """Defines a flag that holds a path, local or a URL."""
+  flags.DEFINE(
+    _Path(), name, default, meaning, values, flags.ArgumentSerializer()
+  )
 
 
 def line() -> str:
@@ -178,12 +211,24 @@ def _leave_now(status):
 def _parse(argv, with_config, allow_positional):
   # Configs share a module beside them, wherever they are called from.
   sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+  argv, wants_help = _read(argv)
+  given = any(re.match(f"--?{_CONFIG}(=|$)", arg) for arg in argv)
   try:
     rest = flags.FLAGS(argv)
-  except flags.Error as error:
-    given = any(re.match(f"--?{_CONFIG}(=|$)", arg) for arg in argv)
-    if f"'{_CONFIG}." in str(error):  # not unknown, if there were a config
+  except flags.UnrecognizedFlagError as error:
+    name = error.flagname
+    if with_config and name.startswith(
+      f"{_CONFIG}."
+    ):  # not unknown, if there were a config
       require(_CONFIG, given)
+    names = [flag.name for flag in _ours()]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    raise RefusedError(
+      f"unknown option --{name}; the nearest is --{near[0]}; see --help"
+      if near
+      else f"unknown option --{name}; see --help"
+    ) from error
+  except flags.Error as error:
     raise RefusedError(_last_line(error)) from error
   except Exception as error:  # a config file may raise anything
     raise RefusedError(_bad_override(argv) or _of_config(error)) from error
@@ -191,9 +236,60 @@ def _parse(argv, with_config, allow_positional):
     raise RefusedError(
       f"unexpected argument {rest[1]!r}; options are --name=value"
     )
-  if with_config and not any(re.match("--?h", arg) for arg in argv):
+  if with_config and (given or not wants_help):
     _check_config(flags.FLAGS[_CONFIG])
-  return rest
+  if wants_help:
+    _help(given, with_config)
+  return [rest[0], *map(os.path.expanduser, rest[1:])]
+
+
+def _read(argv):
+  """The arguments as the flags are spelt, and whether help is asked for."""
+  end = argv.index("--") if "--" in argv else len(argv)
+  read, wants_help = [argv[0]], False
+  for arg in argv[1:end]:
+    dashes, name, value = re.match("(--?)?([^=]*)(.*)", arg, re.S).groups()
+    if dashes and name in ("help", "helpshort", "h", "?"):
+      wants_help = True
+      continue
+    if dashes and "." not in name:
+      # --batch-size and --batch_size are the same.
+      spellings = (name, name.replace("-", "_"), name.replace("_", "-"))
+      name = next(filter(_known, spellings), name)
+    if name == _CONFIG and value.startswith("=~"):
+      value = "=" + os.path.expanduser(value[1:])
+    read.append(f"{dashes or ''}{name}{value}")
+  return read + argv[end:], wants_help
+
+
+def _known(name):
+  return name in flags.FLAGS or (
+    name.startswith("no")
+    and name[2:] in flags.FLAGS
+    and flags.FLAGS[name[2:]].boolean
+  )
+
+
+def _ours():
+  """This command's flags, in their order; not those of its libraries."""
+  modules = flags.FLAGS.flags_by_module_dict()
+  for name, defined in modules.items():
+    if name == sys.argv[0] or name.startswith("vitkd_jax."):
+      yield from (f for f in defined if not f.name.startswith(f"{_CONFIG}."))
+
+
+def _help(config_given, with_config):
+  from vitkd_jax import manual  # all that a config's sections go to
+
+  found, file = None, None
+  if with_config and config_given:
+    found = config()
+    file = config_flags.get_config_filename(flags.FLAGS[_CONFIG])
+    file = file.partition(":")[0]
+  ours = [flag for flag in _ours() if flag.name != _CONFIG]
+  page = manual.text(ours, found, file, with_config=with_config)
+  print(page, end="", flush=True)
+  sys.exit(0)
 
 
 def _check_config(flag):

@@ -337,5 +337,5 @@ if __name__ == "__main__":
   flags.DEFINE_string(
     "topology", None, "TPU slice to compile for: v5e-256, v4-32, v5p:2x2x4, ..."
   )
-  flags.DEFINE_string("json", None, "file for what --topology found")
+  command.define_path("json", None, "file for what --topology found")
   command.run(main, with_config=True)

@@ -105,7 +105,7 @@ def _make(out):
 
 def _define_flags():
   """The flags; not on import, for other entry points have an --out, too."""
-  flags.DEFINE_string(
+  command.define_path(
     "weights", None, "file or folder of weights, a workdir, or shipped:NAME"
   )
   flags.DEFINE_string("variant", None, "the model; a workdir's config tells it")
@@ -115,7 +115,7 @@ def _define_flags():
   flags.DEFINE_string(
     "split", None, "its split; default: the workdir's, else test"
   )
-  flags.DEFINE_string(
+  command.define_path(
     "data-dir", None, "folder of data sets; default: TFDS's own"
   )
   flags.DEFINE_integer(
@@ -146,11 +146,11 @@ def _define_flags():
     "of that checkpoint: a number, best (by top-1) or latest; default: the"
     " exported student, else latest",
   )
-  flags.DEFINE_string("teacher", None, "weights to compare with")
+  command.define_path("teacher", None, "weights to compare with")
   flags.DEFINE_string(
     "teacher-variant", None, "the teacher's model; default as for --variant"
   )
-  flags.DEFINE_string(
+  command.define_path(
     "out", None, "folder for evaluation.json and confusion.png; default: none"
   )
   command.define_join()

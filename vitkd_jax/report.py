@@ -154,7 +154,7 @@ def _pictures(groups):
 
 def _define_flags():
   """The flags; not on import, for other entry points have an --out, too."""
-  flags.DEFINE_string(
+  command.define_path(
     "out",
     None,
     "folder of the report; default: report/ in a run, or beside several",

@@ -197,6 +197,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("workdir", None, "where the run lies")
+  command.define_path("workdir", None, "where the run lies, gs:// too")
   command.define_join()
   command.run(main, with_config=True)

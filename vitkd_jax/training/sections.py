@@ -98,7 +98,7 @@ class Head:
 
 @dataclasses.dataclass(frozen=True)
 class Logits:
-  """Section `logits`: of NKD and KL, see `losses`."""
+  """Section `logits`: temperature and gamma, see `objective.Objective`."""
 
   temperature: float = 1.0
   gamma: float = 1.0
@@ -106,7 +106,11 @@ class Logits:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """Section `schedule`: see `optim.make_schedule`; warm-up in epochs."""
+  """Section `schedule`: see `optim.make_schedule`.
+
+  Attributes:
+    warmup_epochs: length of the warm-up; 0 for none.
+  """
 
   kind: str
   peak: float
