@@ -2,8 +2,6 @@
 
 import gc
 import json
-import os
-import pathlib
 import resource
 import shutil
 
@@ -334,51 +332,3 @@ def test_newest_and_best_are_kept(tmp_path):
   checkpoints.wait()
   assert checkpoints.steps() == [4, 3, 1]
   checkpoints.close()
-
-
-def test_load_params_reads_student_and_average(saved):
-  folder, states = saved
-  student, _ = checkpoint.load_params(folder)
-  assert_equal(student, jax.device_get(states[2].params["student"]))
-  workdir = os.path.dirname(folder)
-  ema, _ = checkpoint.load_params(workdir, which="ema")
-  assert_equal(ema, jax.device_get(states[2].ema))
-
-
-def test_load_params_takes_the_best_or_a_number(tmp_path, caplog):
-  checkpoints = checkpoint.Checkpoints(tmp_path, keep=3)
-  states = {}
-  for step, top1 in enumerate([0.2, 0.9, None, 0.4, None]):
-    states[step] = make_state(step)
-    checkpoints.save(step, states[step], top1=top1)
-  checkpoints.wait()
-  assert checkpoints.steps() == [4, 3, 2, 1]
-  checkpoints.close()
-
-  def load(step):
-    return checkpoint.load_params(tmp_path, step=step)
-
-  for choice, step in (("latest", 4), ("best", 1), (3, 3)):
-    params, found = load(choice)
-    assert_equal(params, jax.device_get(states[step].params["student"]))
-    assert found == step
-  with pytest.raises(ValueError, match=r"no checkpoint of step 0; there are"):
-    load(0)
-  with pytest.raises(ValueError, match="'latest', 'best' or a number"):
-    load("newest")
-  # As a deletion that was killed half-way leaves it: the next best one.
-  shutil.rmtree(tmp_path / "1" / "state" / "ocdbt.process_0")
-  params, found = load("best")
-  assert_equal(params, jax.device_get(states[3].params["student"]))
-  assert found == 3
-  assert "checkpoint of step 1" in caplog.text
-
-
-def test_load_params_refuses(tmp_path):
-  with pytest.raises(ValueError, match="'student' or 'ema'"):
-    checkpoint.load_params(tmp_path, which="head")
-  with pytest.raises(ValueError, match="no folder"):
-    checkpoint.load_params(tmp_path / "none")
-  with pytest.raises(ValueError, match="holds no checkpoint"):
-    checkpoint.load_params(tmp_path)
-  assert list(pathlib.Path(tmp_path).iterdir()) == []

@@ -309,7 +309,7 @@ def test_the_checkpoint_of_a_step_is_scored(workdir):
     )
   with pytest.raises(ValueError, match="checkpoint of step 5; there are"):
     scoring.load(str(workdir), info(), step="5")
-  with pytest.raises(ValueError, match="wanted 'latest', 'best' or a number"):
+  with pytest.raises(ValueError, match="expected 'latest', 'best' or a number"):
     scoring.load(str(workdir), info(), step="bset")
 
 

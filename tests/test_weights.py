@@ -11,8 +11,7 @@ import pytest
 
 from vitkd_jax import weights
 from vitkd_jax.models import vit
-from vitkd_jax.training import checkpoint
-from vitkd_jax.weights import big_vision, files, loading, places
+from vitkd_jax.weights import big_vision, files, places
 
 SIZE = 28
 MODELS = {
@@ -354,35 +353,6 @@ def test_without_torch_a_pth_says_what_to_do(tmp_path, monkeypatch):
     archive.writestr("w/data.pkl", b"")
   with pytest.raises(ValueError, match=r"needs PyTorch.*safetensors"):
     weights.load(tmp_path / "w.pth", variant="S/16", num_classes=5)
-
-
-def test_a_workdirs_checkpoints(tmp_path):
-  fields = MODELS["big_vision"]
-  student, ema = (random_params(seed=s, scan=True, **fields) for s in (1, 2))
-  checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
-  checkpoints.save(2, {"params": {"student": ema}, "ema": ema}, top1=0.5)
-  checkpoints.save(3, {"params": {"student": student}, "ema": ema}, top1=0.0)
-  checkpoints.close()
-  options = dict(num_classes=5, image_size=SIZE, **fields)
-  got = weights.load(tmp_path, scan=True, **options)
-  assert_same(got, student)
-  got = weights.load(tmp_path, which="ema", scan=True, **options)
-  assert_same(got, ema)
-  # What the run exported goes first, unless a checkpoint is asked for.
-  weights.save(
-    tmp_path / "student.safetensors", ema, format="flat", scan=True, **fields
-  )
-  assert_same(weights.load(tmp_path, scan=True, **options), ema)
-  got = weights.load(tmp_path, which="student", scan=True, **options)
-  assert_same(got, student)
-  for step in ("2", "best"):
-    loaded = loading.load_with_notes(tmp_path, step=step, scan=True, **options)
-    assert_same(loaded.params, ema)
-    assert loaded.notes[0] == "student of the checkpoint of step 2"
-  with pytest.raises(ValueError, match="no checkpoint of step 7; there are"):
-    weights.load(tmp_path, step="7", scan=True, **options)
-  with pytest.raises(ValueError, match="needs a workdir with checkpoints"):
-    weights.load(tmp_path / "student.safetensors", step="best", **options)
 
 
 def test_weights_that_are_not_there(tmp_path):

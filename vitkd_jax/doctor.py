@@ -109,9 +109,10 @@ def _teacher(parts, batch):
   yield Finding(
     "teacher",
     f"{sum(x.size for x in jax.tree.leaves(parts.teacher_params)):,} "
-    f"parameters in {teacher.dtype_mm}, SHA-256 "
-    f"{(parts.teacher_sha256 or 'unknown')[:12]}",
+    f"parameters in {teacher.dtype_mm}, {parts.teacher_pin}",
   )
+  for note in parts.teacher_notes:
+    yield Finding("teacher's weights", note)
   for who, stats in (
     ("student", objective.student_stats),
     ("teacher", objective.teacher_stats),

@@ -8,6 +8,7 @@ and at the end student.safetensors. Starting the same command again resumes.
 """
 
 import contextlib
+import functools
 import os
 import tempfile
 
@@ -27,6 +28,7 @@ from vitkd_jax.training import (
   profiling,
   runs,
   sharding,
+  teachers,
   watchdog,
 )
 from vitkd_jax.training import writer as writers
@@ -53,9 +55,9 @@ def train(
     endings.PreemptedError: a notice came; the state is saved.
   """
   with command.refusing():
-    parts = experiment.build(config)
+    parts = experiment.build(config, pinned=_pinned(workdir))
     parts.inputs.open()
-    _claim(workdir, config, parts.teacher_sha256)
+    _claim(workdir, config, parts.teacher_pin)
     compiling = contextlib.nullcontext
     if keep_compiled:
       compiling = _keep_compiled(workdir)
@@ -76,6 +78,8 @@ def train(
       quiet=jax.process_index() > 0,
     ) as writer:
       writer.line(_headline(parts, state))
+      for note in parts.teacher_notes:
+        writer.line(f"teacher {config.teacher.weights}: {note}")
       if restored is not None:
         writer.line(f"resumed from the checkpoint of step {first_step}")
       if 0 < parts.run.profile_at <= first_step:
@@ -105,22 +109,37 @@ def train(
   return result
 
 
-def _claim(workdir, config, teacher_sha256):
+def _pinned(workdir):
+  """The teacher's weights that an earlier start of the run took, if any."""
+  record = runs.read_record(workdir)
+  if record is None:
+    return None
+  return teachers.Pin(record.get("teacher_sha256"), record.get("teacher_step"))
+
+
+def _claim(workdir, config, pin):
   """Process 0 writes config.json; all others see the same run there."""
-  claim = (workdir, config, teacher_sha256, command.line())
-  runs.claim(*claim, write=False)
+  claim = functools.partial(
+    runs.claim,
+    workdir,
+    config,
+    pin.sha256,
+    command.line(),
+    teacher_step=pin.step,
+  )
+  claim(write=False)
   if jax.process_count() == 1:
-    return runs.claim(*claim)
+    return claim()
   multihost_utils.sync_global_devices("looked into the workdir")
   if jax.process_index() == 0:
-    runs.claim(*claim)
+    claim()
   multihost_utils.sync_global_devices("wrote config.json")
   if runs.read_record(workdir) is None:
     raise ValueError(
       f"process {jax.process_index()} does not see the config.json that "
       f"process 0 wrote to {workdir}: all processes must share the workdir"
     )
-  runs.claim(*claim, write=False)
+  claim(write=False)
 
 
 def _agreed(step: int) -> int:

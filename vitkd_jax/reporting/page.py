@@ -118,8 +118,9 @@ def _teacher(run):
   teacher = run.config.get("teacher") or {}
   if not teacher:
     return None
+  step = "" if run.teacher_step is None else f", step {run.teacher_step:,}"
   sha = f", SHA-256 {run.teacher_sha256[:12]}…" if run.teacher_sha256 else ""
-  return f"{teacher.get('variant')}, {teacher.get('weights')}{sha}"
+  return f"{teacher.get('variant')}, {teacher.get('weights')}{step}{sha}"
 
 
 def _table(table):

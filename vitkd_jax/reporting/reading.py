@@ -48,9 +48,10 @@ class Run:
     path: the workdir.
     name: how the report calls it.
     config: sections of the config, as plain dicts.
-    teacher_sha256: of the teacher's file, None without one.
+    teacher_sha256: of the teacher's weights, None without a teacher.
     command: the command line, None where it was not recorded.
     series: metrics by name; none is empty.
+    teacher_step: of the checkpoint that the teacher was read from, if any.
   """
 
   path: str
@@ -59,6 +60,7 @@ class Run:
   teacher_sha256: str | None
   command: str | None
   series: dict[str, Series]
+  teacher_step: int | None = None
 
   @property
   def seed(self) -> int | None:
@@ -148,6 +150,7 @@ def read(path: str, name: str) -> Run:
     name=name,
     config=record["config"],
     teacher_sha256=record.get("teacher_sha256"),
+    teacher_step=record.get("teacher_step"),
     command=record.get("command"),
     series=series,
   )

@@ -67,9 +67,8 @@ def load(
     path: file or folder of weights, a workdir, or "shipped:NAME".
     info: of the data set.
     variant: the model's name; None takes what the file or workdir says.
-    which: "student" or "ema" of a workdir's checkpoint; None for the exported
-      student, which is the moving average where the run kept one.
-    step: of the checkpoint, "best" or "latest", see `loading.load`.
+    which: "student" or "ema" of a workdir's checkpoint, see `loading.load`.
+    step: of the checkpoint, likewise.
     image_size: pixels of a side of the crop, if another is wanted.
     eval_resize: pixels of the short side before the crop, likewise.
 
@@ -86,10 +85,6 @@ def load(
       )
     said = places.Stated(variant)
   config = workdir_config(path)
-  if which is None and config is not None and config.run.get("ema_decay"):
-    # Nothing is exported before the end.
-    exported = step is None and epath.Path(runs.export_path(path)).exists()
-    which = None if exported else "ema"
   known = variants.get(said.variant)
   data = None if config is None else config.data
   crop = _crop(info, said, data, image_size, eval_resize)

@@ -6,12 +6,13 @@ steps from the newest down until one is whole.
 """
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import logging
 import os
 from typing import Any, TypeVar
 
-from etils import epath
+from absl import logging as absl_logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -90,21 +91,22 @@ class Checkpoints:
     )
     # A relative path is accepted by orbax and fails one save later.
     self._directory = _absolute(directory)
-    self._manager = _Manager(
-      self._directory,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policy,
-        # What a killed run left half written, or a full disk stays full.
-        cleanup_tmp_directories=not read_only,
-        create=not read_only,
-        read_only=read_only,
-      ),
-      # Named handlers, so that a checkpoint's shapes can be asked for.
-      item_handlers={
-        "state": ocp.StandardCheckpointHandler(),
-        "meta": ocp.JsonCheckpointHandler(),
-      },
-    )
+    with _without_warnings() if read_only else contextlib.nullcontext():
+      self._manager = _Manager(
+        self._directory,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=policy,
+          # What a killed run left half written, or a full disk stays full.
+          cleanup_tmp_directories=not read_only,
+          create=not read_only,
+          read_only=read_only,
+        ),
+        # Named handlers, so that a checkpoint's shapes can be asked for.
+        item_handlers={
+          "state": ocp.StandardCheckpointHandler(),
+          "meta": ocp.JsonCheckpointHandler(),
+        },
+      )
 
   def save(
     self,
@@ -264,6 +266,18 @@ class Checkpoints:
     self._manager.close()
 
 
+@contextlib.contextmanager
+def _without_warnings():
+  """Orbax says of each manager that only reads that it does not write."""
+  logger = absl_logging.get_absl_logger()
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
 def _absolute(directory):
   directory = os.fspath(directory)
   return directory if "://" in directory else os.path.abspath(directory)
@@ -311,38 +325,3 @@ def _check_leaves(saved, wanted):
     )
     if was != now:
       raise ValueError(f"{path} is {was} in the checkpoint, {now} in this run")
-
-
-def load_params(
-  directory: str | os.PathLike,
-  *,
-  which: str = "student",
-  step: str | int = "latest",
-) -> tuple[Any, int]:
-  """The student's parameters of one of a run's checkpoints; its step.
-
-  Args:
-    directory: a workdir, or its folder `checkpoints`; may be gs://.
-    which: "student" or "ema".
-    step: "latest", "best" or a number, as in `Checkpoints.read`.
-
-  Returns:
-    Tree of float32 NumPy arrays, and the updates done.
-
-  Raises:
-    ValueError: no checkpoint there, none whole, or no moving average in it.
-  """
-  if which not in ("student", "ema"):
-    raise ValueError(f"which={which!r}: wanted 'student' or 'ema'")
-  if isinstance(step, str) and step not in ("latest", "best"):
-    raise ValueError(f"step={step!r}: wanted 'latest', 'best' or a number")
-  candidates = epath.Path(directory) / "checkpoints", epath.Path(directory)
-  folder = next((path for path in candidates if path.is_dir()), None)
-  if folder is None:
-    raise ValueError(f"no folder {os.fspath(directory)}")
-  with Checkpoints(folder, read_only=True) as checkpoints:
-    tree, step = checkpoints.read(step)
-  params = tree["ema"] if which == "ema" else tree["params"]["student"]
-  if params is None:
-    raise ValueError(f"the run in {folder} kept no moving average (ema_decay)")
-  return jax.device_get(params), step

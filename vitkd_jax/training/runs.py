@@ -7,6 +7,8 @@ from typing import Any
 from etils import epath
 import ml_collections
 
+from vitkd_jax.weights import workdirs
+
 # What may change between two starts of one run: it changes no result.
 _FREE = (
   "command",
@@ -34,7 +36,7 @@ def checkpoint_dir(workdir: str) -> str:
 
 def export_path(workdir: str) -> str:
   """The student's final weights."""
-  return os.path.join(workdir, "student.safetensors")
+  return os.path.join(workdir, workdirs.EXPORTED)
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict | None:
@@ -48,7 +50,7 @@ def read_config(workdir: str) -> ml_collections.ConfigDict | None:
 
 
 def read_record(workdir: str) -> dict[str, Any] | None:
-  """config.json as it is: {"config", "teacher_sha256", "command"}, or None.
+  """config.json as it is, or None; `claim` says what is in it.
 
   Raises:
     ValueError: it is there and cannot be read.
@@ -72,6 +74,7 @@ def claim(
   teacher_sha256: str | None = None,
   command: str | None = None,
   *,
+  teacher_step: int | None = None,
   write: bool = True,
 ) -> None:
   """Makes the workdir this run's, or refuses one that holds another.
@@ -81,6 +84,7 @@ def claim(
     config: of the run; written to config.json.
     teacher_sha256: hash of the teacher's weights, if there is a teacher.
     command: the command line, for the record.
+    teacher_step: of the checkpoint that they are, if they are one.
     write: False only looks.
 
   Raises:
@@ -93,7 +97,11 @@ def claim(
   # Through JSON, so that tuples and lists compare equal.
   record = json.loads(
     json.dumps(
-      {"config": config.to_dict(), "teacher_sha256": teacher_sha256},
+      {
+        "config": config.to_dict(),
+        "teacher_sha256": teacher_sha256,
+        "teacher_step": teacher_step,
+      },
       default=str,
     )
   )
@@ -106,6 +114,9 @@ def claim(
           "it belongs to is unknown; take an empty workdir"
         )
   else:
+    if old.get("teacher_sha256") is None and "teacher_step" not in old:
+      # Before checkpoints were pinned: it may be any teacher.
+      old |= {name: record[name] for name in ("teacher_sha256", "teacher_step")}
     differing = sorted(_differences(old, record))
     if differing:
       raise ValueError(

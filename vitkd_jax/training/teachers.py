@@ -1,8 +1,10 @@
 """The frozen teacher: its model, its parameters, and what is refused."""
 
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +12,43 @@ from vitkd_jax import weights
 from vitkd_jax.data import datasets
 from vitkd_jax.models import vit
 from vitkd_jax.training import sections
-from vitkd_jax.weights import loading
+from vitkd_jax.weights import loading, places, workdirs
+
+
+@dataclasses.dataclass(frozen=True)
+class Pin:
+  """Which weights a run learns from: each of its starts finds them again.
+
+  Attributes:
+    sha256: of the file, or of the parameters in a checkpoint; None where that
+      is not known.
+    step: of the checkpoint, where the teacher is a run that had exported
+      nothing; None for a file.
+  """
+
+  sha256: str | None = None
+  step: int | None = None
+
+  def __str__(self):
+    step = "" if self.step is None else f"step {self.step}, "
+    return f"{step}SHA-256 {(self.sha256 or 'unknown')[:12]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A frozen teacher.
+
+  Attributes:
+    model: that applies `params`.
+    params: in the teacher's dtype; shapes alone where nothing was read.
+    pin: which weights they are.
+    notes: what was taken and changed at loading, in sentences.
+  """
+
+  model: vit.ViT
+  params: Any
+  pin: Pin = Pin()
+  notes: tuple[str, ...] = ()
 
 
 def load(
@@ -18,22 +56,26 @@ def load(
   info: datasets.Info,
   image_size: tuple[int, int],
   logit_terms: Sequence[str] = (),
-) -> tuple[vit.ViT, Any, str | None]:
-  """The frozen model, its parameters in its dtype, and the file's SHA-256.
+  pinned: Pin | None = None,
+) -> Teacher:
+  """The teacher of a config.
 
-  Its classes may be others than the data set's where no loss compares logits.
+  Its classes may be others than the dataset's where no loss compares logits.
+
+  Args:
+    config: section `teacher`.
+    info: of the dataset.
+    image_size: rows and columns in pixels.
+    logit_terms: losses that compare logits.
+    pinned: what the run's first start took. Of a teacher's checkpoints the
+      same step is read, though newer ones be there.
 
   Raises:
     ValueError: the file, its resolution or its number of classes do not fit.
   """
   model = vit.Model(None, variant=config.variant)
   check_patches("teacher", model, *image_size)
-  loaded = loading.load_with_notes(
-    config.weights,
-    variant=config.variant,
-    num_classes="file",
-    image_size=image_size,
-  )
+  loaded = _read(config, image_size, pinned and pinned.step)
   if logit_terms and loaded.num_classes != info.num_classes:
     raise ValueError(
       f"the teacher {config.weights} has {loaded.num_classes or 'no'} classes, "
@@ -44,8 +86,50 @@ def load(
   _check_resolution(config, loaded.notes, image_size)
   model = model.clone(num_classes=loaded.num_classes)
   params = _freeze(model, loaded.params, config.dtype)
-  sha256 = loaded.file and weights.sha256(loaded.file)
-  return _frozen(model, config.dtype), params, sha256
+  notes = loaded.notes
+  if loaded.saved:
+    notes += (
+      "to resume, this run reads that checkpoint again; where it may be "
+      "deleted, because the teacher still trains, keep a copy and name that: "
+      f"python -m vitkd_jax.convert --input {config.weights} --step "
+      f"{loaded.saved.step} --to flat --output teacher.safetensors",
+    )
+  pin = _pin(loaded, pinned)
+  return Teacher(_frozen(model, config.dtype), params, pin, notes)
+
+
+def _read(config, image_size, step) -> loading.Loaded:
+  """The weights as they are; of checkpoints those of a step, if it is given."""
+  path = config.weights
+  if step is not None and places.find(path, saved=True) is not None:
+    step = None  # a file; its hash tells whether it is what was pinned
+  try:
+    return loading.load_with_notes(
+      path,
+      variant=config.variant,
+      num_classes="file",
+      image_size=image_size,
+      step=step,
+    )
+  except ValueError as error:
+    if step is None:
+      raise
+    raise ValueError(
+      f"this run learns from step {step} of the teacher {path}, which cannot "
+      f"be read: {error}; restore that checkpoint, or start a new run in "
+      "another workdir"
+    ) from None
+
+
+def _pin(loaded, pinned) -> Pin:
+  if loaded.saved is not None:
+    return Pin(loaded.saved.sha256, loaded.saved.step)
+  if pinned is not None and pinned.step is not None:
+    # The checkpoint may have been converted to a file meanwhile.
+    leaves = traverse_util.flatten_dict(loaded.params, sep="/")
+    if workdirs.sha256(leaves) == pinned.sha256:
+      return pinned
+  return Pin(loaded.sha256())
 
 
 def plan(
@@ -53,9 +137,10 @@ def plan(
   info: datasets.Info,
   image_size: tuple[int, int],
   logit_terms: Sequence[str] = (),
-) -> tuple[vit.ViT, Any, None]:
-  """As `load`, but the shapes of any weights, and no hash; reads nothing."""
-  del logit_terms
+  pinned: Pin | None = None,
+) -> Teacher:
+  """As `load`, but the shapes of any weights; reads nothing."""
+  del logit_terms, pinned
   model = vit.Model(info.num_classes, variant=config.variant)
   check_patches("teacher", model, *image_size)
 
@@ -64,7 +149,7 @@ def plan(
     return _freeze(model, params, config.dtype)
 
   params = jax.eval_shape(make, jax.random.key(0))
-  return _frozen(model, config.dtype), params, None
+  return Teacher(_frozen(model, config.dtype), params)
 
 
 def check_patches(who: str, model: vit.ViT, height: int, width: int) -> None:

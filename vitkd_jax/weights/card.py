@@ -100,19 +100,21 @@ def _run_lines(run) -> list[str]:
   if not config:
     return lines
   teacher = config.get("teacher") or {}
+  step = run.get("teacher_step")
   if teacher.get("weights"):
     lines += [
       "",
       f"Teacher: `{teacher.get('variant')}` from "
-      f"`{os.path.basename(str(teacher['weights']))}`, "
-      f"SHA-256 `{run.get('teacher_sha256')}`.",
+      f"`{os.path.basename(str(teacher['weights']).rstrip('/'))}`, "
+      + ("" if step is None else f"step {step}, ")
+      + f"SHA-256 `{run.get('teacher_sha256')}`.",
     ]
   shown = json.dumps(config, indent=2, default=str)
   return lines + ["", "## The run's config", "", "```json", shown, "```"]
 
 
 def read_run(folder: str) -> dict[str, Any]:
-  """A workdir's `config`, `teacher_sha256` and last `evaluation`; {} of others.
+  """A workdir's config.json and its last `evaluation`; {} of others.
 
   Raises:
     ValueError: the workdir's files are damaged.

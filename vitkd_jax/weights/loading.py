@@ -20,6 +20,7 @@ from vitkd_jax.weights import (
   places,
   rules,
   timm,
+  workdirs,
 )
 
 FORMATS = (timm, mmpretrain, huggingface, big_vision)
@@ -36,6 +37,7 @@ class Loaded:
     num_classes: C of the head, None without one.
     image_size: rows and columns in pixels that the parameters are for.
     file: the path of the file itself; None for a checkpoint of ours.
+    saved: what was taken of a run's checkpoints; None for a file.
   """
 
   params: dict[str, Any]
@@ -44,6 +46,11 @@ class Loaded:
   num_classes: int | None
   image_size: tuple[int, int]
   file: str | None
+  saved: workdirs.Saved | None = None
+
+  def sha256(self) -> str:
+    """Of the file's bytes, or of a checkpoint's parameters."""
+    return self.saved.sha256 if self.saved else files.sha256(self.file)
 
 
 def load(
@@ -75,10 +82,10 @@ def load(
     head: "keep", or "init" for a new one.
     classes: of the file's classes, those to keep, in order.
     source: the format's name where the keys must not decide.
-    which: "student" or "ema" of a workdir's checkpoint; by default the student
-      that the run exported, if it did.
+    which: "student" or "ema" of a workdir's checkpoint; by default what
+      `workdirs` says.
     step: of the checkpoint: "latest", "best" (of the highest top-1) or a
-      number; by default the latest, where nothing is exported.
+      number; by default the student that the run exported, else the latest.
     **fields: further fields of `vit.Model`.
 
   Returns:
@@ -122,17 +129,15 @@ def load_with_notes(
   """As `load`, with what was done; num_classes "file" keeps the file's head."""
   if head not in ("keep", "init"):
     raise ValueError(f"head={head!r}: wanted 'keep' or 'init'")
-  if which not in (None, "student", "ema"):
-    raise ValueError(f"which={which!r}: wanted 'student' or 'ema'")
+  workdirs.check(which, step)
   variants.get(variant)  # an unknown name is said before a file is read
   path = os.fspath(path)
   file = places.find(path, saved=(which, step) != (None, None))
-  notes, config, metadata = [], {}, {}
+  notes, config, metadata, saved = [], {}, {}, None
   if file is None:
-    leaves, step = _read_checkpoint(path, which or "student", step)
-    notes.append(f"{which or 'student'} of the checkpoint of step {step}")
+    leaves, saved = workdirs.read(path, which, step)
+    notes.append(saved.note)
     name = "checkpoint"
-    leaves = big_vision.unstack(leaves)
   else:
     if (which, step) != (None, None):
       raise ValueError(
@@ -140,6 +145,8 @@ def load_with_notes(
         f"{path!r}"
       )
     leaves, metadata = files.read(file)
+    if workdirs.is_export(file) and file != path:
+      notes.append("the student that the run exported")
     config = places.config_beside(file)
     format_ = detect(file, leaves, source)
     name = "flat" if "variant" in metadata else format_.NAME
@@ -179,6 +186,7 @@ def load_with_notes(
     num_classes or None,
     image_size,
     file,
+    saved,
   )
 
 
@@ -219,19 +227,6 @@ def _translate(format_, source, model, image_size):
     kept, table = huggingface.clean(kept), huggingface.table(kept)
   wanted = fit.shapes(model, image_size)
   return rules.to_ours(table, kept, wanted, fit.is_free), notes
-
-
-def _read_checkpoint(path, which, step) -> tuple[dict[str, np.ndarray], int]:
-  """The leaves, and the step that they are of."""
-  from vitkd_jax.training import checkpoint  # orbax only where it is needed
-
-  if isinstance(step, str) and step.isdecimal():
-    step = int(step)
-  params, step = checkpoint.load_params(
-    path, which=which, step="latest" if step is None else step
-  )
-  leaves = traverse_util.flatten_dict(params, sep="/")
-  return {name: np.asarray(array) for name, array in leaves.items()}, step
 
 
 def _check_activation(config, metadata, model, variant) -> list[str]:

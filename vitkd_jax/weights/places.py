@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import files
+from vitkd_jax.weights import files, workdirs
 
 SHIPPED = "shipped:"
 _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
@@ -15,7 +15,7 @@ _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
 # The weights' file in a folder, in order of preference.
 _IN_FOLDER = (
   "model.safetensors",
-  "student.safetensors",
+  workdirs.EXPORTED,
   "pytorch_model.bin",
 )
 

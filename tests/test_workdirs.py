@@ -1,0 +1,177 @@
+"""What a workdir stands for as weights: one rule, and a hash of what it was."""
+
+import gc
+import hashlib
+import logging
+import os
+import pathlib
+import shutil
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitkd_jax import weights
+from vitkd_jax.models import vit
+from vitkd_jax.training import checkpoint
+from vitkd_jax.weights import loading, workdirs
+
+FIELDS = dict(variant="test", depth=2, patch_size=(7, 7), image_size=28)
+OPTIONS = dict(num_classes=5, scan=True, **FIELDS)
+
+# Orbax leaves the coroutines of a read that fails to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected():
+  """Here, and not in whatever test runs next, where it would be an error."""
+  yield
+  gc.collect()
+
+
+def student(seed):
+  """A scanned student's parameters, all random."""
+  fields = {k: v for k, v in FIELDS.items() if k != "image_size"}
+  model = vit.Model(5, scan=True, **fields)
+  tree = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 3))
+  )["params"]
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), tree
+  )
+
+
+def save(workdir, *steps, keep=9, ema=True):
+  """Checkpoints of (step, top-1); their students are of the seed `step`."""
+  checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep=keep)
+  for step, top1 in steps:
+    average = student(100 + step) if ema else None
+    state = {"params": {"student": student(step)}, "ema": average}
+    checkpoints.save(step, state, top1=top1)
+    checkpoints.wait()
+  checkpoints.close()
+
+
+def assert_same(got, want):
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_a_checkpoint_is_its_average_unless_which_says_otherwise(tmp_path):
+  save(tmp_path, (2, 0.5), (3, 0.0))
+  for asked, seed, note in (
+    ({}, 103, "moving average of the checkpoint of step 3"),
+    ({"which": "student"}, 3, "student of the checkpoint of step 3"),
+    ({"which": "ema"}, 103, "moving average of the checkpoint of step 3"),
+    ({"step": "best"}, 102, "moving average of the checkpoint of step 2"),
+    ({"step": "2", "which": "student"}, 2, "student of the checkpoint of step"),
+    ({"step": 2}, 102, "moving average of the checkpoint of step 2"),
+  ):
+    loaded = loading.load_with_notes(tmp_path, **asked, **OPTIONS)
+    assert_same(loaded.params, student(seed))
+    assert loaded.notes[0].startswith(note)
+    assert loaded.format == "checkpoint"
+  # The folder `checkpoints` itself is the same.
+  loaded = weights.load(tmp_path / "checkpoints", **OPTIONS)
+  assert_same(loaded, student(103))
+
+
+def test_without_an_average_it_is_the_student(tmp_path):
+  save(tmp_path, (1, None), ema=False)
+  loaded = loading.load_with_notes(tmp_path, **OPTIONS)
+  assert_same(loaded.params, student(1))
+  assert loaded.notes == ("student of the checkpoint of step 1",)
+  with pytest.raises(ValueError, match="keeps no moving average"):
+    weights.load(tmp_path, which="ema", **OPTIONS)
+
+
+def test_what_was_exported_goes_before_the_checkpoints(tmp_path):
+  save(tmp_path, (3, 0.1))
+  path = tmp_path / "student.safetensors"
+  weights.save(path, student(7), format="flat", scan=True, **FIELDS)
+  loaded = loading.load_with_notes(tmp_path, **OPTIONS)
+  assert_same(loaded.params, student(7))
+  assert loaded.notes == ("the student that the run exported",)
+  assert loaded.sha256() == weights.sha256(path)
+  assert not loading.load_with_notes(path, **OPTIONS).notes
+  for asked, seed in (({"which": "student"}, 3), ({"step": "latest"}, 103)):
+    assert_same(weights.load(tmp_path, **asked, **OPTIONS), student(seed))
+  with pytest.raises(ValueError, match="needs a workdir with checkpoints"):
+    weights.load(path, step="best", **OPTIONS)
+
+
+def test_the_best_or_a_number_is_taken(tmp_path, caplog):
+  save(tmp_path, (0, 0.2), (1, 0.9), (2, None), (3, 0.4), (4, None), keep=3)
+
+  def read(step):
+    saved = workdirs.read(tmp_path, "student", step)[1]
+    want = workdirs.sha256(
+      weights.files.read(export(tmp_path / "x.npz", saved.step))[0]
+    )
+    assert saved.sha256 == want
+    return saved.step
+
+  for choice, step in ((None, 4), ("latest", 4), ("best", 1), (3, 3)):
+    assert read(choice) == step
+  with pytest.raises(ValueError, match=r"no checkpoint of step 0; there are"):
+    read(0)
+  with pytest.raises(ValueError, match="'latest', 'best' or a number"):
+    read("newest")
+  assert not caplog.text  # Orbax says of each reader that it only reads
+  # As a deletion that was killed half-way leaves it: the next best one.
+  shutil.rmtree(tmp_path / "checkpoints/1/state/ocdbt.process_0")
+  assert read("best") == 3
+  assert "checkpoint of step 1" in caplog.text
+
+
+def export(path, seed):
+  """The student of a seed as a file."""
+  return weights.save(path, student(seed), format="flat", scan=True, **FIELDS)
+
+
+def test_refusals(tmp_path):
+  with pytest.raises(ValueError, match="'student' or 'ema'"):
+    workdirs.read(tmp_path, "head", None)
+  with pytest.raises(ValueError, match="there is no folder"):
+    workdirs.read(tmp_path / "none", None, None)
+  with pytest.raises(ValueError, match="holds no checkpoint"):
+    workdirs.read(tmp_path, None, None)
+  assert not list(pathlib.Path(tmp_path).iterdir())
+
+
+def test_the_hash_is_of_the_parameters_and_of_no_file(tmp_path):
+  """A value, a name, a shape or a dtype changes it; a place or order not."""
+  leaves = {"a/b": np.arange(6, dtype=np.float32), "c": np.float32(3)}
+  text = b"a/b float32 (6,)\n" + struct.pack("<6f", *range(6))
+  text += b"c float32 ()\n" + struct.pack("<f", 3)
+  got = workdirs.sha256(leaves)
+  assert got == hashlib.sha256(text).hexdigest()
+  assert got == workdirs.sha256(dict(reversed(leaves.items())))
+  strided = np.arange(12, dtype=np.float32)[::2] / 2
+  assert got == workdirs.sha256(leaves | {"a/b": strided})
+  others = [
+    leaves | {"a/b": np.arange(6, dtype=np.float32).reshape(2, 3)},
+    leaves | {"a/b": np.arange(6, dtype=np.int32)},
+    leaves | {"a/b": np.nextafter(leaves["a/b"], np.float32(9))},
+    {"a/d": leaves["a/b"], "c": leaves["c"]},
+  ]
+  assert len({got, *map(workdirs.sha256, others)}) == 5
+  # The same step, saved in another workdir beside others.
+  save(tmp_path / "one", (1, None))
+  save(tmp_path / "two", (1, 0.5), (2, 0.1))
+  one = workdirs.read(tmp_path / "one", None, None)[1]
+  assert one == workdirs.read(tmp_path / "two", None, 1)[1]
+  assert one.sha256 != workdirs.read(tmp_path / "two", None, 2)[1].sha256
+
+
+def test_orbax_s_warnings_come_back(tmp_path):
+  save(tmp_path, (1, None))
+  level = logging.getLogger("absl").level
+  workdirs.read(tmp_path, None, None)
+  assert logging.getLogger("absl").level == level
+  assert os.listdir(tmp_path) == ["checkpoints"]
