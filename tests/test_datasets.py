@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from vitkd_jax.data import datasets, decode, loader
+from vitkd_jax.data import datasets, decode, loader, sources
 
 # sha256sum of the official t10k files, unzipped, without the IDX header.
 T10K_PIXELS = "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a"
@@ -271,4 +271,4 @@ def test_cache_refuses_images_of_several_sizes():
       return cv2.imencode(".png", image)[1].tobytes(), i
 
   with pytest.raises(ValueError, match="images of one size"):
-    datasets._cached("some_set", Records())
+    sources.cached("some_set", Records())

@@ -13,13 +13,14 @@ Started again, the same command goes on where it was stopped. See docs/data.md.
 import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
+import dataclasses
 import functools
 import inspect
 import os
 import re
 import sys
 
-from rich import console, progress
+from etils import epath
 
 from vitkd_jax import command
 from vitkd_jax.data import datasets
@@ -27,8 +28,11 @@ from vitkd_jax.data.builders import (
   fashion,
   imagenet,
   images,
+  overview,
+  progress,
   records,
   shards,
+  stamps,
   tfrecord,
   tree,
 )
@@ -54,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("error: interrupted; the same command goes on", file=sys.stderr)
     return 130
   print(f"{args.name} is in {folder}")
+  try:
+    info = datasets.info(args.name, args.data_dir)
+  except ValueError as error:
+    print(f"note: the training cannot read it: {error}")
+    return 0
+  for line in overview.finished(info, shards.census(folder), args.data_dir):
+    print(line)
   return 0
 
 
@@ -93,6 +104,13 @@ def _parser():
     " validation",
   )
   parser.add_argument(
+    "--trust-classes",
+    "--trust_classes",
+    action="store_true",
+    help="take the class folders of a tree as they are, though one is called as"
+    " a split is, holds splits, or is the only one",
+  )
+  parser.add_argument(
     "--skip-bad",
     "--skip_bad",
     action="store_true",
@@ -108,8 +126,9 @@ def prepare(
   data_dir: str | None = None,
   splits: str | None = None,
   val_share: float = 0.0,
+  trust_classes: bool = False,
   skip_bad: bool = False,
-) -> os.PathLike:
+) -> epath.Path:
   """Writes data set `name` below `data_dir`; its folder.
 
   Args:
@@ -118,6 +137,7 @@ def prepare(
     data_dir: folder of data sets, TFDS's own by default.
     splits: names with commas, None for all.
     val_share: see `tree.find`.
+    trust_classes: likewise.
     skip_bad: leave out files that are no images.
 
   Raises:
@@ -126,13 +146,35 @@ def prepare(
   """
   data_dir = os.path.expanduser(data_dir or datasets.default_data_dir())
   source = os.path.expanduser(source)
+  options = {
+    "splits": splits and [split.strip() for split in splits.split(",")],
+    "val_share": val_share,
+    "trust_classes": trust_classes,
+  }
+  options = {key: value for key, value in options.items() if value}
   with command.refusing():
-    plan = _plan(name, source, splits, val_share, skip_bad)
-  with _failing(data_dir), _bar(plan.count) as bar:
-    return shards.write(plan, data_dir, bar)
+    make, source = _builder(name, source, options)
+    stamp = stamps.stamp(
+      source,
+      deep=name not in _PUBLISHED or imagenet.is_unpacked(source),
+      options={**options, "skip_bad": skip_bad},
+    )
+    with _failing(data_dir):
+      if folder := shards.finished(data_dir, name, stamp):
+        print(
+          f"{name} is complete: the files of {source} have the names, sizes and"
+          " times that it was made of",
+          file=sys.stderr,
+        )
+        return folder
+    plan = _plan(make, source, options, skip_bad)
+  with _failing(data_dir), progress.show("images", plan.count) as advance:
+    plan = dataclasses.replace(plan, stamp=stamp)
+    return shards.write(plan, data_dir, advance)
 
 
-def _plan(name, source, splits, val_share, skip_bad) -> shards.Plan:
+def _builder(name, source, options):
+  """What makes the data set or its plan of a folder, and that folder."""
   if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
     raise ValueError(
       f"{name!r} is no name of a data set; wanted letters, digits and"
@@ -143,14 +185,18 @@ def _plan(name, source, splits, val_share, skip_bad) -> shards.Plan:
   make = _PUBLISHED.get(name, functools.partial(tree.data_set, name))
   if folder := tfrecord.find(name, source):
     make = functools.partial(tfrecord.plan, name)
-  splits = splits and [split.strip() for split in splits.split(",")]
-  options = {"splits": splits, "val_share": val_share}
-  options = {key: value for key, value in options.items() if value}
   for key in options:
     if key not in inspect.signature(make).parameters:
       raise ValueError(f"--{key.replace('_', '-')} is not for {name}.")
-  print(f"looking at {folder or source} ...", file=sys.stderr)
-  made = make(folder or source, **options)
+  return make, folder or source
+
+
+def _plan(make, source, options, skip_bad) -> shards.Plan:
+  print(f"looking at {source} ...", file=sys.stderr)
+  with progress.show("files looked at") as seen:
+    if "seen" in inspect.signature(make).parameters:
+      options = {**options, "seen": seen}
+    made = make(source, **options)
   if isinstance(made, shards.Plan):
     return made
   _tell(made, skip_bad)
@@ -169,6 +215,8 @@ def _tell(data_set, skip_bad):
       f"note: {len(data_set.bad):,} files left out: see skipped.txt",
       file=sys.stderr,
     )
+  for line in overview.planned(data_set):
+    print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -185,28 +233,6 @@ def _failing(data_dir) -> Iterator[None]:
       f"{str(error).rstrip('.')}. The shards that are finished stay; start the"
       " same command again to go on."
     ) from error
-
-
-@contextlib.contextmanager
-def _bar(count):
-  """A progress bar on stderr, or lines in a log; yields what advances it."""
-  stderr = console.Console(stderr=True)
-  with progress.Progress(
-    *progress.Progress.get_default_columns(),
-    progress.MofNCompleteColumn(),
-    console=stderr,
-    disable=not stderr.is_terminal,
-  ) as bar:
-    task = bar.add_task("images", total=count)
-
-    def advance(number):
-      before = bar.tasks[task].completed
-      bar.advance(task, number)
-      after = before + number
-      if not stderr.is_terminal and 10 * after // count > 10 * before // count:
-        print(f"{after:,} of {count:,} images", file=sys.stderr)
-
-    yield advance
 
 
 if __name__ == "__main__":

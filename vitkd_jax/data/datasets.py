@@ -13,10 +13,9 @@ import shlex
 from typing import Any, Protocol
 
 from etils import epath
-import numpy as np
 import tensorflow_datasets as tfds
 
-from vitkd_jax.data import decode
+from vitkd_jax.data import sources
 
 _PACKAGE = epath.Path(__file__).parent
 
@@ -133,91 +132,12 @@ def load(
       f"data set {name} has no slice {split!r}; write it like 'train[:1000]'"
       f" or 'train[50%:]', within its examples {sizes}."
     ) from error
-  files = builder.info.splits[split].file_instructions
-  source = _Records(records, files)
-  return _cached(name, source) if cache else source
-
-
-class _Records:
-  """Decodes a record each time it is asked for.
-
-  Args:
-    records: of TFDS, with encoded images.
-    files: TFDS's instructions: which part of which file, in order.
-  """
-
-  def __init__(self, records, files):
-    self._records, self._files = records, files
-
-  def __len__(self):
-    return len(self._records)
-
-  def __getitem__(self, index):
-    return self.read(index, lambda data: decode.to_rgb(decode.decode(data)))
-
-  def read(self, index, crop):
-    record = self._record(index)
-    try:
-      image = crop(record["image"])
-    except decode.BadRecordError as error:
-      place = self._place(index, record)
-      raise decode.BadRecordError(f"{place}: {error}") from error
-    return {"image": image, "label": np.int32(record["label"])}
-
-  def encoded(self, index):
-    record = self._record(index)
-    return record["image"], np.int32(record["label"])
-
-  def _record(self, index):
-    try:
-      return self._records[int(index)]
-    except RuntimeError as error:  # ArrayRecord's, of every kind
-      place = self._place(index)
-      raise decode.BadRecordError(f"{place}: {error}") from error
-
-  def _place(self, index, record=None):
-    """Where a record is, in words."""
-    words, at = f"record {index}", index
-    for part in self._files:
-      if at < part.take:
-        name = epath.Path(part.filename).name
-        words += f", number {part.skip + at} of {name}"
-        break
-      at -= part.take
-    for key in ("file_name", "filename"):
-      if record and key in record:
-        words += f", {record[key].decode(errors='replace')}"
-    return words
-
-
-class _Arrays:
-  """Holds decoded pixels: images uint8 [n, H, W, 1 or 3], labels int32 [n]."""
-
-  def __init__(self, images, labels):
-    self._images, self._labels = images, labels
-
-  def __len__(self):
-    return len(self._labels)
-
-  def __getitem__(self, index):
-    image, label = self._images[index], self._labels[index]
-    return {"image": decode.to_rgb(image), "label": label}
-
-
-def _cached(name, records):
-  images, labels = None, np.empty(len(records), np.int32)
-  for i in range(len(records)):
-    data, labels[i] = records.encoded(i)
-    image = decode.decode(data)
-    if images is None:
-      images = np.empty((len(records), *image.shape), np.uint8)
-    if image.shape != images.shape[1:]:
-      raise ValueError(
-        f"cache=True needs images of one size, but {name} holds"
-        f" {images.shape[1:]} and {image.shape}; set cache=False."
-      )
-    images[i] = image
-  return _Arrays(images, labels)
+  source = sources.Records(
+    records,
+    builder.info.splits[split].file_instructions,
+    builder.info.features["label"].num_classes,
+  )
+  return sources.cached(name, source) if cache else source
 
 
 def _builder(name, data_dir):
@@ -265,6 +185,12 @@ def _checked(name, builder):
     raise ValueError(
       f"the label of data set {name} is no class, but {features['label']}."
     )
+  try:
+    check_names(features["label"])
+  except ValueError as error:
+    raise ValueError(
+      f"data set {name} in {builder.data_dir}: {error}; prepare it again."
+    ) from error
   file_format = builder.info.file_format.value
   if file_format != "array_record":
     raise ValueError(
@@ -274,6 +200,15 @@ def _checked(name, builder):
       " --data-dir DIR, if it is tfrecord."
     )
   return builder
+
+
+def check_names(label: tfds.features.ClassLabel) -> None:
+  """Raises ValueError unless there are as many class names as classes."""
+  if not label.num_classes or len(label.names) != label.num_classes:
+    raise ValueError(
+      f"expected a name for each class, got {len(label.names or ()):,} names"
+      f" for {label.num_classes or 0:,} classes"
+    )
 
 
 def _missing(name, folder):

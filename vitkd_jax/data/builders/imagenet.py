@@ -103,7 +103,7 @@ def imagenet2012(
       raise ValueError(
         f"--splits: imagenet2012 has train and validation, not {split!r}."
       )
-  if os.path.isdir(os.path.join(source, "train")):
+  if is_unpacked(source):
     return _unpacked(source, splits, wanted)
   paths = archives.locate("imagenet2012", source, [wanted[s] for s in splits])
   found, bad = {}, []
@@ -113,6 +113,11 @@ def imagenet2012(
     archives.check_count(wanted[split], path, len(found[split]) + len(wrong))
     bad += wrong
   return _data_set("imagenet2012", "5.1.0", found, bad)
+
+
+def is_unpacked(source: str) -> bool:
+  """Whether a folder holds ImageNet's images rather than its archives."""
+  return os.path.isdir(os.path.join(source, "train"))
 
 
 def imagenet2012_real(

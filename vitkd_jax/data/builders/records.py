@@ -32,7 +32,8 @@ class DataSet:
   Attributes:
     name: its folder, as `datasets.load` takes it.
     version: as "1.0.0".
-    features: TFDS's features; "image" is one of them.
+    features: TFDS's features; "image" is one of them, and gets the common
+      size of the images where there is one.
     splits: split -> its examples, in any order.
     fields: example -> the features but "image"; by default label, file_name.
     read: example -> encoded image.
@@ -117,11 +118,12 @@ def _shards(data_set, split, num_shards, digest) -> list[shards.Shard]:
   ]
 
 
-def _serialized(data_set, examples) -> Iterator[bytes]:
+def _serialized(data_set, examples, seen) -> Iterator[bytes]:
   serializer = example_serializer.ExampleSerializer(
     data_set.features.get_serialized_info()
   )
-  for example, data in zip(examples, _read(data_set, examples), strict=True):
+  encoded = _read(data_set, examples, seen)
+  for example, data in zip(examples, encoded, strict=True):
     fields = data_set.features.encode_example(
       {"image": data, **data_set.fields(example)}
     )
@@ -131,19 +133,33 @@ def _serialized(data_set, examples) -> Iterator[bytes]:
     )
 
 
-def _read(data_set, examples) -> list[bytes]:
+def _read(data_set, examples, seen) -> list[bytes]:
   """The images of a shard, read in one sweep over their files."""
   sweep = sorted(
     range(len(examples)),
     key=lambda i: (examples[i].path, examples[i].offset),
   )
+  read = {}
   with futures.ThreadPoolExecutor(8) as pool:
     found = pool.map(lambda i: data_set.read(examples[i]), sweep)
-    read = dict(zip(sweep, found, strict=True))
+    for i, data in zip(sweep, found, strict=True):
+      read[i] = data
+      seen(data)
   return [read[i] for i in range(len(examples))]
 
 
-def _metadata(data_set, made, folder):
+def _sized(features, size):
+  """`features` whose images have the common size, where they have one."""
+  image = features["image"]
+  if not size or None not in image.shape:
+    return features
+  shape = (*size, image.shape[-1])
+  return tfds.features.FeaturesDict(
+    {**features, "image": tfds.features.Image(shape=shape)}
+  )
+
+
+def _metadata(data_set, made, folder, census):
   identity = tfds.core.dataset_info.DatasetIdentity(
     name=data_set.name,
     version=tfds.core.Version(data_set.version),
@@ -152,7 +168,7 @@ def _metadata(data_set, made, folder):
   )
   info = tfds.core.DatasetInfo(
     builder=identity,
-    features=data_set.features,
+    features=_sized(data_set.features, census.size),
     supervised_keys=("image", "label"),
     **data_set.about,
   )

@@ -16,6 +16,8 @@ import tempfile
 from array_record.python import array_record_module
 from etils import epath
 
+from vitkd_jax.data.builders import census as censuses
+
 _STATE = "preparation.json"
 _INFO = "dataset_info.json"
 _PART = ".part"  # ends the name of what is being written
@@ -29,13 +31,14 @@ class Shard:
     file: its name.
     count: records in it.
     size: bytes that it needs, about.
-    records: makes the records, serialized.
+    records: makes the records, serialized; is given what to call with the
+      encoded image of each one that was read, or None.
   """
 
   file: str
   count: int
   size: int
-  records: Callable[[], Iterable[bytes]]
+  records: Callable[[Callable[[bytes | None], None]], Iterable[bytes]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +49,16 @@ class Plan:
     folder: "name/version".
     fingerprint: hash of the source; a folder begun with another is refused.
     shards: all of them.
-    metadata: writes TFDS's other files into the local folder it is given.
+    metadata: writes TFDS's other files into the local folder it is given, of
+      images with that census.
+    stamp: of the source, by which `finished` knows it; "" for none.
   """
 
   folder: str
   fingerprint: str
   shards: Sequence[Shard]
-  metadata: Callable[[str], None]
+  metadata: Callable[[str, censuses.Census], None]
+  stamp: str = ""
 
   @property
   def count(self) -> int:
@@ -70,7 +76,8 @@ def write(
   Args:
     plan: what to write.
     data_dir: local folder or gs:// address of data sets.
-    progress: called with the count of each shard that is there.
+    progress: called with the number of records that were read since, and with
+      the count of each shard that is there.
 
   Raises:
     ValueError: the folder holds something else, or the disk is too small;
@@ -84,22 +91,59 @@ def write(
   except OSError as error:
     raise ValueError(f"{folder} cannot be made: {error.strerror}.") from error
   with _alone(folder):
-    if _begin(folder, plan.fingerprint):
+    state, there = _begin(folder, plan)
+    missing = [s for s in plan.shards if s.file not in there]
+    if not missing and _INFO in there:
       progress(plan.count)
     else:
-      _write_missing(plan, folder, progress)
+      _write_missing(plan, folder, state, missing, progress)
   return folder
 
 
-def _write_missing(plan, folder, progress):
-  there = {path.name for path in folder.iterdir()}
-  _check_room(folder, [s for s in plan.shards if s.file not in there])
+def finished(data_dir: str, name: str, stamp: str) -> epath.Path | None:
+  """Folder of the set `name` that was made of a source with that stamp.
+
+  None where there is no such set, where it is not complete, and where its
+  source may have changed since.
+  """
+  folder = epath.Path(data_dir) / name
+  for version in folder.iterdir() if folder.is_dir() else ():
+    there = {path.name for path in version.iterdir()}
+    if {_STATE, _INFO} <= there:
+      state = _state_of(version)
+      if state.get("stamp") == stamp and there >= set(state["shards"]):
+        return version
+  return None
+
+
+def census(folder: epath.Path) -> censuses.Census:
+  """What was noted of the images of a finished set that `write` made."""
+  return _joined(_state_of(folder)["shards"].values())
+
+
+def _joined(parts):
+  whole = censuses.Census()
+  for part in parts:
+    whole.join(censuses.Census.from_json(part))
+  return whole
+
+
+def _write_missing(plan, folder, state, missing, progress):
+  _check_room(folder, missing)
+  shards = state["shards"]
   for shard in plan.shards:
-    if shard.file not in there:
-      _write_shard(folder, shard)
-    progress(shard.count)
+    if shard in missing:
+      part = censuses.Census()
+      with _appearing(folder / shard.file) as path:
+        _write_shard(path, shard, part, progress)
+        # Before the shard is there: a kill between leaves no shard without.
+        shards[shard.file] = part.to_json()
+        _put_state(folder, state)
+    else:
+      shards.setdefault(shard.file, None)
+      progress(shard.count)
   with tempfile.TemporaryDirectory() as made:
-    plan.metadata(made)
+    plan.metadata(made, _joined(shards[shard.file] for shard in plan.shards))
     files = sorted(epath.Path(made).iterdir(), key=lambda p: p.name == _INFO)
     for path in files:
       _put(folder / path.name, path.read_bytes())
@@ -122,28 +166,47 @@ def _alone(folder) -> Iterator[None]:
     os.close(file)
 
 
-def _begin(folder, fingerprint) -> bool:
-  """Claims the folder, or knows it again; whether the set is complete."""
+def _begin(folder, plan):
+  """Claims the folder, or knows it again; its state, and its files' names."""
   # A folder of a bucket is not there before its first object.
-  there = [path.name for path in folder.iterdir()] if folder.exists() else []
-  there = [name for name in there if not name.endswith(_PART)]
+  there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+  there = {name for name in there if not name.endswith(_PART)}
   if there and _STATE not in there:
     raise ValueError(
       f"{folder} holds files that this program did not write; they stay as they"
       " are. Choose another --data-dir, or delete that folder."
     )
-  begun = None
+  state = None
   if any(".array_record-" in name for name in there):
-    begun = json.loads((folder / _STATE).read_text())["fingerprint"]
-  if begun not in (None, fingerprint):
+    state = _state_of(folder)
+  if state and state["fingerprint"] != plan.fingerprint:
     raise ValueError(
       f"{folder} was begun with other files or options (was something in"
       " --source added, removed or changed since?); choose another name, or"
       " delete that folder."
     )
-  if not begun:
-    _put(folder / _STATE, json.dumps({"fingerprint": fingerprint}).encode())
-  return _INFO in there
+  begun = {"fingerprint": plan.fingerprint, "stamp": plan.stamp, "shards": {}}
+  if state:
+    begun["shards"] = state["shards"]
+  if begun != state:
+    _put_state(folder, begun)
+  return begun, there
+
+
+def _state_of(folder):
+  path = folder / _STATE
+  try:
+    state = json.loads(path.read_text())
+    fingerprint, noted = state["fingerprint"], state.get("shards", {})
+    return {**state, "fingerprint": fingerprint, "shards": dict(noted)}
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"{path} is damaged ({error!r}); delete {folder} and start again."
+    ) from error
+
+
+def _put_state(folder, state):
+  _put(folder / _STATE, json.dumps(state, sort_keys=True).encode())
 
 
 def _check_room(folder, missing):
@@ -158,12 +221,16 @@ def _check_room(folder, missing):
     )
 
 
-def _write_shard(folder, shard):
-  with _appearing(folder / shard.file) as path:
-    writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
-    for record in shard.records():
-      writer.write(record)
-    writer.close()
+def _write_shard(path, shard, part, progress):
+  def seen(data):
+    if data is not None:
+      part.add(data)
+    progress(1)
+
+  writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
+  for record in shard.records(seen):
+    writer.write(record)
+  writer.close()
 
 
 def _put(path, data):

@@ -14,8 +14,11 @@ import pathlib
 import re
 import struct
 
+from google.protobuf import message
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
+from vitkd_jax.data import datasets
 from vitkd_jax.data.builders import shards
 
 _INFO = "dataset_info.json"
@@ -55,11 +58,17 @@ def _metadata_of(folder):
   try:
     with open(path, encoding="utf-8") as file:
       found = json.load(file)
-    return {**found, "name": found["name"], "version": found["version"]}
-  except (ValueError, KeyError, TypeError) as error:
+    found = {**found, "name": found["name"], "version": found["version"]}
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise ValueError(
       f"{path} is damaged or none of TFDS's ({error!r}); fetch it again."
     ) from error
+  if not re.fullmatch(r"\d+\.\d+\.\d+", str(found["version"])):
+    raise ValueError(
+      f"{path} is damaged: expected a version such as 1.0.0, got"
+      f" {found['version']!r}; fetch it again."
+    )
+  return found
 
 
 def plan(name: str, folder: str) -> shards.Plan:
@@ -70,8 +79,8 @@ def plan(name: str, folder: str) -> shards.Plan:
     folder: of one of its versions.
 
   Raises:
-    ValueError: it is another data set, of another format, or a file is
-      missing.
+    ValueError: it is another data set, of another format, its metadata are
+      damaged, or a file is missing.
   """
   meta = _metadata_of(folder)
   if meta["name"] != name:
@@ -83,21 +92,35 @@ def plan(name: str, folder: str) -> shards.Plan:
       f"{folder} is stored as {meta['fileFormat']}, but TFRecord files are"
       " converted; array_record is read as it is."
     )
+  try:
+    info = tfds.builder_from_directory(folder).info
+    files = [
+      (os.fspath(path), count)
+      for split in info.splits.values()
+      for path, count in zip(split.filepaths, split.shard_lengths, strict=True)
+    ]
+    label = {**info.features}.get("label")
+    classes = None
+    if isinstance(label, tfds.features.ClassLabel):
+      datasets.check_names(label)
+      classes = label.num_classes
+  except Exception as error:  # TFDS's own, protobuf's, JSON's
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    raise ValueError(
+      f"the metadata in {folder} cannot be read ({reason}); fetch them again."
+    ) from error
   made = []
-  splits = tfds.builder_from_directory(folder).info.splits
-  for split in splits.values():
-    for path, count in zip(split.filepaths, split.shard_lengths, strict=True):
-      path = os.fspath(path)
-      if not os.path.isfile(path):
-        raise ValueError(f"there is no file {path}: {folder} is incomplete.")
-      made.append(
-        shards.Shard(
-          os.path.basename(path).replace(".tfrecord-", ".array_record-"),
-          count=count,
-          size=os.path.getsize(path),
-          records=functools.partial(_records, path, count),
-        )
+  for path, count in files:
+    if not os.path.isfile(path):
+      raise ValueError(f"there is no file {path}: {folder} is incomplete.")
+    made.append(
+      shards.Shard(
+        os.path.basename(path).replace(".tfrecord-", ".array_record-"),
+        count=count,
+        size=os.path.getsize(path),
+        records=functools.partial(_records, path, count, classes),
       )
+    )
   return shards.Plan(
     folder=f"{name}/{meta['version']}",
     fingerprint=hashlib.sha256(
@@ -108,11 +131,11 @@ def plan(name: str, folder: str) -> shards.Plan:
   )
 
 
-def _records(path, count) -> Iterator[bytes]:
+def _records(path, count, classes, seen) -> Iterator[bytes]:
   """The records of a TFRecord file.
 
   Raises:
-    OSError: there are not `count` of them.
+    OSError: there are not `count` of them, or one is damaged.
   """
   with open(path, "rb") as file:
     found = 0
@@ -121,15 +144,40 @@ def _records(path, count) -> Iterator[bytes]:
       left = os.fstat(file.fileno()).st_size - file.tell()
       if len(head) < 12 or length + 4 > left:
         raise OSError(f"{path} is cut off or damaged after {found:,} records")
-      yield file.read(length)
+      record = file.read(length)
+      try:
+        seen(_image(record, classes))
+      except (ValueError, message.DecodeError) as error:
+        raise OSError(
+          f"record {found} of {path} is damaged ({error}); fetch that file"
+          " again"
+        ) from error
+      yield record
       file.seek(4, os.SEEK_CUR)
       found += 1
   if found != count:
     raise OSError(f"{path} has {found:,} records, {_INFO} tells of {count:,}")
 
 
-def _metadata(folder, meta, made):
+def _image(record, classes):
+  """The encoded image of a record, or None where it has none."""
+  features = tf_example_pb2.Example.FromString(record).features.feature
+  if classes is not None:
+    label = list(features["label"].int64_list.value)
+    # -1 is TFDS's word for an example without label.
+    if len(label) != 1 or not -1 <= label[0] < classes:
+      raise ValueError(
+        f"expected one label below {classes}, got {label[:10] or 'none'}"
+      )
+  if "image" not in features:
+    return None
+  encoded = features["image"].bytes_list.value
+  return encoded[0] if len(encoded) == 1 else None
+
+
+def _metadata(folder, meta, made, census):
   """Everything but the records, with the format's new name."""
+  del census
   for name in os.listdir(folder):
     path = os.path.join(folder, name)
     if ".tfrecord-" in name or name == _INFO or not os.path.isfile(path):

@@ -1,20 +1,16 @@
 """Lists the images of a folder tree with one folder a class.
 
-Two layouts are read: `root/SPLIT/CLASS/...`, if there is a folder `root/train`,
-and `root/CLASS/...`, which is one split `train`. Classes are numbered in the
-order of their sorted names, over all splits; an empty class keeps its number.
+Classes are numbered in the order of their sorted names, over all splits; an
+empty class keeps its number. See `layout` for where the splits are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 import dataclasses
 import hashlib
 import os
 
-from vitkd_jax.data.builders import images, records
-
-# Folders beside `train` that are splits; others are left alone.
-SPLITS = ("train", "val", "valid", "validation", "test")
+from vitkd_jax.data.builders import images, layout, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +35,17 @@ def data_set(
   root: str,
   splits: Sequence[str] | None = None,
   val_share: float = 0.0,
+  trust_classes: bool = False,
+  seen: Callable[[int], None] = lambda count: None,
 ) -> records.DataSet:
   """The tree at `root` as data set `name`; see `find`."""
-  found = find(root, splits=splits, val_share=val_share)
+  found = find(
+    root,
+    splits=splits,
+    val_share=val_share,
+    trust_classes=trust_classes,
+    seen=seen,
+  )
   counts = {split: len(e) for split, e in found.splits.items()}
   return records.DataSet(
     name=name,
@@ -62,14 +66,20 @@ def find(
   *,
   splits: Sequence[str] | None = None,
   val_share: float = 0.0,
+  trust_classes: bool = False,
+  seen: Callable[[int], None] = lambda count: None,
 ) -> Tree:
   """Every image below `root`; opens each file and reads its first bytes.
 
   Args:
     root: a local folder.
-    splits: folders of `root` to read as splits; None for those of `SPLITS`.
+    splits: folders of `root` to read as splits; None for those of
+      `layout.SPLITS`.
     val_share: share of each class of a tree without splits that becomes the
       split "validation", chosen by the files' names.
+    trust_classes: take class folders that are called as splits are, hold
+      splits, or are only one.
+    seen: called with the number of files looked at since.
 
   Raises:
     ValueError: there is no such tree, or no image in a split.
@@ -77,50 +87,28 @@ def find(
   """
   if not os.path.isdir(root):
     raise ValueError(f"--source: there is no folder {root}.")
-  folders = _split_folders(root, splits)
-  if val_share and list(folders) != ["train"]:
+  folders, notes = layout.split_folders(root, splits, trust_classes)
+  if val_share and list(folders.values()) != [root]:
     raise ValueError(
       f"--val-share: {root} has splits of its own: {', '.join(folders)}."
     )
-  classes = {split: _folders(path) for split, path in folders.items()}
+  classes = {split: layout.folders(path) for split, path in folders.items()}
   names = tuple(sorted(set().union(*classes.values())))
   if not names:
     raise ValueError(
-      f"{root} has no class folders; wanted {root}/CLASS/IMAGE or"
-      f" {root}/train/CLASS/IMAGE."
+      f"{' and '.join(folders.values())} has no class folders; wanted"
+      f" {root}/CLASS/IMAGE or {root}/train/CLASS/IMAGE."
     )
-  found, bad, notes = {}, [], []
+  layout.check_classes(root, folders, names, trust_classes)
+  notes += layout.notes_on_order(names)
+  found, bad = {}, []
   for split, path in folders.items():
     files, others = _files(path, classes[split])
-    found[split] = _examples(path, files, names, bad)
+    found[split] = _examples(path, files, names, bad, seen)
     _check(split, path, found[split], names, others, notes)
   if val_share:
     found = _share(found["train"], val_share)
   return Tree(names, found, bad, notes)
-
-
-def _split_folders(root, wanted):
-  present = _folders(root)
-  if wanted is None:
-    if "train" not in present:
-      return {"train": root}
-    wanted = [split for split in SPLITS if split in present]
-  missing = sorted(set(wanted) - set(present))
-  if missing:
-    raise ValueError(
-      f"--splits: {root} has no folder {missing[0]!r}, but {present[:10]}."
-    )
-  return {split: os.path.join(root, split) for split in wanted}
-
-
-def _folders(path):
-  try:
-    with os.scandir(path) as entries:
-      return sorted(
-        e.name for e in entries if e.is_dir() and not e.name.startswith(".")
-      )
-  except OSError as error:
-    _unreadable(error)
 
 
 def _files(path, classes):
@@ -129,14 +117,13 @@ def _files(path, classes):
   for name in classes:
     seen = set()
     for folder, below, inside in os.walk(
-      os.path.join(path, name), onerror=_unreadable, followlinks=True
+      os.path.join(path, name), onerror=layout.unreadable, followlinks=True
     ):
       if (real := os.path.realpath(folder)) in seen:
         raise OSError(f"the folder {folder} is a link to {real}, seen before.")
       seen.add(real)
-      # What begins with a dot is some program's own copy.
-      below[:] = sorted(b for b in below if not b.startswith("."))
-      for file in sorted(f for f in inside if not f.startswith(".")):
+      below[:] = sorted(b for b in below if not layout.is_litter(b))
+      for file in sorted(f for f in inside if not layout.is_litter(f)):
         whole = os.path.join(folder, file)
         if file.lower().endswith(images.SUFFIXES):
           files.append((name, whole))
@@ -148,22 +135,19 @@ def _files(path, classes):
 def _loose(path):
   """Names of images that lie in no class."""
   return sorted(
-    name for name in os.listdir(path) if name.lower().endswith(images.SUFFIXES)
+    name
+    for name in os.listdir(path)
+    if name.lower().endswith(images.SUFFIXES) and not layout.is_litter(name)
   )
 
 
-def _unreadable(error):
-  raise OSError(
-    f"the folder {error.filename} cannot be read ({error.strerror})."
-  ) from error
-
-
-def _examples(path, files, names, bad) -> list[images.Example]:
+def _examples(path, files, names, bad, seen) -> list[images.Example]:
   numbers = {name: i for i, name in enumerate(names)}
   examples = []
   for (name, whole), (size, wrong) in zip(
     files, _heads([whole for _, whole in files]), strict=True
   ):
+    seen(1)
     relative = os.path.relpath(whole, path)
     wrong = wrong or _unspeakable(relative)
     if wrong:
@@ -210,17 +194,13 @@ def _check(split, path, examples, names, others, notes):
   if empty:
     notes.append(
       f"split {split}: {len(empty)} of {len(names)} classes have no image"
-      f" ({_some(empty)}); they keep their numbers."
+      f" ({layout.some(empty)}); they keep their numbers."
     )
   if others:
     notes.append(
       f"split {split}: {len(others):,} files that are no image, or in no class"
-      f" folder, were left out ({_some(others)})."
+      f" folder, were left out ({layout.some(others)})."
     )
-
-
-def _some(names):
-  return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def _share(examples, share) -> dict[str, list[images.Example]]:

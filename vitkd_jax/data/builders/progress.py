@@ -1,0 +1,64 @@
+"""How far a preparation is: a bar on a terminal, lines in a log."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import sys
+import time
+
+from rich import console
+from rich import progress as bars
+
+# Seconds between lines in a log, beside one for each tenth.
+_PAUSE = 30.0
+
+
+@contextlib.contextmanager
+def show(
+  what: str, total: int | None = None
+) -> Iterator[Callable[[int], None]]:
+  """Shows on stderr how many of `total` are done; yields what advances it.
+
+  Args:
+    what: is counted, as "images".
+    total: of them; None where it is not known.
+  """
+  stderr = console.Console(stderr=True)
+  if not stderr.is_terminal:
+    yield _Lines(what, total)
+    return
+  with bars.Progress(
+    *bars.Progress.get_default_columns(),
+    bars.MofNCompleteColumn(),
+    console=stderr,
+  ) as bar:
+    task = bar.add_task(what, total=total)
+    waiting, shown = 0, time.monotonic()
+
+    def advance(number):
+      nonlocal waiting, shown
+      waiting += number
+      if (now := time.monotonic()) - shown > 0.1:
+        bar.advance(task, waiting)
+        waiting, shown = 0, now
+
+    yield advance
+    bar.advance(task, waiting)
+
+
+class _Lines:
+  """Prints a line for each tenth, and where one takes long, in between."""
+
+  def __init__(self, what, total):
+    self._what, self._total = what, total
+    self._done, self._printed = 0, time.monotonic()
+
+  def __call__(self, number):
+    before, self._done = self._done, self._done + number
+    late = time.monotonic() - self._printed > _PAUSE
+    tenth = self._total and (
+      10 * self._done // self._total > 10 * before // self._total
+    )
+    if late or tenth:
+      self._printed = time.monotonic()
+      of = f" of {self._total:,}" if self._total else ""
+      print(f"{self._done:,}{of} {self._what}", file=sys.stderr, flush=True)
