@@ -2,6 +2,7 @@ r"""Decode and crop, ours beside timm's and TensorFlow's, and through Grain.
 
   python -m benchmarks.make_jpegs ROOT
   python -m benchmarks.input ROOT [--number 200] [--rounds 9]
+  python -m benchmarks.input --real TAR [--crops 3] [--rounds 9]
 
 Each contestant turns the bytes of the same JPEGs into a random resized crop of
 224 px, uint8, and into the evaluation's crop. They take turns, all files at a
@@ -14,15 +15,22 @@ and TensorFlow are left out where they are not installed.
 Last, the whole input: the set is prepared as array_record and read through
 Grain by two worker processes, per CPU time of them and of the process that
 takes the batches, against the same without Grain; and in wall time.
+
+--real TAR takes the JPEGs of an archive instead, such as ImageNet's own, and
+several training crops of each, ours beside Pillow's of the same box, and prints
+their difference by the factor of shrinking.
 """
 
 import argparse
 import contextlib
 import io
+import itertools
+import math
 import multiprocessing
 import os
 import pathlib
 import statistics
+import tarfile
 import tempfile
 import time
 
@@ -46,12 +54,19 @@ def main(argv=None):
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("root", type=pathlib.Path, help="of make_jpegs")
-  parser.add_argument(
-    "--number", type=arguments.count, default=200, help="of JPEGs"
-  )
-  parser.add_argument("--rounds", type=arguments.count, default=9)
+  add, count = parser.add_argument, arguments.count
+  add("root", type=pathlib.Path, nargs="?", help="of make_jpegs")
+  add("--real", metavar="TAR", help="of real JPEGs, instead")
+  add("--crops", type=count, default=3, help="of each real JPEG")
+  add("--number", type=count, default=200, help="of JPEGs")
+  add("--rounds", type=count, default=9)
   args = parser.parse_args(argv)
+  if (args.root is None) == (args.real is None):
+    parser.error("give either ROOT or --real TAR")
+  if args.real:
+    with arguments.refusing(parser):
+      files = _tar(args.real)
+    return _real_table(files, args.crops, args.rounds)
   paths = sorted(args.root.glob("train/*/*.jpg"), key=lambda path: path.name)
   if not paths:
     parser.error(
@@ -71,9 +86,9 @@ def _load():
   return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
 
 
-def _box(i, data):
+def _box(seed, data):
   file = decode.File(data)
-  rng = np.random.default_rng(i)
+  rng = np.random.default_rng(seed)
   return crop.random_box(
     rng, file.height, file.width, RANDOM.area, RANDOM.ratio
   )
@@ -161,21 +176,24 @@ def _tensorflow(boxes):
 # Tables.
 
 
-def _rates(contestants, files, rounds):
-  """Contestant -> images per second of CPU time, of each round."""
+def _rates(contestants, cases, rounds):
+  """Contestant -> images per second of CPU time, of each round.
+
+  A case is a file's number, or a crop's seed, and the file's bytes.
+  """
   rates = {name: [] for name in contestants}
   for i in range(rounds + 1):
     for name, function in contestants.items():
       began = time.process_time()
-      for number, data in enumerate(files):
-        function(number, data)
+      for case in cases:
+        function(*case)
       if i:  # the first round warms up
-        rates[name].append(len(files) / (time.process_time() - began))
+        rates[name].append(len(cases) / (time.process_time() - began))
   return rates
 
 
 def _train_table(contestants, files, boxes, rounds):
-  rates = _rates(contestants, files, rounds)
+  rates = _rates(contestants, list(enumerate(files)), rounds)
   print(
     f"\n{'training crop':34}{'img/s':>7}{'x timm':>8}{'|d|':>7}{'worst':>7}"
   )
@@ -198,7 +216,7 @@ def _eval_table(files, rounds):
     contestants["timm (Pillow)"] = lambda i, data: np.asarray(
       transform(Image.open(io.BytesIO(data)).convert("RGB"))
     )
-  rates = _rates(contestants, files, rounds)
+  rates = _rates(contestants, list(enumerate(files)), rounds)
   print(f"\n{'evaluation crop':34}{'img/s':>7}{'x timm':>8}{'|d|':>7}")
   for name in contestants:
     row = f"{name:34}{statistics.median(rates[name]):7.0f}"
@@ -223,6 +241,55 @@ def _against(rates, name):
 
 def _difference(one, other):
   return np.abs(np.float64(one) - other).mean()
+
+
+# Real files.
+_EDGES = (0, 0.8, 1, 1.2, 1.5, 1.8, 2.5, math.inf)  # factors of shrinking
+
+
+def _tar(path):
+  """The files in an archive that are JPEGs."""
+  try:
+    with tarfile.open(path) as archive:
+      files = [archive.extractfile(m).read() for m in archive if m.isfile()]
+  except tarfile.TarError as error:
+    raise ValueError(f"{path} is no tar archive ({error})") from None
+  files = [data for data in files if data.startswith(b"\xff\xd8")]
+  if not files:
+    raise ValueError(f"{path} holds no JPEG")
+  return files
+
+
+def _real_table(files, crops, rounds):
+  size = sum(map(len, files)) / len(files) / 1000
+  print(f"{len(files)} JPEGs of {size:.0f} KB, {crops} crops each; {_load()}")
+  seeds = [(i, k) for i in range(len(files)) for k in range(crops)]
+  cases = [(seed, files[seed[0]]) for seed in seeds]
+  boxes = {seed: _box(seed, data) for seed, data in cases}
+  ours = _ours()
+
+  def pillow(seed, data):
+    return _pillow(data, boxes[seed])
+
+  rates = _rates({"ours": ours, "Pillow": pillow}, cases, rounds)
+  for name, values in rates.items():
+    ratios = [a / b for a, b in zip(values, rates["Pillow"], strict=True)]
+    print(
+      f"{name:8}{statistics.median(values):6.0f} images/s of a core,"
+      f" {statistics.median(ratios):.2f} x Pillow's"
+    )
+  far = [_difference(ours(*case), pillow(*case)) for case in cases]
+  shrunk = [math.sqrt(h * w) / SIZE for _, _, h, w in boxes.values()]
+  place = np.digitize(shrunk, _EDGES)
+  print(f"\n{'factor':>14}{'crops':>7}{'|d|':>7}{'99 %':>7}{'worst':>7}")
+  groups = [
+    (f"{low:g} to {high:g}", np.array(far)[place == i + 1])
+    for i, (low, high) in enumerate(itertools.pairwise(_EDGES))
+  ]
+  for name, group in [*groups, ("all", np.array(far))]:
+    if len(group):
+      values = group.mean(), np.percentile(group, 99), group.max()
+      print(f"{name:>14}{len(group):7}" + "".join(f"{x:7.2f}" for x in values))
 
 
 # Through Grain.

@@ -15,6 +15,8 @@ from benchmarks import input as reading
     (augment.main, ["--slice=v9:2"], "unknown TPU slice 'v9:2'"),
     (checkpoint.main, ["--directory=/proc/x"], "/proc/x"),
     (reading.main, ["/proc"], "no /proc/train/.*make_jpegs"),
+    (reading.main, [], "give either ROOT or --real TAR"),
+    (reading.main, ["--real=/proc/version"], "/proc/version is no tar archive"),
     (tpu_estimate.main, ["--slice=v9:2"], "unknown TPU slice 'v9:2'"),
     (tpu_estimate.main, ["--option=fast"], "'fast': wanted NAME=VALUE"),
     (tpu_estimate.main, ["--images=2.5"], "'2.5': wanted a number from 1 on"),
