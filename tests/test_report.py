@@ -12,6 +12,7 @@ import pytest
 
 from vitkd_jax import command, report
 from vitkd_jax.reporting import page, plotting, reading, summary, tables
+from vitkd_jax.training import runs as training_runs
 
 ACCURACY = {"baseline": (0.70, 0.72, 0.74), "both": (0.75, 0.76, 0.83)}
 WEIGHTS = {
@@ -123,7 +124,7 @@ def test_the_page_and_its_files(runs):
   assert [p.stem for p in files] == [
     "accuracy", "final", "losses_1", "losses_2", "training",
   ]  # fmt: skip
-  assert len(pictures) == 2 * len(files)
+  assert len(pictures) == 4 * len(files)  # light and dark, wide and narrow
   decoded = {base64.b64decode(picture) for picture in pictures}
   assert {p.read_bytes() for p in files} < decoded
 
@@ -159,6 +160,63 @@ def test_equal_methods_are_told_apart_by_what_differs(tmp_path):
     ("ViTKD + NKD, epochs=1.0", 1),
     ("ViTKD + NKD, epochs=2.0", 2),
   ]
+
+
+def edit(run, section, **keys):
+  path = run / "config.json"
+  record = json.loads(path.read_text())
+  record["config"][section].update(keys)
+  path.write_text(json.dumps(record))
+
+
+def test_what_changes_no_result_makes_no_method(tmp_path):
+  """The keys that a resumed run may change, and those that are not given."""
+  write_run(tmp_path / "a")
+  for i, key in enumerate(training_runs.FREE[1:]):
+    _, section, name = key.split(".")
+    edit(write_run(tmp_path / f"b{i}", seed=i), section, **{name: 7})
+  edit(write_run(tmp_path / "c", seed=99), "student", depth=None)
+  (group,) = summary.group(read_all(tmp_path))
+  assert len(group.runs) == len(training_runs.FREE) + 1
+  edit(write_run(tmp_path / "d"), "student", depth=3)
+  assert len(summary.group(read_all(tmp_path))) == 2
+
+
+def test_long_names_are_told_apart_by_their_ends(tmp_path):
+  for end in "ab":
+    run = write_run(tmp_path / end, "baseline")
+    edit(run, "data", name="a_long_name_of_a_dataset_of_birds_" + end)
+  groups = summary.group(read_all(tmp_path))
+  assert [g.name for g in groups] == [
+    "baseline, name=…rds_a'",
+    "baseline, name=…rds_b'",
+  ]
+  names = ["baseline, " + "x" * 60 + end for end in "ab"]
+  for theme in plotting.THEMES:
+    one, other = (theme.wrapped(name, 2) for name in names)
+    assert one != other
+    assert max(map(len, one.splitlines())) <= theme.letters(2)
+
+
+def test_a_phone_gets_charts_of_its_own(runs):
+  """Text of 10 points is at least 10 px high on a page 350 px wide."""
+  groups = summary.group(read_all(runs))
+  for draw in (report.figures.accuracy, report.figures.training):
+    for theme in plotting.THEMES:
+      figure = draw(groups, theme)
+      inches = figure.get_size_inches()[0]
+      assert inches == theme.width
+      assert 10 / 72 / inches * (350 if theme.narrow else 960) > 10
+  out, _ = report.report([str(runs)])
+  text = (pathlib.Path(out) / "index.html").read_text()
+  assert text.count('media="(max-width: 40rem)"') == 5
+
+
+def test_what_a_student_differs_in_from_its_variant_is_said(tmp_path):
+  run = write_run(tmp_path / "a")
+  edit(run, "student", patch_size=[8, 8], dtype_mm="bfloat16", depth=None)
+  text = (pathlib.Path(report.report([str(run)])[0]) / "index.html").read_text()
+  assert "<dd>test/4 with patch_size=[8, 8]</dd>" in text
 
 
 def test_the_moving_average_counts_where_there_is_one(tmp_path):
@@ -288,4 +346,4 @@ def test_a_path_of_bytes_that_are_no_utf8(tmp_path):
   except OSError:
     pytest.skip("this file system takes UTF-8 names only")
   out, _ = report.report([str(path)])
-  assert "run?" in (pathlib.Path(out) / "table.md").read_text()
+  assert "run\ufffd" in (pathlib.Path(out) / "table.md").read_text()

@@ -15,6 +15,7 @@ import traceback
 from absl import app, flags, logging
 
 from vitkd_jax import arguments
+from vitkd_jax.data import printable
 from vitkd_jax.training import endings, startup
 
 # Flags defined here are those of the entry point that asks for them.
@@ -128,7 +129,7 @@ def run(
 
 
 def _exit(error, status):
-  print(f"error: {error}", file=sys.stderr)
+  print(f"error: {printable.printable(str(error))}", file=sys.stderr)
   _leave(status)
 
 

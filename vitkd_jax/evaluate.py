@@ -20,13 +20,13 @@ import rich.console
 import rich.table
 
 from vitkd_jax import command
-from vitkd_jax.data import datasets, loader
+from vitkd_jax.data import datasets, loader, printable
 from vitkd_jax.reporting import figures, plotting, scoring
 
 
 def show(found: Mapping[str, Any], title: str) -> None:
   """Prints the results; of many classes only the worst."""
-  console = rich.console.Console(highlight=False)
+  console = rich.console.Console(highlight=False, markup=False, emoji=False)
   total = rich.table.Table(box=None)
   total.add_column("measure")
   total.add_column("value", justify="right")
@@ -44,7 +44,7 @@ def show(found: Mapping[str, Any], title: str) -> None:
     }
   for row in rows.items():
     total.add_row(*row)
-  console.print(title, markup=False, soft_wrap=True)
+  console.print(printable.printable(title), soft_wrap=True)
   console.print(total)
   console.print()
   console.print(_class_table(found))
@@ -69,10 +69,12 @@ def _class_table(found, limit=20):
     wrong = int(np.argmax(row))
     score = classes[i]["accuracy"]
     table.add_row(
-      classes[i]["name"],
+      printable.printable(classes[i]["name"]),
       f"{classes[i]['count']:,}",
       "-" if score is None else f"{score:.1%}",
-      f"{classes[wrong]['name']} ({row[wrong]:,})" if row[wrong] else "-",
+      f"{printable.printable(classes[wrong]['name'])} ({row[wrong]:,})"
+      if row[wrong]
+      else "-",
     )
   return table
 

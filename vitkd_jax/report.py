@@ -17,6 +17,7 @@ from absl import flags
 from etils import epath
 
 from vitkd_jax import command
+from vitkd_jax.data import printable
 from vitkd_jax.reporting import (
   figures,
   page,
@@ -102,7 +103,7 @@ def _read(folders):
     more = f" (and {len(refused) - 1} more like it)" if refused[1:] else ""
     raise ValueError(refused[0] + more)
   for sentence in refused:
-    print(f"left out: {sentence}", file=sys.stderr)
+    print(f"left out: {printable.printable(sentence)}", file=sys.stderr)
   return runs
 
 
@@ -145,10 +146,9 @@ def _pictures(groups):
   ]
   pictures = []
   for name, title, draw in plans:
-    light = plotting.png(draw, plotting.LIGHT)
-    if light is not None:
-      dark = plotting.png(draw, plotting.DARK)
-      pictures.append(page.Picture(name, title, light, dark))
+    drawn = [plotting.png(draw, theme) for theme in plotting.THEMES]
+    if drawn[0] is not None:
+      pictures.append(page.Picture(name, title, *drawn))
   return pictures
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import dataclasses
 import math
-import textwrap
 
 from matplotlib import colors as mpl_colors
 from matplotlib import figure as mpl_figure
@@ -19,12 +18,16 @@ def accuracy(groups: Sequence[summary.Group], theme: plotting.Theme):
   curves = _curves(groups, "top1", theme, scale=100)
   if not curves:
     return None
-  figure, (axes,) = plotting.panels(1, 4.2, [c.name for c in curves], extra=6)
+  figure, (axes,) = plotting.panels(
+    theme, 1, 4.2, [c.name for c in curves], extra=6
+  )
   plotting.draw(axes, curves)
   axes.set_title("top-1 on the evaluation split, %")
   axes.set_xlabel("step")
   plotting.error_scale(axes, curves)
-  plotting.label(axes, curves, lambda c: f"{c.name}  {c.last:.1f}")
+  plotting.label(
+    axes, curves, lambda c: theme.wrapped(f"{c.name}  {c.last:.1f}", 1)
+  )
   return figure
 
 
@@ -37,10 +40,11 @@ def finals(groups: Sequence[summary.Group], theme: plotting.Theme):
       rows.append((group, 100 * found, _color(groups, index, theme)))
   if len(rows) < 2:
     return None
-  names = [plotting.wrapped(group.name, 24) for group, *_ in rows]
+  letters = 13 if theme.narrow else 24
+  names = [plotting.wrapped(group.name, letters) for group, *_ in rows]
   longest = max(len(line) for name in names for line in name.splitlines())
   figure, (axes,) = plotting.panels(
-    1, 0.42 * len(rows), ["12.34 ± 0.12"], left=0.25 + 0.086 * longest
+    theme, 1, 0.42 * len(rows), ["12.34 ± 0.12"], left=0.25 + 0.086 * longest
   )
   axes.grid(axis="y", visible=False)
   axes.grid(axis="x")
@@ -58,7 +62,7 @@ def finals(groups: Sequence[summary.Group], theme: plotting.Theme):
     label.set_color(color)
   axes.set_ylim(len(rows) - 0.5, -0.5)
   axes.margins(x=0.08)
-  axes.set_title("final top-1, %: each seed, and their mean")
+  axes.set_title("final top-1, %: seeds, and mean")
   return figure
 
 
@@ -78,7 +82,7 @@ def losses(group: summary.Group, theme: plotting.Theme):
   if total and len(panels[1]) > 1:
     panels[1].append(total)
   names = max(([c.name for c in p] for p in panels), key=len)
-  figure, both = plotting.panels(2, 2.4, names, extra=7)
+  figure, both = plotting.panels(theme, 2, 2.4, names, extra=7)
   titles = ("terms as computed (log scale)", "times their weights, as added up")
   for axes, curves, title in zip(both, panels, titles, strict=True):
     if not curves:
@@ -90,7 +94,9 @@ def losses(group: summary.Group, theme: plotting.Theme):
       plotting.log_scale(axes, curves)
     else:
       axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    plotting.label(axes, curves, lambda c: f"{c.name}  {c.last:.3g}")
+    plotting.label(
+      axes, curves, lambda c: theme.wrapped(f"{c.name}  {c.last:.3g}", 2)
+    )
   return figure
 
 
@@ -110,7 +116,9 @@ def training(groups: Sequence[summary.Group], theme: plotting.Theme):
   if not panels:
     return None
   names = max(([c.name for c in curves] for *_, curves in panels), key=len)
-  figure, grid = plotting.panels(2 * math.ceil(len(panels) / 2), 2.0, names)
+  columns = theme.columns(2)
+  places = columns * math.ceil(len(panels) / columns)
+  figure, grid = plotting.panels(theme, places, 2.0, names)
   for axes, (title, log, curves) in zip(grid, panels, strict=False):
     plotting.draw(axes, curves)
     axes.set_title(title)
@@ -119,7 +127,7 @@ def training(groups: Sequence[summary.Group], theme: plotting.Theme):
     else:
       axes.set_ylim(bottom=0)
       axes.yaxis.set_major_formatter(ticker.FuncFormatter("{:g}".format))
-    plotting.label(axes, curves, lambda c: c.name)
+    plotting.label(axes, curves, lambda c: theme.wrapped(c.name, 2))
   for axes in grid[len(panels) :]:
     axes.set_visible(False)
   return figure
@@ -151,7 +159,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str], theme: plotting.Theme):
   axes.xaxis.set_label_position("top")
   axes.xaxis.tick_top()
   if named:
-    short = [textwrap.shorten(n, 18, placeholder="…") for n in names]
+    short = [plotting.wrapped(name, 18, 1) for name in names]
     axes.set_xticks(range(count), short, rotation=45, ha="left")
     axes.set_yticks(range(count), short)
     for i in range(count):  # so that an empty diagonal is seen, too

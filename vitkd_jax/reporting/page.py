@@ -8,6 +8,7 @@ import json
 import string
 
 from vitkd_jax.reporting import reading, summary, tables
+from vitkd_jax.weights import saving
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +20,16 @@ class Picture:
     title: what it shows, also read out by screen readers.
     light: the bytes of a PNG on white.
     dark: the same on the page's dark ground.
+    narrow_light: as `light`, for a phone.
+    narrow_dark: as `dark`, for a phone.
   """
 
   name: str
   title: str
   light: bytes
   dark: bytes
+  narrow_light: bytes
+  narrow_dark: bytes
 
 
 def render(
@@ -85,7 +90,7 @@ def headline(groups: Sequence[summary.Group]) -> tuple[str, str]:
 def _facts(runs: Sequence[reading.Run]) -> str:
   facts = {
     "Data": _distinct(runs, _data),
-    "Student": _distinct(runs, lambda r: r.config["student"].get("variant")),
+    "Student": _distinct(runs, _student),
     "Teacher": _distinct(runs, _teacher),
     "Seeds": _distinct(runs, lambda r: r.seed),
     "Steps": _distinct(runs, lambda r: r.total_steps and f"{r.total_steps:,}"),
@@ -112,6 +117,18 @@ def _data(run):
     f"{data.get('name')}: {data.get('train_split')}, "
     f"evaluated on {data.get('eval_split')}"
   )
+
+
+def _student(run):
+  """The variant, and what of it the config changes beside how it is run."""
+  fields = dict(run.config.get("student") or {})
+  variant = fields.pop("variant", None)
+  changes = ", ".join(
+    f"{name}={value}"
+    for name, value in fields.items()
+    if value is not None and name not in saving.RUNTIME
+  )
+  return f"{variant} with {changes}" if changes else variant
 
 
 def _teacher(run):
@@ -143,16 +160,24 @@ def _cells(tag, texts):
 
 
 def _picture(picture):
-  light, dark = (
-    "data:image/png;base64," + base64.b64encode(content).decode()
-    for content in (picture.light, picture.dark)
-  )
   title = html.escape(picture.title)
-  return (
-    f"<figure><figcaption>{title}</figcaption><picture>"
-    f'<source srcset="{dark}" media="(prefers-color-scheme: dark)">'
-    f'<img src="{light}" alt="{title}"></picture></figure>'
+  phone, dark = "(max-width: 40rem)", "(prefers-color-scheme: dark)"
+  sources = "".join(
+    f'<source srcset="{_link(content)}" media="{media}">'
+    for content, media in (  # the first that holds is shown
+      (picture.narrow_dark, f"{phone} and {dark}"),
+      (picture.narrow_light, phone),
+      (picture.dark, dark),
+    )
   )
+  return (
+    f"<figure><figcaption>{title}</figcaption><picture>{sources}"
+    f'<img src="{_link(picture.light)}" alt="{title}"></picture></figure>'
+  )
+
+
+def _link(png):
+  return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _run(run):
@@ -212,6 +237,7 @@ td.long { white-space: normal; min-width: 9rem; }
   max-width: 46rem; }
 figure { margin: 3rem 0 0; }
 figcaption { font-weight: 600; font-size: 1.15rem; margin-bottom: .8rem; }
+@media (max-width: 40rem) { body { padding: 2rem 1rem; } }
 img { width: 100%; max-width: 100%; height: auto; display: block; }
 details { border-bottom: 1px solid var(--line); padding: .6rem 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import io
 import textwrap
+import warnings
 
 import matplotlib
 from matplotlib import axes as mpl_axes
@@ -12,16 +13,45 @@ from matplotlib import ticker
 from matplotlib.backends import backend_agg
 import numpy as np
 
+from vitkd_jax.data import printable
+
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-  """Colours of a picture; the hues are Okabe and Ito's, safe for all eyes."""
+  """How a picture looks; the hues are Okabe and Ito's, safe for all eyes.
+
+  Attributes:
+    paper: colour of the ground.
+    ink: of text.
+    muted: of what stands back, the baseline too.
+    grid: of lines behind the curves.
+    hues: of the curves.
+    narrow: for a phone: half as wide, so that text is twice as large there.
+  """
 
   paper: str
   ink: str
   muted: str
   grid: str
   hues: tuple[str, ...]
+  narrow: bool = False
+
+  @property
+  def width(self) -> float:
+    """Of a figure, in inches: 960 pixels of a page, or 350 of a phone."""
+    return 4.2 if self.narrow else 8.4
+
+  def columns(self, count: int) -> int:
+    """In how many columns so many panels stand."""
+    return 1 if self.narrow else min(count, 2)
+
+  def wrapped(self, text: str, count: int) -> str:
+    """A label in lines, beside one of so many panels."""
+    return wrapped(text, self.letters(count), 3 if self.narrow else 2)
+
+  def letters(self, count: int) -> int:
+    """Of a line of a label, beside one of so many panels."""
+    return 15 if self.narrow else {1: 34, 2: 21}[self.columns(count)]
 
   def hue(self, index: int) -> str:
     """The colour of the curve of that number; grey is the baseline's."""
@@ -42,13 +72,18 @@ DARK = Theme(
   grid="#2a2f35",
   hues=("#56b4e9", "#ff8a3d", "#2fc79a", "#e39cc6", "#e6b422", "#8ab6ff"),
 )
+# In the order in which a page takes them.
+THEMES = (
+  LIGHT,
+  DARK,
+  dataclasses.replace(LIGHT, narrow=True),
+  dataclasses.replace(DARK, narrow=True),
+)
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-# Inches: the page's width, a label's line, and what surrounds a panel.
-_WIDTH = 8.4
+# Inches: a label's line, and what surrounds a panel.
 _LINE = 0.175
 _LEFT, _TOP, _BOTTOM = 0.6, 0.45, 0.55
 _LETTER = 0.078
-_LETTERS = {1: 34, 2: 21}  # of a line of a label, by columns
 
 
 def png(
@@ -56,6 +91,7 @@ def png(
 ) -> bytes | None:
   """A picture as the bytes of a PNG; None where there is nothing to draw."""
   style = {
+    "text.parse_math": False,  # $ may stand in any name
     "font.size": 10,
     "text.color": theme.ink,
     "axes.edgecolor": theme.grid,
@@ -81,7 +117,10 @@ def png(
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
   }
-  with matplotlib.rc_context(style):
+  with matplotlib.rc_context(style), warnings.catch_warnings():
+    # A box is drawn for a letter that no font here has.
+    warnings.filterwarnings("ignore", "Glyph .* missing from")
+    warnings.filterwarnings("ignore", "Matplotlib currently does not support")
     figure = draw(theme)
     if figure is None:
       return None
@@ -121,6 +160,7 @@ class Curve:
 
 
 def panels(
+  theme: Theme,
   count: int,
   height: float,
   labels: Sequence[str],
@@ -133,20 +173,25 @@ def panels(
   Room for the labels, `extra` letters longer, is beside each panel, and all
   figures are as wide, so that a page shows them at one scale.
   """
-  columns = min(count, 2)
-  rows = count // columns
-  letters = min(max(map(len, labels)) + extra, _LETTERS[columns])
+  columns = theme.columns(count)
+  rows = -(-count // columns)
+  letters = min(max(map(len, labels)) + extra, theme.letters(count))
   right = 0.3 + _LETTER * letters
-  height = max(height, len(labels) * _LINE * 1.1)
-  cell_width, cell_height = _WIDTH / columns, height + _TOP + _BOTTOM
-  figure = mpl_figure.Figure(figsize=(_WIDTH, rows * cell_height))
+  height = min(height, 0.7 * theme.width)
+  lines = sum(
+    theme.wrapped(label + extra * "x", count).count("\n") + 1
+    for label in labels
+  )
+  height = max(height, lines * _LINE * 1.1)
+  cell_width, cell_height = theme.width / columns, height + _TOP + _BOTTOM
+  figure = mpl_figure.Figure(figsize=(theme.width, rows * cell_height))
   grid = figure.subplots(
     rows,
     columns,
     squeeze=False,
     gridspec_kw={
-      "left": left / _WIDTH,
-      "right": 1 - right / _WIDTH,
+      "left": left / theme.width,
+      "right": 1 - right / theme.width,
       "top": 1 - _TOP / (rows * cell_height),
       "bottom": _BOTTOM / (rows * cell_height),
       "wspace": (left + right) / (cell_width - left - right),
@@ -170,7 +215,9 @@ def draw(axes: mpl_axes.Axes, curves: Sequence[Curve]) -> None:
       axes.fill_between(
         curve.steps, low, high, color=curve.color, alpha=0.18, lw=0
       )
-  axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+  width = axes.get_window_extent().width / axes.figure.dpi
+  ticks = min(5, int(width / 0.65))
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(ticks, integer=True))
   axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
   axes.margins(x=0.01)
   axes.set_xlim(left=0)
@@ -231,7 +278,7 @@ def log_scale(axes: mpl_axes.Axes, curves: Sequence[Curve]) -> None:
 def label(
   axes: mpl_axes.Axes, curves: Sequence[Curve], text: Callable[[Curve], str]
 ) -> None:
-  """Names each curve beside its end, pushed apart where they would touch."""
+  """Puts each curve's text beside its end, apart where they would touch."""
   width, height = axes.get_window_extent().size / axes.figure.dpi
   gap = _LINE / height
   to_axes = axes.transData + axes.transAxes.inverted()
@@ -241,7 +288,7 @@ def label(
     if not finite.size:
       continue
     point = (curve.steps[finite[-1]], curve.mean[finite[-1]])
-    lines = wrapped(text(curve), _LETTERS[1 if width > 3 else 2]).splitlines()
+    lines = text(curve).splitlines()
     ends.append((to_axes.transform(point), lines, curve.color))
   ends.sort(key=lambda end: end[0][1])
   places = _spread(
@@ -289,7 +336,13 @@ def _top(centres, sizes):
   return _bottom(centres, sizes) + sum(sizes)
 
 
-def wrapped(text: str, width: int) -> str:
-  """The text in lines of `width` letters, two at most."""
-  text = textwrap.shorten(text, 2 * width, placeholder=" …")
-  return "\n".join(textwrap.wrap(text, width)) or text[:width]
+def wrapped(text: str, width: int, lines: int = 2) -> str:
+  """The text in so many lines of `width` letters; its middle may be left out.
+
+  Names that differ at their ends stay different.
+  """
+  text = printable.printable(text)
+  found = textwrap.wrap(text, width)
+  if len(found) > lines:
+    found = [*found[: lines - 1], "…" + text[1 - width :]]
+  return "\n".join(found)

@@ -3,24 +3,20 @@
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import math
+import os
 from typing import Any
 
 import numpy as np
 
 from vitkd_jax.reporting import reading
+from vitkd_jax.training import runs as training_runs
 
 # Sections that make the method; all others should be equal for all methods.
 _METHOD = ("weights", "teacher", "head", "select", "logits")
 # Keys that differ between repetitions of one run, or change no result.
 _REPEATED = (
   "run.seed",
-  "run.log_every",
-  "run.eval_every",
-  "run.checkpoint_every",
-  "run.keep",
-  "data.data_dir",
-  "data.cache",
-  "data.num_workers",
+  *(key.removeprefix("config.") for key in training_runs.FREE),
 )
 _NAMES = {
   "mimic": "mimic",
@@ -163,7 +159,13 @@ def _flatten(run):
   for section, values in run.config.items():
     for key, value in (values or {}).items():
       name = f"{section}.{key}"
-      if name not in _REPEATED and not (section == "weights" and not value):
+      if name == "teacher.weights" and run.teacher_sha256 is None:
+        flat[name] = repr(value)  # of an old run: its path is all we know
+      elif (
+        name not in _REPEATED
+        and value is not None  # a key that is not given
+        and not (section == "weights" and not value)
+      ):
         flat[name] = repr(value)
   return flat
 
@@ -181,13 +183,37 @@ def _distinct(groups):
       index = same.index(group)
       every = (*group.runs[0].config, "teacher_sha256")
       changes = [
-        f"{key.rpartition('.')[2]}={(of[index] or 'none')[:24]}"
+        f"{key.rpartition('.')[2]}={_told_apart(of)[index]}"
         for key, of in differing(same, every).items()
       ]
       group = dataclasses.replace(
         group, name=f"{group.name}, {', '.join(changes[:3])}"
       )
     named.append(group)
+  return _numbered(named)
+
+
+def _told_apart(values, width=24):
+  """The values; a long one from where it differs from those most like it."""
+  values = [value or "none" for value in values]
+  shown = []
+  for value in values:
+    if len(value) <= width:
+      shown.append(value)
+      continue
+    same = max(
+      len(os.path.commonprefix([value, other]))  # noqa: RUF071, of characters
+      for other in values
+      if other != value
+    )
+    start = same - 4 if same > width // 2 else 0
+    part = value[start : start + width]
+    shown.append(("…" if start else "") + part)
+  return shown
+
+
+def _numbered(named):
+  """The groups; a number is added to a name that came before."""
   seen: dict[str, int] = {}
   for index, group in enumerate(named):
     seen[group.name] = seen.get(group.name, 0) + 1

@@ -8,6 +8,7 @@ import statistics
 
 import numpy as np
 
+from vitkd_jax.data import printable
 from vitkd_jax.reporting import summary
 from vitkd_jax.training import objective
 
@@ -34,7 +35,10 @@ class Table:
     """The table with its columns aligned, for a terminal and for a page."""
     rows = [self.head, *self.rows]
     # A bar inside a cell would end it.
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    rows = [
+      [printable.printable(cell).replace("|", "\\|") for cell in row]
+      for row in rows
+    ]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(cells):
@@ -44,7 +48,7 @@ class Table:
 
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     body = [line(rows[0]), f"| {' | '.join(rule)} |", *map(line, rows[1:])]
-    notes = ["", *self.notes] if self.notes else []
+    notes = ["", *map(printable.printable, self.notes)] if self.notes else []
     return "\n".join([f"## {self.title}", "", *body, *notes, ""])
 
 
@@ -177,7 +181,9 @@ def _losses(groups):
         for kind in ("raw", "weighted")
       )
       row.append(
-        f"{np.mean(raw):.4g} → {np.mean(weighted):.4g}" if len(raw) else NONE
+        f"{np.mean(raw):.4g} → {np.mean(weighted):.4g}"
+        if len(raw) and len(weighted)
+        else NONE
       )
     rows.append(tuple(row))
   note = (

@@ -10,7 +10,7 @@ import ml_collections
 from vitkd_jax.weights import workdirs
 
 # What may change between two starts of one run: it changes no result.
-_FREE = (
+FREE = (
   "command",
   "config.run.log_every",
   "config.run.eval_every",
@@ -152,5 +152,5 @@ def _flatten(tree, prefix=""):
 def _differences(old, new):
   old, new = _flatten(old), _flatten(new)
   for name in old.keys() | new.keys():
-    if name not in _FREE and old.get(name) != new.get(name):
+    if name not in FREE and old.get(name) != new.get(name):
       yield f"{name} was {old.get(name)!r} and is {new.get(name)!r}"

@@ -18,6 +18,8 @@ import tensorboardX  # noqa: E402
 if _LOADED is None:
   del sys.modules["torch"]
 
+from vitkd_jax.data import printable  # noqa: E402
+
 
 class Writer:
   """Writes scalars by step; use it as a context.
@@ -107,7 +109,8 @@ class Writer:
   def line(self, text: str) -> None:
     """Prints a line that stays."""
     if not self._quiet:
-      self._console.print(text, markup=False, soft_wrap=True)
+      text = printable.printable(text)
+      self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
   def progress(self, step: int, values: Mapping[str, float]) -> None:
     """Moves the bar on a terminal; prints a line into a log."""

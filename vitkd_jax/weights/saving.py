@@ -117,7 +117,7 @@ def save(
 
 
 # Fields of a model that say how it is run or initialised, not what it is.
-_RUNTIME = (
+RUNTIME = (
   "dropout",
   "drop_path",
   "dtype_mm",
@@ -129,7 +129,7 @@ _RUNTIME = (
 
 
 def _header(variant, num_classes, image_size, fields) -> dict[str, str]:
-  fields = {k: v for k, v in fields.items() if k not in _RUNTIME}
+  fields = {k: v for k, v in fields.items() if k not in RUNTIME}
   return {
     "variant": variant,
     "num_classes": str(num_classes or 0),

@@ -1,0 +1,16 @@
+"""Text that comes with data, made fit for a terminal, a table or a picture."""
+
+import re
+
+# Control characters, which a terminal obeys; what turns the direction of
+# writing; halves of surrogate pairs, which nothing can encode.
+_UNPRINTABLE = re.compile(
+  "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+  """The text in one line, without anything that a terminal would obey."""
+  return _UNPRINTABLE.sub(
+    lambda found: " " if found[0].isspace() else "\ufffd", text
+  )
