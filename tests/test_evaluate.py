@@ -14,7 +14,7 @@ import pytest
 from vitkd_jax import evaluate, weights
 from vitkd_jax.data import datasets
 from vitkd_jax.models import vit
-from vitkd_jax.reporting import scoring
+from vitkd_jax.reporting import counting, scoring
 from vitkd_jax.training import checkpoint
 
 FIELDS = dict(
@@ -46,7 +46,7 @@ def softmax(x):
 
 def by_hand(pad_weight=0.0, teacher=TEACHER):
   step = jax.jit(
-    scoring.make_step(
+    counting.make_step(
       lambda params, image: params + 0 * image[:, :1],
       None if teacher is None else lambda params, image: params,
     )
@@ -57,14 +57,14 @@ def by_hand(pad_weight=0.0, teacher=TEACHER):
     "weight": np.array([1, 1, 1, 1, 1, pad_weight], np.float32),
   }
   params = {"student": STUDENT, "teacher": teacher}
-  sums = scoring.zero_sums(6, teacher is not None)
+  sums = counting.zero_sums(6, teacher is not None)
   for _ in range(2):  # sums go on
     sums = step(sums, params, batch)
   return sums
 
 
 def test_numbers_by_hand():
-  found = scoring.results(by_hand(), CLASSES)
+  found = counting.results(by_hand(), CLASSES)
   confusion = np.zeros((6, 6), int)
   for true, predicted in ((0, 0), (1, 0), (5, 0), (5, 0), (3, 3)):
     confusion[true, predicted] += 2
@@ -98,11 +98,11 @@ def test_padding_that_is_not_finite_does_not_count(monkeypatch):
   spoiled[5] = np.inf
   monkeypatch.setattr(sys.modules[__name__], "STUDENT", spoiled)
   jax.tree.map(np.testing.assert_array_equal, by_hand(), whole)
-  assert scoring.results(by_hand(1.0), CLASSES)["count"] == 12
+  assert counting.results(by_hand(1.0), CLASSES)["count"] == 12
 
 
 def test_a_teacher_equal_to_the_student():
-  found = scoring.results(by_hand(teacher=STUDENT), CLASSES)
+  found = counting.results(by_hand(teacher=STUDENT), CLASSES)
   assert found["agreement"] == 1
   assert found["kl"] == pytest.approx(0, abs=1e-6)
   assert found["teacher_top1"] == found["top1"]
@@ -110,7 +110,7 @@ def test_a_teacher_equal_to_the_student():
 
 def test_an_empty_split_is_refused():
   with pytest.raises(ValueError, match="empty"):
-    scoring.results(scoring.zero_sums(6), CLASSES)
+    counting.results(counting.zero_sums(6), CLASSES)
 
 
 class Source:
@@ -331,7 +331,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_work(
 
 def test_many_classes_show_the_worst(capsys):
   confusion = np.diag(np.arange(40)) + np.eye(40, k=1, dtype=int)
-  found = scoring.results(
+  found = counting.results(
     {
       "confusion": confusion,
       "count": confusion.sum(),

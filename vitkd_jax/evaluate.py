@@ -30,12 +30,25 @@ def show(found: Mapping[str, Any], title: str) -> None:
   total = rich.table.Table(box=None)
   total.add_column("measure")
   total.add_column("value", justify="right")
+  over = ""
+  if "scored_classes" in found:
+    over = f" of the {found['scored_classes']:,} classes that occur"
+  if "unlabelled" in found:
+    over = ", any label of the image"
   rows = {
     "images": f"{found['count']:,}",
-    "top-1": f"{found['top1']:.2%}",
-    "top-5": f"{found['top5']:.2%}",
+    f"top-1{over}": f"{found['top1']:.2%}",
+    f"top-5{over}": f"{found['top5']:.2%}",
     "cross-entropy, nats": f"{found['loss']:.4f}",
   }
+  if "top1_all" in found:
+    over = f" of all {len(found['classes']):,} classes"
+    rows |= {
+      f"top-1{over}": f"{found['top1_all']:.2%}",
+      f"top-5{over}": f"{found['top5_all']:.2%}",
+    }
+  if "unlabelled" in found:
+    rows["images without label, left out"] = f"{found['unlabelled']:,}"
   if "kl" in found:
     rows |= {
       "teacher's top-1": f"{found['teacher_top1']:.2%}",
@@ -195,7 +208,12 @@ def main(argv):
       variant=given["teacher-variant"],
       image_size=student.crop.size if student.crop else 0,
     )
-    source = datasets.load(asked["data"], asked["split"], data_dir=data_dir)
+    source = datasets.load(
+      asked["data"],
+      asked["split"],
+      data_dir=data_dir,
+      label_sets=info.label_sets,
+    )
     try:
       found = scoring.evaluate(
         student,

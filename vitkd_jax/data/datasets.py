@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from etils import epath
 import tensorflow_datasets as tfds
 
-from vitkd_jax.data import sources
+from vitkd_jax.data import sources, subsets
 
 _PACKAGE = epath.Path(__file__).parent
 
@@ -53,6 +53,8 @@ class Info:
     mean: of the train images in [0, 1], three channels; ImageNet's where the
       set's own was not measured.
     std: the same for the standard deviation.
+    scored_classes: that a model is scored over; None for all.
+    label_sets: each image has any number of labels that count as right.
   """
 
   name: str
@@ -62,6 +64,8 @@ class Info:
   class_names: tuple[str, ...]
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
+  scored_classes: tuple[int, ...] | None = None
+  label_sets: bool = False
 
 
 def default_data_dir() -> epath.Path:
@@ -92,6 +96,8 @@ def info(name: str, data_dir: str | None = None) -> Info:
     class_names=tuple(label.names),
     mean=mean,
     std=std,
+    scored_classes=subsets.scored_classes(name, label.num_classes),
+    label_sets=sources.LABEL_SET in meta.features,
   )
 
 
@@ -101,6 +107,7 @@ def load(
   *,
   data_dir: str | None = None,
   cache: bool = False,
+  label_sets: bool = False,
 ) -> Source:
   """One split of a prepared data set.
 
@@ -111,6 +118,8 @@ def load(
       package's own sets are found without it.
     cache: decodes every image now and keeps the pixels in memory (for small
       sets; images of one size).
+    label_sets: examples have "labels", too: bool [C], those that count as
+      right. For sets whose `Info` has them; not with `cache`.
 
   Returns:
     A `Source`. Threads may share it, and worker processes are sent it.
@@ -136,6 +145,7 @@ def load(
     records,
     builder.info.splits[split].file_instructions,
     builder.info.features["label"].num_classes,
+    label_sets,
   )
   return sources.cached(name, source) if cache else source
 

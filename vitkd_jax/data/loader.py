@@ -130,9 +130,10 @@ def eval_batches(
 
   Returns:
     ceil(len(source) / batch_size) times {"image": uint8 [b, H, W, 3],
-    "label": int32 [b], "weight": float32 [b]}, b = batch_size /
-    process_count; the iterator has `close()`, and its `next` raises
-    InputError when there are too many bad records.
+    "label": int32 [b], "weight": float32 [b]}, and "labels", bool [b, C],
+    where the source has them; b = batch_size / process_count; the iterator
+    has `close()`, and its `next` raises InputError when there are too many bad
+    records.
 
   Raises:
     ValueError: an argument is out of range.
@@ -236,12 +237,9 @@ class _EvalRows:
 
   @functools.cached_property
   def _black(self):
-    image = _TrainRows(self._reader, seed=0, repeats=1)[0]["image"]
-    return {
-      "image": np.zeros_like(image),
-      "label": np.int32(0),
-      "weight": np.float32(0),
-    }
+    row = _TrainRows(self._reader, seed=0, repeats=1)[0]
+    row = {name: np.zeros_like(value) for name, value in row.items()}
+    return {**row, "weight": np.float32(0)}
 
 
 def _note(index, skipped):

@@ -8,6 +8,10 @@ import numpy as np
 
 from vitkd_jax.data import decode
 
+# The feature of a record that lists every class which is right: ImageNet
+# ReaL's, arXiv:2006.07159.
+LABEL_SET = "real_label"
+
 
 class Records:
   """Decodes a record each time it is asked for.
@@ -16,11 +20,12 @@ class Records:
     records: of TFDS, with encoded images.
     files: TFDS's instructions: which part of which file, in order.
     num_classes: labels are below it.
+    label_sets: examples have "labels", too.
   """
 
-  def __init__(self, records, files, num_classes):
+  def __init__(self, records, files, num_classes, label_sets=False):
     self._records, self._files = records, files
-    self._num_classes = num_classes
+    self._num_classes, self._label_sets = num_classes, label_sets
 
   def __len__(self):
     return len(self._records)
@@ -38,7 +43,11 @@ class Records:
     except decode.BadRecordError as error:
       place = self._place(index, record)
       raise decode.BadRecordError(f"{place}: {error}") from error
-    return {"image": image, "label": np.int32(record["label"])}
+    example = {"image": image, "label": np.int32(record["label"])}
+    if self._label_sets:
+      example["labels"] = np.zeros(self._num_classes, bool)
+      example["labels"][record[LABEL_SET]] = True
+    return example
 
   def encoded(self, index: int) -> tuple[bytes, np.int32]:
     """The file's bytes, and the label."""
@@ -59,11 +68,15 @@ class Records:
         f"{place}: {reason or type(error).__name__}"
       ) from error
     label, image = record.get("label"), record.get("image")
-    if np.shape(label) or label is None or not 0 <= label < self._num_classes:
-      raise decode.BadRecordError(
-        f"{self._place(index, record)}: expected a label from 0 to"
-        f" {self._num_classes - 1}, got {label}"
-      )
+    if np.shape(label) or label is None:
+      label = [None]
+    labels = list(record[LABEL_SET]) if self._label_sets else []
+    for each in [label, *labels]:
+      if each not in range(self._num_classes):
+        raise decode.BadRecordError(
+          f"{self._place(index, record)}: expected a label from 0 to"
+          f" {self._num_classes - 1}, got {each}"
+        )
     if not isinstance(image, bytes):
       raise decode.BadRecordError(
         f"{self._place(index, record)}: it has no image"

@@ -1,6 +1,5 @@
 """Scores a model on a split, exactly: any batch size, any number of devices."""
 
-from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import math
@@ -10,16 +9,13 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from vitkd_jax.data import augment, datasets, loader
 from vitkd_jax.data import crop as crops
-from vitkd_jax.distill import losses
 from vitkd_jax.models import variants, vit
-from vitkd_jax.training import inputs, runs, sharding, steps, teachers
+from vitkd_jax.reporting import counting
+from vitkd_jax.training import inputs, runs, sharding, teachers
 from vitkd_jax.weights import loading, places
-
-Sums = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,93 +147,6 @@ def workdir_config(path: str) -> ml_collections.ConfigDict | None:
   return config if config is not None and "student" in config else None
 
 
-def make_step(
-  student: Callable[[Any, jax.Array], jax.Array],
-  teacher: Callable[[Any, jax.Array], jax.Array] | None = None,
-) -> Callable[[Sums, Any, Mapping[str, jax.Array]], Sums]:
-  """The function (sums, {"student": params, "teacher": params}, batch) -> sums.
-
-  Args:
-    student: (params, image uint8 [B, H, W, 3]) -> logits [B, C] float32.
-    teacher: likewise; None where none is compared with.
-
-  Returns:
-    The step, to be jitted. `sums` comes from `zero_sums`. A batch has "image",
-    "label" int32 [B] and "weight" float32 [B], 0 for padding.
-  """
-
-  def step(sums, params, batch):
-    counted = batch["weight"] > 0
-    number = counted.astype(jnp.int32)
-    label = batch["label"]
-    logits = student(params["student"], batch["image"])
-    guess = jnp.argmax(logits, -1)
-    new = steps.measure(logits, label, batch["weight"])
-    confusion = jnp.zeros_like(sums["confusion"])
-    new["confusion"] = confusion.at[label, guess].add(number)
-    if teacher is not None:
-      taught = teacher(params["teacher"], batch["image"])
-      choice = jnp.argmax(taught, -1)
-      kl = losses.kl(logits, taught)
-      new |= {
-        "agree": jnp.sum(number * (guess == choice)),
-        "teacher_top1": jnp.sum(number * (choice == label)),
-        "kl": jnp.sum(jnp.where(counted, kl, 0.0)),
-      }
-    return jax.tree.map(jnp.add, sums, new)
-
-  return step
-
-
-def zero_sums(num_classes: int, with_teacher: bool = False) -> Sums:
-  """What an evaluation starts from; confusion is int32 [true, predicted]."""
-  sums = steps.zero_sums()
-  sums["confusion"] = jnp.zeros((num_classes, num_classes), jnp.int32)
-  if with_teacher:
-    whole, real = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
-    sums |= {"agree": whole, "teacher_top1": whole, "kl": real}
-  return sums
-
-
-def results(sums: Mapping[str, Any], class_names) -> dict[str, Any]:
-  """The numbers of an evaluation from its sums, ready for JSON.
-
-  Args:
-    sums: as `make_step` adds them up, on the host.
-    class_names: of length C.
-
-  Returns:
-    count, top1, top5 and loss (nats); classes, per class its name, count and
-    accuracy (None without images); confusion as lists [true][predicted]; and
-    with a teacher agreement, kl (nats, of teacher to student) and
-    teacher_top1.
-
-  Raises:
-    ValueError: no image was counted.
-  """
-  confusion = np.asarray(sums["confusion"])
-  count = int(sums["count"])
-  if not count:
-    raise ValueError("the split is empty")
-  found = {"count": count, **steps.rates(sums)}
-  if "kl" in sums:
-    found |= {
-      "agreement": int(sums["agree"]) / count,
-      "kl": float(sums["kl"]) / count,
-      "teacher_top1": int(sums["teacher_top1"]) / count,
-    }
-  found["classes"] = [
-    {
-      "name": name,
-      "count": int(row.sum()),
-      "accuracy": int(row[i]) / int(row.sum()) if row.sum() else None,
-    }
-    for i, (name, row) in enumerate(zip(class_names, confusion, strict=True))
-  ]
-  found["confusion"] = confusion.tolist()
-  return found
-
-
 def evaluate(
   student: Scored,
   source: datasets.Source,
@@ -246,11 +155,11 @@ def evaluate(
   batch_size: int = 256,
   teacher: Scored | None = None,
 ) -> dict[str, Any]:
-  """The `results` of a model on every example of a source, each once.
+  """The `counting.results` of a model on every example of a source, each once.
 
   Args:
     student: what is scored; its crop makes the images, the teacher's too.
-    source: see `datasets.load`.
+    source: see `datasets.load`, with label sets where `info` has them.
     info: of the data set.
     batch_size: over all devices, at most the source's length; rounded up to
       a multiple of the devices' number.
@@ -269,10 +178,17 @@ def evaluate(
     params["teacher"] = teacher.params
   params = jax.device_put(params, replicated)
   step = jax.jit(
-    make_step(student.logits, teacher and teacher.logits),
+    counting.make_step(
+      student.logits, teacher and teacher.logits, info.scored_classes
+    ),
     out_shardings=replicated,
   )
-  sums = zero_sums(info.num_classes, teacher is not None)
+  sums = counting.zero_sums(
+    info.num_classes,
+    teacher is not None,
+    with_subset=info.scored_classes is not None,
+    label_sets=info.label_sets,
+  )
   sums = jax.device_put(sums, replicated)
   batches = loader.eval_batches(
     source,
@@ -286,4 +202,7 @@ def evaluate(
       before = sums
       sums = step(sums, params, sharding.global_batch(batch, mesh))
       sharding.keep_up(mesh, before, sums)
-  return results(jax.device_get(sums), info.class_names)
+  found = counting.results(jax.device_get(sums), info.class_names)
+  if info.scored_classes:
+    found["scored_classes"] = len(info.scored_classes)
+  return found
