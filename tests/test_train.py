@@ -12,7 +12,7 @@ import test_profiling
 from vitkd_jax import command, train, weights
 from vitkd_jax.data import datasets
 from vitkd_jax.reporting import scoring
-from vitkd_jax.training import checkpoint, endings, experiment, loop
+from vitkd_jax.training import checkpoint, endings, experiment, lock, loop
 
 # What depends on the clock.
 TIMES = ("images_per_second", "data_wait", "eta_seconds")
@@ -139,6 +139,15 @@ def test_checkpoints_come_by_the_clock_too(tiny_config, tmp_path, capsys):
   out = capsys.readouterr().out
   told = [line for line in out.splitlines() if line.startswith("saved the")]
   assert told == [f"saved the checkpoint of step {i}" for i in sorted(found)]
+
+
+def test_a_second_training_beside_the_first_is_refused(tiny_config, tmp_path):
+  with lock.hold(str(tmp_path)):
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(command.RefusedError, match="is in use by process"):
+      train.train(tiny_config, str(tmp_path))
+    after = {path: path.read_bytes() for path in tmp_path.iterdir()}
+  assert after == before
 
 
 def test_a_workdir_of_another_run_is_refused(tiny_config, tmp_path):

@@ -1,10 +1,21 @@
 """Metrics on disk and on the console."""
 
+import contextlib
+import errno
+import io
 import json
+import logging
+import resource
+import signal
+import struct
+import sys
+import threading
 
 import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
-from vitkd_jax.training import writer
+from vitkd_jax.training import endings, writer
 
 
 def lines(tmp_path):
@@ -68,6 +79,93 @@ def test_progress_line(tmp_path, capsys):
     "step  7/10  loss 2.500 (task 2.000  mimic 0.500)  acc 25.0%  lr 1.0e-03"
     "  1234 img/s  wait 2%  eta 0:01:23\n"
   )
+
+
+def test_events_are_what_tensorboard_reads(tmp_path):
+  """Each start's file begins with its version, and with what it supersedes."""
+  with make(tmp_path, first_step=3) as w:
+    w.scalars(4, {"loss": 2.0, "rate": 0.5})
+  (path,) = tmp_path.glob("events.out.tfevents.*")
+  data, found = path.read_bytes(), []
+  while data:
+    (length,) = struct.unpack("<Q", data[:8])
+    for at, part in ((8, data[:8]), (12 + length, data[12 : 12 + length])):
+      assert struct.unpack("<I", data[at : at + 4])[0] == masked_crc32c(part)
+    found.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+    data = data[16 + length :]
+  version, start, *scalars = found
+  assert version.file_version == "brain.Event:2"
+  assert start.step == 4
+  assert start.session_log.status == event_pb2.SessionLog.START
+  assert [(e.step, e.summary.value[0].tag) for e in scalars] == [
+    (4, "loss"), (4, "rate"),
+  ]  # fmt: skip
+  assert [e.summary.value[0].simple_value for e in scalars] == [2.0, 0.5]
+
+
+@contextlib.contextmanager
+def full_disk(size):
+  """Lets no file of this process grow beyond `size` bytes."""
+  old = resource.getrlimit(resource.RLIMIT_FSIZE)
+  before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_full_disk_is_an_error_at_once_and_hides_nothing(tmp_path):
+  """An event file that cannot grow must neither block nor print."""
+  before = set(threading.enumerate())
+  for _ in range(30):  # more than any queue holds
+    with (
+      pytest.raises(OSError, match="File too large"),
+      make(tmp_path) as w,
+      full_disk(1),
+    ):
+      w.scalars(1, {"loss": 2.0})
+  assert not set(threading.enumerate()) - before
+
+
+@pytest.mark.parametrize(
+  "error", [BrokenPipeError(), OSError(errno.ENOSPC, "full"), ValueError()]
+)
+def test_a_console_that_goes_away_ends_nothing(tmp_path, monkeypatch, error):
+  class Gone(io.StringIO):
+    def write(self, text):
+      raise error
+
+  monkeypatch.setattr(sys, "stdout", Gone())
+  with make(tmp_path) as w:
+    w.line("one")
+    w.progress(7, VALUES)
+    w.scalars(7, {"loss": 1.0})
+  text = (tmp_path / "train.log").read_text()
+  assert text.count("the console is gone (") == 1
+  assert " one\n" in text
+  assert "step  7/10  loss 2.500" in text
+  assert [x["step"] for x in lines(tmp_path)] == [7]
+
+
+def test_warnings_and_the_end_are_in_the_log(tmp_path):
+  with contextlib.suppress(endings.FailedError), make(tmp_path) as w:
+    logging.getLogger("vitkd_jax.data.loader").warning("%d bad", 3)
+    logging.getLogger("vitkd_jax.data.loader").info("nothing")
+    w.line("told")
+    raise endings.FailedError("it cannot go on")
+  logging.getLogger("vitkd_jax.data.loader").warning("after the end")
+  text = (tmp_path / "train.log").read_text()
+  said = [line.split(" ", 2)[2] for line in text.splitlines()]
+  assert said == ["warning: 3 bad", "told", "it cannot go on"]
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(tmp_path, capsys):
+  (tmp_path / "train.log").mkdir()
+  with make(tmp_path) as w:
+    w.line("told")
+  assert capsys.readouterr().out == "told\n"
 
 
 @pytest.mark.parametrize("quiet", [True])

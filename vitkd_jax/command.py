@@ -15,8 +15,7 @@ import traceback
 from absl import app, flags, logging
 
 from vitkd_jax import arguments
-from vitkd_jax.data import printable
-from vitkd_jax.training import endings, startup
+from vitkd_jax.training import console, endings, startup
 
 # Flags defined here are those of the entry point that asks for them.
 flags.disclaim_key_flags()
@@ -94,11 +93,12 @@ def run(
     arguments.define_config()
   # Orbax tells of every file at the level "info"; --verbosity brings it back.
   logging.set_verbosity(logging.WARNING)
-  if sys.stdout:  # a terminal of few characters, or a name that is not UTF-8
-    sys.stdout.reconfigure(errors="replace")
+  console.open_streams()
+  # A terminal of few characters, or a name that is not UTF-8.
+  sys.stdout.reconfigure(errors="replace")
   try:
     app.run(
-      main,
+      lambda argv: _flushed(main, argv),
       flags_parser=lambda argv: arguments.parse(
         argv, with_config=with_config, allow_positional=allow_positional
       ),
@@ -108,12 +108,16 @@ def run(
   except endings.FailedError as error:
     _exit(error, 1)
   except endings.PreemptedError as notice:
-    print(notice, flush=True)
+    stream = console.Stream(sys.stdout, lambda error: None)
+    stream.write(f"{notice}\n")
+    stream.flush()
+    sys.exit(notice.status)
   except KeyboardInterrupt:
-    print("error: interrupted", file=sys.stderr)
-    _leave_now(130)  # a second Ctrl-C would abort an orderly exit
+    console.complain("error: interrupted")
+    # A second Ctrl-C would abort an orderly exit.
+    _leave_now(endings.INTERRUPTED)
   except BrokenPipeError:  # `| head` has seen enough
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes at its exit
+    console.close(sys.stdout)
     _leave(1)
   except Exception as error:
     if "RESOURCE_EXHAUSTED" in str(error):
@@ -122,14 +126,24 @@ def run(
       _exit(
         f"{error}; what was saved is intact: free some room, start again", 1
       )
+    if without_device := startup.without_device(error):
+      _exit(without_device, 2)
     if startup.process_count() == 1:
       raise
     traceback.print_exc()
     _leave(1)
 
 
+def _flushed(main, argv):
+  """Runs `main`; what it printed is out, or cannot be printed."""
+  with refusing():
+    startup.check_environment()
+  main(argv)
+  sys.stdout.flush()
+
+
 def _exit(error, status):
-  print(f"error: {printable.printable(str(error))}", file=sys.stderr)
+  console.complain(f"error: {error}")
   _leave(status)
 
 
@@ -148,6 +162,10 @@ def _leave(status):
   An orderly exit would wait until they come to theirs, and they wait for this
   one in a collective. Without it JAX ends them.
   """
+  try:
+    sys.stdout.flush()
+  except OSError:
+    console.close(sys.stdout)
   if startup.process_count() == 1:
     sys.exit(status)
   _leave_now(status)

@@ -22,9 +22,12 @@ from vitkd_jax import command, weights
 from vitkd_jax.training import (
   checkpoint,
   compiler,
+  console,
   endings,
   experiment,
+  lock,
   loop,
+  preemption,
   profiling,
   runs,
   sharding,
@@ -32,6 +35,9 @@ from vitkd_jax.training import (
   watchdog,
 )
 from vitkd_jax.training import writer as writers
+
+# Of a refusal that process 0 tells the others.
+_MOST_BYTES = 2048
 
 
 def train(
@@ -54,16 +60,28 @@ def train(
       broke, or a checkpoint could not be written.
     endings.PreemptedError: a notice came; the state is saved.
   """
-  with command.refusing():
-    parts = experiment.build(config, pinned=_pinned(workdir))
-    parts.inputs.open()
-    _claim(workdir, config, parts.teacher_pin)
-    compiling = contextlib.nullcontext
-    if keep_compiled:
-      compiling = _keep_compiled(workdir)
-    checkpoints = checkpoint.Checkpoints(
-      runs.checkpoint_dir(workdir), keep=parts.run.keep
-    )
+  with contextlib.ExitStack() as stack:
+    with command.refusing():
+      parts = experiment.build(config, pinned=_pinned(workdir))
+      parts.inputs.open()
+      _claim(workdir, config, parts.teacher_pin, stack)
+    try:
+      return _train(config, workdir, parts, keep_compiled)
+    except OSError as error:  # a full disk, a share that went away
+      raise endings.FailedError(
+        f"a file of the run could not be read or written: {error}; its "
+        "checkpoints are intact"
+      ) from error
+
+
+def _train(config, workdir, parts, keep_compiled):
+  """Trains in a workdir that is this process's own."""
+  compiling = contextlib.nullcontext
+  if keep_compiled:
+    compiling = _keep_compiled(workdir)
+  checkpoints = checkpoint.Checkpoints(
+    runs.checkpoint_dir(workdir), keep=parts.run.keep
+  )
   dog = watchdog.Watchdog(workdir, jax.process_index(), parts.run.step_timeout)
   with dog, checkpoints:
     with command.refusing():
@@ -89,22 +107,16 @@ def train(
         parts.run.profile_at if jax.process_index() == 0 else 0,
         writer.line,
       )
-      try:
-        with profile:
-          state, result = loop.Loop(
-            parts, checkpoints, writer, dog, profile, compiling
-          ).run(
-            state,
-            saved=restored is not None,
-            evaluated=restored is None or restored.evaluated,
-          )
-        dog.beat("the export", long=True)
-        path = _export(workdir, config, parts, state)
-      except OSError as error:  # a full disk, a share that went away
-        raise endings.FailedError(
-          f"a file of the run could not be read or written: {error}; its "
-          "checkpoints are intact"
-        ) from error
+      with profile:
+        state, result = loop.Loop(
+          parts, checkpoints, writer, dog, profile, compiling
+        ).run(
+          state,
+          saved=restored is not None,
+          evaluated=restored is None or restored.evaluated,
+        )
+      dog.beat("the export", long=True)
+      path = _export(workdir, config, parts, state)
       writer.line(f"student written to {path}")
   return result
 
@@ -117,8 +129,8 @@ def _pinned(workdir):
   return teachers.Pin(record.get("teacher_sha256"), record.get("teacher_step"))
 
 
-def _claim(workdir, config, pin):
-  """Process 0 writes config.json; all others see the same run there."""
+def _claim(workdir, config, pin, stack):
+  """Makes the workdir this run's alone, until `stack` is left."""
   claim = functools.partial(
     runs.claim,
     workdir,
@@ -128,18 +140,31 @@ def _claim(workdir, config, pin):
     teacher_step=pin.step,
   )
   claim(write=False)
-  if jax.process_count() == 1:
-    return claim()
-  multihost_utils.sync_global_devices("looked into the workdir")
+  refusal = ""
   if jax.process_index() == 0:
-    claim()
-  multihost_utils.sync_global_devices("wrote config.json")
+    try:
+      stack.enter_context(lock.hold(workdir))
+      claim()
+    except (ValueError, OSError) as error:
+      refusal = str(error)
+  refusal = _said_by_the_first(refusal)
+  if refusal:
+    raise ValueError(refusal)
   if runs.read_record(workdir) is None:
     raise ValueError(
       f"process {jax.process_index()} does not see the config.json that "
       f"process 0 wrote to {workdir}: all processes must share the workdir"
     )
   claim(write=False)
+
+
+def _said_by_the_first(text: str) -> str:
+  """Process 0's text, on every process."""
+  if jax.process_count() == 1:
+    return text
+  content = text.encode()[:_MOST_BYTES].ljust(_MOST_BYTES, b"\0")
+  told = multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8))
+  return np.asarray(told).tobytes().rstrip(b"\0").decode(errors="ignore")
 
 
 def _agreed(step: int) -> int:
@@ -211,8 +236,10 @@ def main(argv):
   del argv
   workdir = flags.FLAGS.workdir
   command.require("workdir", workdir)
-  command.join()
-  train(command.config(), workdir, keep_compiled=True)
+  console.hush_repeats()
+  with preemption.listening():
+    command.join()
+    train(command.config(), workdir, keep_compiled=True)
 
 
 if __name__ == "__main__":

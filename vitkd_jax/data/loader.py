@@ -341,7 +341,7 @@ def _die_with_parent():
 
 def _ignore_signals():
   # A scheduler sends SIGTERM to the whole process group; the trainer then saves
-  # a last checkpoint, which it cannot when its workers die under it. Ctrl-C
-  # would have each of them print where it was.
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # a last checkpoint, which it cannot when its workers die under it. So does a
+  # terminal with Ctrl-C, and one that is closed.
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)

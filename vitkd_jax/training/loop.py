@@ -87,17 +87,21 @@ class Loop:
 
   def _train(self, state, first_step, evaluated, batches):
     parts, total = self._parts, self._parts.total_steps
-    teacher_params = parts.teacher_params
     batch = self._next(batches)
     step_fn = self._compile(state, batch)
     self._stop_if_noticed(first_step, state)
-    result = None
     if not evaluated and _due(first_step, parts.run.eval_every, total):
       # A notice came while this state was being evaluated.
       result = self._evaluate(first_step, state)
       self._save(first_step, state, result)
+    with preemption.saving():
+      return self._steps(step_fn, state, first_step, batch, batches)
+
+  def _steps(self, step_fn, state, first_step, batch, batches):
+    parts, total = self._parts, self._parts.total_steps
+    teacher_params = parts.teacher_params
     self._clock = clock.Clock(first_step)
-    before = None
+    before = result = None
     for step in range(first_step + 1, total + 1):
       self._dog.beat(f"step {step}", long=step == first_step + 1)
       if self._profile.begins(step):
@@ -137,7 +141,7 @@ class Loop:
   def _after(self, step, state, report):
     """What is due after a step; an evaluation's result, if there was one."""
     parts, total, result = self._parts, self._parts.total_steps, None
-    logs = _due(step, parts.run.log_every, total)
+    logs = step == total or step % parts.run.log_every == 0
     if logs:
       self._log(step, report)
     if _due(step, parts.run.eval_every, total):
@@ -175,9 +179,11 @@ class Loop:
     if self._last_save != step:
       self._save(step, state, None, evaluated=False)
     self._finish_save()
+    by_hand = preemption.interrupted()
     raise endings.PreemptedError(
-      f"preempted: the state of step {step} is saved; start the same command "
-      "again to go on"
+      f"{'interrupted' if by_hand else 'preempted'}: the state of step {step} "
+      "is saved; start the same command again to go on",
+      endings.INTERRUPTED if by_hand else 0,
     )
 
   def _minutes_are_over(self):
@@ -309,4 +315,10 @@ def _input_errors():
 
 
 def _due(step, every, total):
-  return step == total or bool(every and step % every == 0)
+  """Whether it is, by its interval or at the end.
+
+  Where the end is less than a tenth of an interval away, it is left to it.
+  """
+  if step == total:
+    return True
+  return bool(every) and step % every == 0 and 10 * (total - step) > every

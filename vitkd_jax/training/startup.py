@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+import traceback
 
 import jax
 
@@ -19,6 +20,14 @@ _log = logging.getLogger(__name__)
 
 # JAX's own 100 s would be most of what a failure costs.
 _HEARTBEAT_SECONDS = 30
+
+
+# Options of JAX, by environment variable, that the programs here do not work
+# with, and their values that are in the way.
+_UNFIT = {
+  "jax_enable_x64": (True,),
+  "jax_numpy_rank_promotion": ("raise",),
+}
 
 
 class MissingError(RuntimeError):
@@ -72,6 +81,7 @@ def start(
   if not 0 < timeout < float("inf"):
     raise ValueError(f"join_timeout={timeout}: wanted a positive number")
   place = _find(coordinator, num_processes, process_id, timeout)
+  _reach_directly("localhost" if place is None else place.coordinator)
   if place is None or place.count == 1:
     # A port that is free may be taken a moment later.
     _retry(_join_alone, times=3)
@@ -90,9 +100,49 @@ def start(
   _place = place
 
 
+def check_environment() -> None:
+  """Raises ValueError for an option of JAX that these programs fail under."""
+  for name, unfit in _UNFIT.items():
+    value = getattr(jax.config, name)
+    if value in unfit:
+      raise ValueError(
+        f"{name.upper()}={value} is set in the environment, which this program "
+        "does not work with: unset it"
+      )
+
+
+def without_device(error: Exception) -> str:
+  """A sentence about an error of JAX that found no device; else ""."""
+  frames = traceback.extract_tb(error.__traceback__)
+  if not any(frame.filename.endswith("xla_bridge.py") for frame in frames):
+    return ""
+  platforms = jax.config.jax_platforms
+  reason = str(error).partition(" (set JAX_PLATFORMS")[0].partition("\n")[0]
+  reason = reason.rstrip(".") or "there is none of that kind"
+  return (
+    f"JAX found no device to compute on with JAX_PLATFORMS={platforms or ''}: "
+    f"{reason}; unset it, or set it to cpu"
+  )
+
+
 def process_count() -> int:
   """Processes that `start` joined; 1 before it. Initialises no device."""
   return 1 if _place is None else _place.count
+
+
+def _reach_directly(address: str) -> None:
+  """Exempts the coordinator from the environment's proxy, which gRPC heeds."""
+  if not any(map(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy"))):
+    return
+  hosts = [address.rpartition(":")[0] or address, "localhost", "127.0.0.1"]
+  for name in ("no_grpc_proxy", "no_proxy"):
+    old = os.environ.get(name)
+    if old or name == "no_proxy":
+      os.environ[name] = ",".join([*filter(None, [old]), *hosts])
+  # JAX warns of a hang, which this has averted.
+  logging.getLogger("jax._src.distributed").addFilter(
+    lambda record: "proxy variable" not in record.getMessage()
+  )
 
 
 def _find(coordinator, num_processes, process_id, timeout) -> Place | None:
@@ -132,9 +182,19 @@ def _detect(coordinator, num_processes, process_id, timeout) -> Place | None:
   # asked to do all by itself, and no missing process is named.
   from jax._src import clusters
 
-  found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-    coordinator, num_processes, process_id, None, None, round(timeout)
-  )
+  try:
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+      coordinator, num_processes, process_id, None, None, round(timeout)
+    )
+  # Such as a pod without a token or a job: whatever the clients raise.
+  except Exception as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    _log.warning(
+      "no cluster that tells of other processes (%s): this one runs alone; "
+      "for several, give --coordinator, --num_processes and --process_id",
+      reason,
+    )
+    return None
   if None in found[:3]:
     return None
   return _checked(Place(*found[:3], local_device_ids=found[3]))

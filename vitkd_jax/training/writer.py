@@ -1,24 +1,14 @@
-"""Metrics of a run: metrics.jsonl, TensorBoard, and lines on the console."""
+"""Metrics of a run: metrics.jsonl, TensorBoard, console and train.log."""
 
 from collections.abc import Mapping
 import contextlib
 import datetime
 import json
 import os
-import sys
 
 from etils import epath
-import rich.console
-import rich.progress
 
-# tensorboardX imports PyTorch where it is installed, and can do without.
-_LOADED = sys.modules.setdefault("torch", None)
-import tensorboardX  # noqa: E402
-
-if _LOADED is None:
-  del sys.modules["torch"]
-
-from vitkd_jax.data import printable  # noqa: E402
+from vitkd_jax.training import console, endings, events
 
 
 class Writer:
@@ -37,42 +27,38 @@ class Writer:
   def __init__(
     self, workdir: str, *, first_step: int, total_steps: int, quiet=False
   ):
+    self._workdir, self._quiet = workdir, quiet
+    self._first_step, self._total_steps = first_step, total_steps
     self._path = epath.Path(workdir) / "metrics.jsonl"
-    self._total = total_steps
-    self._quiet = quiet
-    self._progress = self._events = None
     self._written = set()
-    if quiet:
-      return
-    self._keep_until(first_step)
-    self._events = tensorboardX.SummaryWriter(
-      os.fspath(workdir), purge_step=first_step + 1
-    )
-    self._console = rich.console.Console(stderr=False, highlight=False)
-    if self._console.is_terminal:
-      self._progress = rich.progress.Progress(
-        rich.progress.TextColumn("[bold]{task.completed}/{task.total}"),
-        rich.progress.BarColumn(),
-        rich.progress.TextColumn("{task.fields[text]}"),
-        console=self._console,
-        transient=True,
-      )
-      self._bar = self._progress.add_task(
-        "", total=total_steps, completed=first_step, text=""
-      )
 
   def __enter__(self):
-    if self._progress:
-      self._progress.start()
+    if self._quiet:
+      return self
+    with contextlib.ExitStack() as stack:
+      self._keep_until(self._first_step)
+      self._log = console.Log(self._workdir)
+      self._console = stack.enter_context(
+        console.Console(
+          self._log, first_step=self._first_step, total_steps=self._total_steps
+        )
+      )
+      self._events = stack.enter_context(
+        events.Events(self._workdir, self._first_step + 1)
+      )
+      self._open = stack.pop_all()
     return self
 
-  def __exit__(self, *_):
-    if self._progress:
-      self._progress.stop()
-    if self._events:
-      # What filled the disk has been told, and hides nothing else here.
-      with contextlib.suppress(OSError):
-        self._events.close()
+  def __exit__(self, kind, error, _):
+    if self._quiet:
+      return
+    if isinstance(error, endings.FailedError | endings.PreemptedError):
+      self._log.line(str(error))  # which the command prints
+    elif error is not None:
+      self._log.line(f"ended by {kind.__name__}: {error}")
+    # What filled the disk has been told, and hides nothing else here.
+    with contextlib.suppress(OSError):
+      self._open.close()
 
   def _keep_until(self, step: int) -> None:
     if not self._path.exists():
@@ -103,26 +89,17 @@ class Writer:
     else:  # object stores cannot append
       old = self._path.read_text() if self._path.exists() else ""
       self._path.write_text(old + line + "\n")
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+    self._events.scalars(step, values)
 
   def line(self, text: str) -> None:
     """Prints a line that stays."""
     if not self._quiet:
-      text = printable.printable(text)
-      self._console.print(text, markup=False, emoji=False, soft_wrap=True)
+      self._console.line(text)
 
   def progress(self, step: int, values: Mapping[str, float]) -> None:
     """Moves the bar on a terminal; prints a line into a log."""
-    if self._quiet:
-      return
-    text = progress_text(values)
-    if self._progress:
-      self._progress.update(self._bar, completed=step, text=text)
-    else:
-      width = len(str(self._total))
-      self.line(f"step {step:{width}}/{self._total}  {text}")
-      sys.stdout.flush()
+    if not self._quiet:
+      self._console.progress(step, progress_text(values))
 
 
 def progress_text(values: Mapping[str, float]) -> str:
