@@ -111,7 +111,7 @@ def test_the_best_or_a_number_is_taken(tmp_path, caplog):
   def read(step):
     saved = workdirs.read(tmp_path, "student", step)[1]
     want = workdirs.sha256(
-      weights.files.read(export(tmp_path / "x.npz", saved.step))[0]
+      weights.reading.read(export(tmp_path / "x.npz", saved.step)).arrays
     )
     assert saved.sha256 == want
     return saved.step

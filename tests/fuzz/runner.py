@@ -25,6 +25,8 @@ _TESTS = pathlib.Path(__file__).parents[1]
 # Seconds of a case, which takes milliseconds; a reader that waits for bytes
 # that never come takes no processor time, so that only the clock tells.
 _PATIENCE = 300
+# Processes that may end before the rest of the cases is given up.
+_DEATHS = 20
 # Bytes beyond those of the intact case; threads of JAX reserve gigabytes of
 # addresses that they do not use.
 _MEMORY = 4 << 30
@@ -82,38 +84,47 @@ def run(
     seed: likewise.
     patience: seconds that a case may take.
   """
-  with tempfile.TemporaryDirectory() as folder:
-    out = pathlib.Path(folder, "out.json")
-    done = subprocess.run(
-      [sys.executable, "-m", "fuzz.runner", target]
-      + [str(cases), str(seed), str(patience), folder],
-      env={
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(
-          [str(_TESTS.parent), str(_TESTS), os.environ.get("PYTHONPATH", "")]
-        ),
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      stdin=subprocess.DEVNULL,
-      text=True,
-      errors="replace",
-    )
-    found = json.loads(out.read_text()) if out.exists() else {}
-    if done.returncode or "read" not in found:
-      last = pathlib.Path(folder, "case")
-      case = last.read_text() if last.exists() else "none"
-      found = {"read": 0, "refused": 0} | found
-      found["failed"] = [
-        *found.get("failed", []),
-        f"the process ended with {done.returncode} at case {case}:\n"
-        + done.stdout[-5000:],
-      ]
-    return found
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": os.pathsep.join(
+      [str(_TESTS.parent), str(_TESTS), os.environ.get("PYTHONPATH", "")]
+    ),
+  }
+  found = {"read": 0, "refused": 0, "failed": []}
+  first = deaths = 0
+  while first < cases:
+    with tempfile.TemporaryDirectory() as folder:
+      done = subprocess.run(
+        [sys.executable, "-m", "fuzz.runner", target]
+        + [str(x) for x in (first, cases, seed, patience, folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+      )
+      out = pathlib.Path(folder, "outcomes")
+      lines = out.read_text().splitlines() if out.exists() else []
+    for line in lines:
+      outcome, sentence = json.loads(line)
+      if outcome == "failed":
+        found["failed"].append(f"case {first}: {sentence}")
+      else:
+        found[outcome] += 1
+      first += 1
+    if first < cases:
+      end = f"the process ended with {done.returncode} at case {first}"
+      found["failed"].append(f"{end}:\n{done.stdout[-3000:]}")
+      deaths += 1
+      if not lines or deaths == _DEATHS:
+        break
+      first += 1
+  return found
 
 
-def _main(name: str, cases: int, seed: int, patience: float, folder) -> None:
+def _main(name, first, cases, seed, patience, folder) -> None:
   module, _, function = name.partition(":")
   target = getattr(importlib.import_module(module), function)()
   warnings.simplefilter("error")
@@ -125,19 +136,15 @@ def _main(name: str, cases: int, seed: int, patience: float, folder) -> None:
   _, hard = resource.getrlimit(resource.RLIMIT_AS)
   held = pages * resource.getpagesize()
   resource.setrlimit(resource.RLIMIT_AS, (held + _MEMORY, hard))
-  found = {"read": 0, "refused": 0, "failed": []}
-  for i in range(cases):
-    (folder / "case").write_text(str(i))
-    faulthandler.dump_traceback_later(patience, exit=True)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-      rng = random.Random(f"{name}/{seed}/{i}")
-      outcome, sentence = _outcome(target, rng, pathlib.Path(place))
-    if outcome == "failed":
-      found["failed"].append(f"case {i}: {sentence}")
-    else:
-      found[outcome] += 1
+  with open(folder / "outcomes", "w") as file:
+    for i in range(first, cases):
+      faulthandler.dump_traceback_later(patience, exit=True)
+      with tempfile.TemporaryDirectory(dir=folder) as place:
+        rng = random.Random(f"{name}/{seed}/{i}")
+        outcome = _outcome(target, rng, pathlib.Path(place))
+      file.write(json.dumps(outcome) + "\n")
+      file.flush()
   faulthandler.cancel_dump_traceback_later()
-  (folder / "out.json").write_text(json.dumps(found))
 
 
 def _outcome(target, rng, place) -> tuple[str, str]:
@@ -162,5 +169,12 @@ def _outcome(target, rng, place) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-  name, cases, seed, patience, folder = sys.argv[1:]
-  _main(name, int(cases), int(seed), float(patience), pathlib.Path(folder))
+  name, first, cases, seed, patience, folder = sys.argv[1:]
+  _main(
+    name,
+    int(first),
+    int(cases),
+    int(seed),
+    float(patience),
+    pathlib.Path(folder),
+  )

@@ -30,32 +30,50 @@ _CHOICES = {
 # Of matrix products.
 DTYPES = ("float32", "bfloat16", "float16")
 
-# The least that each number of a model may be.
-_LEAST = {"width": 1, "depth": 1, "mlp_dim": 1, "num_heads": 1, "registers": 0}
+# The least and the most that each number of a model may be. The most is far
+# beyond any ViT that was trained (56 blocks, width 6,144), and short of what
+# takes hours to trace.
+_BOUNDS = {
+  "width": (1, 1 << 15),
+  "depth": (1, 512),
+  "mlp_dim": (1, 1 << 18),
+  "num_heads": (1, 1 << 12),
+  "registers": (0, 1 << 12),
+}
+_LARGEST_PATCH = 1 << 12
+_MOST_CLASSES = 10_000_000
 
 
 def check(model: Any) -> None:
   """Raises ValueError for a field of a `vit.ViT` that no model can have."""
 
   def refuse(name, wanted):
-    value = getattr(model, name)
-    raise ValueError(f"model field {name}={value!r}: wanted {wanted}")
+    value = repr(getattr(model, name))
+    if len(value) > 100:
+      value = value[:100] + "..."
+    raise ValueError(f"model field {name}={value}: wanted {wanted}")
 
   for name, choices in _CHOICES.items():
     if getattr(model, name) not in choices:
       refuse(name, "one of " + ", ".join(map(repr, choices)))
-  for name, least in _LEAST.items():
+  for name, (least, most) in _BOUNDS.items():
     value = getattr(model, name)
-    if not _whole(value, least) and (name, value) != ("mlp_dim", None):
-      refuse(name, f"a whole number of at least {least}")
+    if not _whole(value, least, most) and (name, value) != ("mlp_dim", None):
+      refuse(name, f"a whole number of at least {least} and at most {most}")
   sides = model.patch_size
   pair = isinstance(sides, tuple) and len(sides) == 2
-  if not pair or not all(_whole(side, 1) for side in sides):
-    refuse("patch_size", "rows and columns of a patch in pixels")
+  if not pair or not all(_whole(side, 1, _LARGEST_PATCH) for side in sides):
+    refuse(
+      "patch_size",
+      f"rows and columns of a patch in pixels, up to {_LARGEST_PATCH:,}",
+    )
   for name in ("head_zeroinit", "scan", "distilled"):
     if not isinstance(getattr(model, name), bool):
       refuse(name, "True or False")
-  if not isinstance(model.rep_size, bool) and not _whole(model.rep_size, 0):
+  most = _BOUNDS["mlp_dim"][1]
+  if not isinstance(model.rep_size, bool) and not _whole(
+    model.rep_size, 0, most
+  ):
     refuse("rep_size", "True, False or a width")
   for name in ("dropout", "drop_path"):
     rate = getattr(model, name)
@@ -66,12 +84,13 @@ def check(model: Any) -> None:
     refuse("layerscale_init", "a number or None")
   try:
     known = jnp.dtype(model.dtype_mm).name in DTYPES
-  except TypeError:
+  except (TypeError, ValueError, KeyError):  # NumPy's, of nested values
     known = False
   if not known:
     refuse("dtype_mm", "one of " + ", ".join(DTYPES))
-  if model.num_classes is not None and not _whole(model.num_classes, 0):
-    refuse("num_classes", "a whole number, or None")
+  classes = model.num_classes
+  if classes is not None and not _whole(classes, 0, _MOST_CLASSES):
+    refuse("num_classes", f"a whole number up to {_MOST_CLASSES:,}, or None")
   if model.width % model.num_heads:
     raise ValueError(
       f"width {model.width} is not divisible by num_heads {model.num_heads}"
@@ -86,6 +105,6 @@ def _real(value) -> bool:
   return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _whole(value, least: int) -> bool:
+def _whole(value, least: int, most: int) -> bool:
   whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-  return whole and value >= least
+  return whole and least <= value <= most

@@ -7,6 +7,8 @@ import numpy as np
 
 NAME = "big_vision"
 
+_MOST_BLOCKS = 1 << 10  # twice as many as a model may have
+
 # flax numbered a block's layers across types before Linen.
 _RENAMES = (
   (r"^Transformer/posembed_input/pos_embedding$", "pos_embedding"),
@@ -52,10 +54,19 @@ def clean(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def unstack(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Leaves with one entry a block, from those of a scanned encoder."""
+  """Leaves with one entry a block, from those of a scanned encoder.
+
+  Raises:
+    ValueError: a leaf has no axis of blocks.
+  """
   out = {}
   for name, array in leaves.items():
     if "/encoderblock/" in name:
+      if not array.ndim or len(array) > _MOST_BLOCKS:
+        raise ValueError(
+          f"leaf {name!r}: expected an entry for each of at most "
+          f"{_MOST_BLOCKS} blocks, got shape {array.shape}"
+        )
       for i, part in enumerate(array):
         out[name.replace("/encoderblock/", f"/encoderblock_{i}/")] = part
     else:

@@ -1,7 +1,9 @@
 """Makes leaves fit a model: position embeddings, heads, LayerScale."""
 
 from collections.abc import Mapping, Sequence
+import functools
 import math
+import types
 from typing import Any
 
 from flax import traverse_util
@@ -15,26 +17,61 @@ from vitkd_jax.weights import rules
 Leaves = dict[str, np.ndarray]
 
 _HEADS = ("head", "head_dist")
+# A grid of 256x256, as of 4,096 px and patches of 16. Attention over more takes
+# tens of gigabytes.
+_MOST_TOKENS = 1 << 16
 
 
+@functools.lru_cache(maxsize=16)  # tracing a deep model takes a second
 def shapes(
   model: vit.ViT, image_size: tuple[int, int]
-) -> dict[str, tuple[int, ...]]:
+) -> Mapping[str, tuple[int, ...]]:
   """Shapes of a model's leaves by name, joined by "/"; nothing is computed."""
+  rows, columns = model.grid(*image_size)
+  if rows * columns > _MOST_TOKENS:
+    raise ValueError(
+      f"images of {image_size[0]}x{image_size[1]} pixels are {rows}x{columns} "
+      f"tokens of this model, expected at most {_MOST_TOKENS:,}"
+    )
   tree = jax.eval_shape(
     model.init,
     jax.random.key(0),
     jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32),
   )["params"]
-  return {
-    name: leaf.shape
-    for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()
-  }
+  return types.MappingProxyType(
+    {
+      name: leaf.shape
+      for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()
+    }
+  )
 
 
 def is_free(name: str) -> bool:
   """Whether a leaf's size may differ from the model's until it is fitted."""
   return name == "pos_embedding" or name.split("/")[0] in _HEADS
+
+
+# Axes of the leaves that `is_free`, and of those that `position` adds to.
+_AXES = {
+  "pos_embedding": 3,
+  "cls": 3,
+  "dist": 3,
+  **{f"{name}/kernel": 2 for name in _HEADS},
+  **{f"{name}/bias": 1 for name in _HEADS},
+}
+
+
+def check_axes(leaves: Leaves) -> None:
+  """Refuses leaves that could not be fitted to any model.
+
+  Raises:
+    ValueError: one has another number of axes.
+  """
+  for name, axes in _AXES.items():
+    if name in leaves and leaves[name].ndim != axes:
+      raise ValueError(
+        f"leaf {name!r}: expected {axes} axes, got shape {leaves[name].shape}"
+      )
 
 
 def position(
@@ -58,15 +95,21 @@ def position(
   """
   if "pos_embedding" not in leaves or "pos_embedding" not in wanted:
     return []
-  table = leaves["pos_embedding"]
-  if table.ndim != 3 or table.shape[2] != wanted["pos_embedding"][2]:
+  table, width = leaves["pos_embedding"], wanted["pos_embedding"][2]
+  if table.shape != (1, table.shape[1], width):
     raise ValueError(
       f"leaf 'pos_embedding' has shape {table.shape} in the file, the model "
       f"wants {wanted['pos_embedding']}"
     )
   tokens = [name for name in ("cls", "dist") if name in leaves]
+  for name in tokens:
+    if leaves[name].shape != (1, 1, width):
+      raise ValueError(
+        f"leaf {name!r} has shape {leaves[name].shape} in the file, the model "
+        f"wants {(1, 1, width)}"
+      )
   count, patches = table.shape[1], grid[0] * grid[1]
-  prefixes = range(min(len(tokens), count) + 1)
+  prefixes = range(min(len(tokens), count - 1) + 1)
   found = [n for n in prefixes if count - n == patches] or [
     n for n in prefixes if math.isqrt(count - n) ** 2 == count - n
   ]
@@ -139,6 +182,11 @@ def head(
       )
     count = leaves[bias].shape[0]
     if classes is not None:
+      if leaves[kernel].shape[1] != count:
+        raise ValueError(
+          f"leaf '{kernel}' has shape {leaves[kernel].shape}, '{bias}' has "
+          f"{leaves[bias].shape}: expected a column for each class"
+        )
       if not all(0 <= i < count for i in classes):
         raise ValueError(f"classes: wanted indices below {count}")
       leaves[kernel] = leaves[kernel][:, list(classes)]
@@ -168,6 +216,30 @@ def check(leaves: Leaves, wanted: Mapping[str, tuple[int, ...]]) -> None:
         f"leaf {name!r} has shape {leaves[name].shape} in the file, the model "
         f"wants {shape}"
       )
+
+
+def numbers(leaves: Leaves) -> Leaves:
+  """The leaves as float32, as every model has them.
+
+  Raises:
+    ValueError: one is not floating point, or holds NaN or infinity.
+  """
+  out = {}
+  for name, leaf in leaves.items():
+    if leaf.dtype.kind in "iub":
+      raise ValueError(
+        f"leaf {name!r}: expected floating point, got {leaf.dtype}; integers "
+        "are a quantised model's, whose scales are not read"
+      )
+    out[name] = np.asarray(leaf, np.float32)
+    bad = leaf.size - np.count_nonzero(np.isfinite(out[name]))
+    if bad:
+      raise ValueError(
+        f"leaf {name!r}: expected finite numbers, got NaN or infinity in "
+        f"{bad:,} of {leaf.size:,}; the training that wrote it diverged, or "
+        "its numbers are beyond float32: take an earlier checkpoint"
+      )
+  return out
 
 
 def fold_layerscale(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from absl import logging
 from flax import traverse_util
-import numpy as np
 
 from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import (
@@ -18,6 +17,7 @@ from vitkd_jax.weights import (
   huggingface,
   mmpretrain,
   places,
+  reading,
   rules,
   timm,
   workdirs,
@@ -144,7 +144,9 @@ def load_with_notes(
         f"which={which!r}, step={step!r} needs a workdir with checkpoints, got "
         f"{path!r}"
       )
-    leaves, metadata = files.read(file)
+    content = reading.read(file, which)
+    leaves, metadata = content.arrays, content.metadata
+    notes += content.notes
     if workdirs.is_export(file) and file != path:
       notes.append("the student that the run exported")
     config = places.config_beside(file)
@@ -164,6 +166,7 @@ def load_with_notes(
     if file is not None:
       leaves, more = _translate(format_, leaves, build(1), image_size)
       notes += more
+    fit.check_axes(leaves)
     if num_classes == "file":
       count = len(leaves["head/bias"]) if "head/bias" in leaves else None
       num_classes = count if classes is None else len(classes)
@@ -172,13 +175,11 @@ def load_with_notes(
     notes += fit.position(leaves, wanted, model.grid(*image_size))
     notes += fit.head(leaves, wanted, head, classes)
     fit.check(leaves, wanted)
+    leaves = fit.numbers(leaves)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
   if fields.get("scan"):
     leaves = big_vision.stack(leaves)
-  leaves = {
-    name: np.asarray(array, np.float32) for name, array in leaves.items()
-  }
   return Loaded(
     traverse_util.unflatten_dict(leaves, sep="/"),
     name,

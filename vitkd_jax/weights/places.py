@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import files, workdirs
+from vitkd_jax.weights import reading, workdirs
 
 SHIPPED = "shipped:"
 _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
@@ -16,7 +16,9 @@ _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
 _IN_FOLDER = (
   "model.safetensors",
   workdirs.EXPORTED,
+  "model.safetensors.index.json",
   "pytorch_model.bin",
+  "pytorch_model.bin.index.json",
 )
 
 
@@ -38,7 +40,7 @@ def find(path: str, *, saved: bool = False) -> str | None:
         f"no teacher {name!r} is shipped; there are: {', '.join(known)}"
       )
     return str(_SHIPPED_FOLDER / f"{name}.safetensors")
-  if "://" not in path and not os.path.exists(path):
+  if "://" not in path and not os.path.lexists(path):
     raise ValueError(f"there are no weights at {path!r}")
   if not os.path.isdir(path):
     return path
@@ -97,7 +99,7 @@ def stated(path: str | os.PathLike) -> Stated | None:
   file = find(path)
   if file is None or not file.endswith(".safetensors"):
     return None
-  metadata = files.read_metadata(file)
+  metadata = reading.read_metadata(file)
   if "variant" not in metadata:
     return None
   return Stated(

@@ -1,0 +1,238 @@
+"""Files of weights that are no files, too large, damaged, or not numbers."""
+
+import json
+import os
+
+from flax import traverse_util
+import numpy as np
+import pytest
+from test_weights import MODELS, SIZE, flat, random_params
+
+from vitkd_jax import weights
+from vitkd_jax.weights import files, opening, places, reading
+
+FIELDS = MODELS["big_vision"]
+
+
+def load(path, **changes):
+  return weights.load(
+    path, **{**FIELDS, "num_classes": 5, "image_size": SIZE, **changes}
+  )
+
+
+def write(path, **changes):
+  files.write_npz(path, flat(random_params(**FIELDS)) | changes)
+  return path
+
+
+@pytest.mark.parametrize("call", [load, places.stated, weights.sha256])
+@pytest.mark.parametrize(
+  "make, words",
+  [
+    (os.mkfifo, "regular file, got a FIFO"),
+    (lambda path: os.symlink("/dev/zero", path), "got a device"),
+    (lambda path: os.symlink(path, path), "symbolic links|there are no"),
+  ],
+)
+def test_what_is_no_regular_file_is_refused(tmp_path, make, words, call):
+  path = tmp_path / "w.safetensors"
+  make(path)
+  with pytest.raises(ValueError, match=words):
+    call(path)
+
+
+def test_a_folder_in_a_file_s_place(tmp_path):
+  (tmp_path / "model.safetensors").mkdir()
+  with pytest.raises(ValueError, match="got a folder"):
+    load(tmp_path)
+
+
+def sparse(path, size):
+  """A valid file of one tensor of that many bytes, which takes no disk."""
+  tensor = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
+  header = json.dumps({"blocks.0.attn.qkv.weight": tensor}).encode()
+  with open(path, "wb") as file:
+    file.write(len(header).to_bytes(8, "little") + header)
+    file.truncate(8 + len(header) + size)
+
+
+def test_more_than_the_memory_is_not_read(tmp_path):
+  path = tmp_path / "w.safetensors"
+  sparse(path, 10**12)
+  with pytest.raises(ValueError, match=r"holds 1,000.0 GB, and this machine"):
+    load(path)
+  assert places.stated(path) is None
+
+
+def test_an_archive_that_unpacks_to_more_than_the_memory(tmp_path, monkeypatch):
+  path = tmp_path / "w.npz"
+  np.savez_compressed(path, **{"embedding/kernel": np.zeros(1 << 20)})
+  monkeypatch.setattr(os, "sysconf", lambda name: 1 << 11)  # 4 MiB
+  with pytest.raises(ValueError, match=r"holds 0\.0 GB, and this machine"):
+    load(path)
+
+
+def test_no_memory_left_is_one_sentence(tmp_path, monkeypatch):
+  def fail(*args, **kwargs):
+    raise MemoryError
+
+  monkeypatch.setattr(np, "load", fail)
+  with pytest.raises(ValueError, match="not fit in the memory"):
+    load(write(tmp_path / "w.npz"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+  "leaf", ["head/bias", "Transformer/encoder_norm/scale"]
+)
+def test_one_number_that_is_not_finite_is_named(tmp_path, value, leaf):
+  array = flat(random_params(**FIELDS))[leaf].copy()
+  array[-1] = value
+  words = rf"w\.npz: leaf '{leaf}'.*finite.*in 1 of {array.size}"
+  with pytest.raises(ValueError, match=words):
+    load(write(tmp_path / "w.npz", **{leaf: array}))
+
+
+def test_numbers_beyond_float32(tmp_path):
+  bias = np.full(5, 1e300)
+  with pytest.raises(ValueError, match=r"head/bias.*infinity in 5 of 5"):
+    load(write(tmp_path / "w.npz", **{"head/bias": bias}))
+
+
+@pytest.mark.parametrize(
+  "array, words",
+  [
+    (np.zeros(5, np.int8), "floating point, got int8.*quantised"),
+    (np.zeros(5, "S3"), "expected numbers, got dtype .S3"),
+    (np.zeros(5, np.complex64), "expected numbers, got dtype complex64"),
+    (np.zeros(5, [("a", "f4")]), "expected numbers"),
+    (np.zeros(5, "datetime64[s]"), "expected numbers"),
+    (np.array(1.0), r"head/bias.*\(\)"),
+  ],
+)
+def test_leaves_that_are_no_floats(tmp_path, array, words):
+  with pytest.raises(ValueError, match=words) as error:
+    load(write(tmp_path / "w.npz", **{"head/bias": array}))
+  assert "head/bias" in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "leaf, shape",
+  [
+    ("pos_embedding", (16, 32)),
+    ("pos_embedding", (2, 16, 32)),
+    ("pos_embedding", (1, 0, 32)),
+    ("pos_embedding", (1, 16, 0)),
+    ("pos_embedding", ()),
+    ("cls", (1, 1, 31)),
+    ("cls", ()),
+    ("head/kernel", (32,)),
+    ("head/kernel", (32, 0)),
+    ("head/bias", (4,)),
+    ("head/bias", (5, 1)),
+    ("Transformer/encoderblock/LayerNorm_0/scale", ()),
+    ("Transformer/encoderblock/LayerNorm_0/scale", (9999, 32)),
+  ],
+)
+def test_leaves_of_no_model_s_shape(tmp_path, leaf, shape):
+  fields = dict(FIELDS, pool_type="tok")
+  leaves = flat(random_params(**fields)) | {leaf: np.zeros(shape, np.float32)}
+  files.write_npz(tmp_path / "w.npz", leaves)
+  with pytest.raises(ValueError, match=leaf):
+    load(tmp_path / "w.npz", **fields)
+
+
+@pytest.mark.parametrize(
+  "header",
+  [
+    b"{" + b"[" * 100_000,
+    b'{"__metadata__": {"a": 1}}',
+    b'{"__metadata__": []}',
+    b'{"a": 3}',
+    b"{\xff}",
+  ],
+)
+def test_a_damaged_safetensors_header(tmp_path, header):
+  path = tmp_path / "w.safetensors"
+  path.write_bytes(len(header).to_bytes(8, "little") + header)
+  with pytest.raises(ValueError, match="truncated or damaged safetensors"):
+    load(path)
+
+
+def test_a_type_that_numpy_lacks(tmp_path):
+  tensor = {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}
+  header = json.dumps({"a": tensor}).encode()
+  path = tmp_path / "w.safetensors"
+  path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+  with pytest.raises(ValueError, match="got dtype F8_E4M3 in tensor 'a'"):
+    load(path)
+
+
+def test_more_tokens_than_any_attention(tmp_path):
+  path = write(tmp_path / "w.npz")
+  with pytest.raises(ValueError, match=r"100000x100000 pixels.*at most 65,536"):
+    load(path, image_size=100_000)
+
+
+def test_an_index_s_hash_is_of_its_shards_too(tmp_path):
+  shards = split(tmp_path)
+  before = weights.sha256(tmp_path / "model.safetensors.index.json")
+  name, arrays = next(iter(shards.items()))
+  leaf = next(iter(arrays))
+  files.write_safetensors(
+    tmp_path / name, arrays | {leaf: arrays[leaf] + 1}, {}
+  )
+  assert weights.sha256(tmp_path / "model.safetensors.index.json") != before
+
+
+def split(folder, **changes):
+  """A model in two shards and their index; the arrays of each shard."""
+  arrays = flat(random_params(**FIELDS))
+  names = sorted(arrays)
+  shards, where = {}, {}
+  for i, part in enumerate((names[::2], names[1::2])):
+    file = f"model-{i + 1:05}-of-00002.safetensors"
+    shards[file] = {name: arrays[name] for name in part}
+    files.write_safetensors(folder / file, shards[file], {})
+    where |= dict.fromkeys(part, file)
+  index = {"metadata": {"total_size": 1}, "weight_map": where | changes}
+  (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+  return shards
+
+
+@pytest.mark.parametrize("part", ["", "model.safetensors.index.json"])
+def test_a_folder_of_shards(tmp_path, part):
+  split(tmp_path)
+  got = traverse_util.flatten_dict(load(tmp_path / part), sep="/")
+  for name, array in flat(random_params(**FIELDS)).items():
+    np.testing.assert_array_equal(got[name], array)
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    ({"head/bias": "../w.safetensors"}, "a file beside it for tensor 'head"),
+    ({"head/bias": 3}, "a file beside it for tensor 'head/bias', got 3"),
+    ({"x": "model-00001-of-00002.safetensors"}, "has no tensor 'x'"),
+    ({"x": "model-00003.safetensors"}, "No such file"),
+  ],
+)
+def test_an_index_that_does_not_fit(tmp_path, changes, words):
+  split(tmp_path, **changes)
+  with pytest.raises(ValueError, match=words):
+    load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "{}", "[" * 100_000])
+def test_an_index_that_is_none(tmp_path, text):
+  split(tmp_path)
+  (tmp_path / "model.safetensors.index.json").write_text(text)
+  with pytest.raises(ValueError, match=r"index\.json"):
+    load(tmp_path)
+
+
+def test_a_null_character_in_a_name():
+  with pytest.raises(ValueError, match="cannot read weights"):
+    reading.read("w\0.npz")
+  with pytest.raises(ValueError, match="nested too deep"):
+    opening.parse_json("[" * 100_000, "the file")

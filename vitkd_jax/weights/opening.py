@@ -1,0 +1,90 @@
+"""Opens files of weights, and what is wrong with one before it is read."""
+
+import contextlib
+import json
+import os
+import pathlib
+import stat
+from typing import Any, BinaryIO
+
+
+def opened(path: str) -> BinaryIO:
+  """A regular file, open to be read.
+
+  Raises:
+    ValueError: there is none, it cannot be read, or it is a FIFO, a device or
+      a folder, of which reading may never end.
+  """
+  try:
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode):
+      return open(path, "rb")
+  except (OSError, ValueError) as error:  # the latter of a null character
+    raise ValueError(unreadable(path, error)) from None
+  kind = next(
+    (word for is_kind, word in _KINDS if is_kind(mode)), "special file"
+  )
+  raise ValueError(
+    f"cannot read weights from {path!r}: expected a regular file, got a {kind}"
+  )
+
+
+_KINDS = (
+  (stat.S_ISFIFO, "FIFO"),
+  (stat.S_ISDIR, "folder"),
+  (stat.S_ISSOCK, "socket"),
+  (stat.S_ISCHR, "device"),
+  (stat.S_ISBLK, "device"),
+)
+
+
+def check_memory(path: str, needed: int) -> None:
+  """Refuses what could not be held, before it is read.
+
+  Args:
+    path: of the file.
+    needed: bytes of its content.
+
+  Raises:
+    ValueError: this machine has less memory.
+  """
+  there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  limit = pathlib.Path("/sys/fs/cgroup/memory.max")
+  with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max"
+    there = min(there, int(limit.read_text()))
+  if needed > there:
+    raise ValueError(
+      f"{path!r} holds {needed / 1e9:,.1f} GB, and this machine has "
+      f"{there / 1e9:,.1f} GB of memory"
+    )
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+  """The value of a JSON text.
+
+  Args:
+    text: the JSON.
+    what: names it in the message.
+
+  Raises:
+    ValueError: the text is not JSON, or nested too deep.
+  """
+  try:
+    return json.loads(text)
+  except RecursionError:
+    raise ValueError(
+      f"{what}: expected JSON, got one nested too deep"
+    ) from None
+  except ValueError as error:
+    raise ValueError(f"{what}: expected JSON: {error}") from None
+
+
+def unreadable(path: str, error: Exception) -> str:
+  """The sentence about a file that cannot be read."""
+  reason = getattr(error, "strerror", None) or str(error)
+  return f"cannot read weights from {path!r}: {reason}"
+
+
+def truncated(path: str, kind: str) -> str:
+  """The sentence about a file that ends early, or is damaged."""
+  return f"{path!r}: truncated or damaged {kind}; fetch or write it again"

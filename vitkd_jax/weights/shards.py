@@ -1,0 +1,34 @@
+"""An index beside the files of one model: `model.safetensors.index.json`."""
+
+import os
+
+from vitkd_jax.weights import opening
+
+_LONGEST = 100_000_000  # bytes of an index
+
+
+def is_index(path: str) -> bool:
+  """Whether a file lists those that hold a model's tensors."""
+  return path.endswith(".index.json")
+
+
+def files_of(path: str) -> dict[str, str]:
+  """The file of each tensor by name; all lie beside the index.
+
+  Raises:
+    ValueError: the index is damaged, or names a file elsewhere.
+  """
+  with opening.opened(path) as file:
+    found = opening.parse_json(file.read(_LONGEST), repr(path))
+  shards = found.get("weight_map") if isinstance(found, dict) else None
+  if not isinstance(shards, dict) or not shards:
+    raise ValueError(f"{path!r}: expected a 'weight_map' of tensors to files")
+  for name, file in shards.items():
+    # A file of the folder itself, wherever the index comes from.
+    if not isinstance(file, str) or os.path.basename(file) != file or not file:
+      raise ValueError(
+        f"{path!r}: expected the name of a file beside it for tensor "
+        f"{name!r}, got {file!r}"
+      )
+  folder = os.path.dirname(path)
+  return {name: os.path.join(folder, file) for name, file in shards.items()}
