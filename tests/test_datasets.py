@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 
+from array_record.python import array_record_module
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from vitkd_jax.data import datasets, decode, loader, sources
 
@@ -225,6 +227,67 @@ def test_a_bad_image_is_named(tmp_path):
     "record 3, number 13 of some_set-train.array_record-00000-of-00001:"
     " made to fail"
   )
+
+
+def example(**changes):
+  """A record of bytes; a change of None leaves the feature out."""
+  png = cv2.imencode(".png", np.zeros((28, 28), np.uint8))[1].tobytes()
+  made = tf_example_pb2.Example()
+  features = made.features.feature
+  for name, value in {"image": png, "label": 3, "index": 0, **changes}.items():
+    if isinstance(value, bytes):
+      features[name].bytes_list.value.append(value)
+    elif value is not None:
+      features[name].int64_list.value.append(value)
+  return made.SerializeToString()
+
+
+@pytest.mark.parametrize(
+  "record, words",
+  [
+    (example(label=10), "expected a label from 0 to 9, got 10"),
+    (example(label=-1), "expected a label from 0 to 9, got -1"),
+    (example(label=None), "expected a label from 0 to 9, got None"),
+    (example(image=None), "it has no image"),
+    (example(image=b""), "an empty file"),
+    (example(image=b"\xff\xd8\xff"), "image"),
+    (example(image=b"\xff\xd8\xff\xda\0\2"), "image"),
+    (b"\xff\xff", "Error parsing message"),
+    (b"", "expected a label from 0 to 9, got None"),
+  ],
+)
+def test_a_bad_record_is_named(tmp_path, record, words):
+  folder = copied_as(tmp_path, "some_set", "1.0.0")
+  (shard,) = folder.glob("*test*")
+  writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
+  for each in [example(), record] + [example()] * 1998:
+    writer.write(each)
+  writer.close()
+  source = datasets.load("some_set", "test", data_dir=str(tmp_path))
+  assert source[0]["label"] == 3
+  with pytest.raises(decode.BadRecordError) as error:
+    source[1]
+  said = str(error.value)
+  assert said.startswith(f"record 1, number 1 of {shard.name}: ")
+  assert words in said
+  assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+  "file, old, new",
+  [
+    ("label.labels.txt", "Ankle boot", ""),
+    ("features.json", '"numClasses": "10"', '"numClasses": "0"'),
+    ("features.json", '"numClasses": "10"', '"numClasses": "11"'),
+  ],
+)
+def test_as_many_class_names_as_classes_are_wanted(tmp_path, file, old, new):
+  folder = copied_as(tmp_path, "some_set", "1.0.0")
+  text = (folder / file).read_text()
+  assert old in text
+  (folder / file).write_text(text.replace(old, new))
+  with pytest.raises(ValueError, match=r"names|num_classes"):
+    datasets.info("some_set", str(tmp_path))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

@@ -176,7 +176,8 @@ def test_bad_images_are_named_before_anything_is_written(tmp_path, capsys):
   assert "14 of 38 images cannot be used" in err
   assert f"{root}/train/cat/empty.jpg is empty; " in err
   assert (
-    "page.png is no JPEG, PNG, WebP, BMP or TIFF (begins with b'<htm'" in err
+    "page.png is no JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PPM, PGM"
+    " or TGA (begins with b'<htm'" in err
   )
   assert "and 4 more" in err
   assert "--skip-bad" in err
@@ -569,9 +570,9 @@ def test_wrong_archives_are_refused(tmp_path):
   right = (tmp_path / train.file).read_bytes()
   assert "is no tar file, or a damaged one" in refusal(b"\0" * 99 + b"nonsense")
   assert "gunzip" in refusal(gzip.compress(right))
-  assert "holds n99.tar, which is no class" in refusal(tar({"n99.tar": b""}))
+  assert "holds 'n99.tar', which is no class" in refusal(tar({"n99.tar": b""}))
   assert "holds 0 images" in refusal(b"\0" * 10240)
-  assert "unexpected end of data" in refusal(right[: len(right) // 2])
+  assert "does not fit in it" in refusal(right[: len(right) // 2])
 
 
 def test_bad_images_of_an_archive_are_named(tmp_path):
@@ -610,6 +611,56 @@ def test_unpacked_imagenet_gets_the_same_names(tmp_path):
   assert any("ImageNet's has 1,281,167" in note for note in data_set.notes)
   (tmp_path / "train" / "n1").mkdir()
   with pytest.raises(ValueError, match="1,001 class folders, which are not"):
+    imagenet.imagenet2012(str(tmp_path))
+
+
+def unpacked_train(root):
+  for synset in imagenet.synsets():
+    (root / "train" / synset).mkdir(parents=True)
+  name = imagenet.synsets()[3]
+  make_tree(root, {f"train/{name}/{name}_7.JPEG": picture(1)})
+
+
+@pytest.mark.parametrize("below", ["", "ILSVRC/Data/CLS-LOC"])
+@pytest.mark.parametrize("val", ["val", "validation"])
+def test_flat_validation_images_are_labelled_by_their_numbers(
+  tmp_path, below, val
+):
+  root = tmp_path / below
+  unpacked_train(root)
+  make_tree(
+    root,
+    {
+      f"{val}/ILSVRC2012_val_00000002.JPEG": picture(2),
+      f"{val}/ILSVRC2012_val_00000005.JPEG": picture(5),
+      f"{val}/ILSVRC2012_val_00000006.JPEG": b"",
+      f"{val}/.DS_Store": b"x",
+      "test/ILSVRC2012_test_00000001.JPEG": picture(3),
+    },
+  )
+  make_tree(tmp_path, {"ILSVRC/ImageSets/CLS-LOC/val.txt": b"x"})
+  data_set = imagenet.imagenet2012(str(tmp_path))
+  labels = {e.name: e.label for e in data_set.splits["validation"]}
+  assert labels == {  # of TFDS_VALIDATION
+    "ILSVRC2012_val_00000002.JPEG": 970,
+    "ILSVRC2012_val_00000005.JPEG": 516,
+  }
+  assert [e.label for e in data_set.splits["train"]] == [3]
+  assert [bad.reason for bad in data_set.bad] == ["is empty"]
+  only = imagenet.imagenet2012(str(tmp_path), ["validation"])
+  assert only.splits["validation"] == data_set.splits["validation"]
+  (root / val / "other.JPEG").write_bytes(picture(1))
+  with pytest.raises(ValueError, match=r"_val_00050000.JPEG in .*other.JPEG"):
+    imagenet.imagenet2012(str(tmp_path))
+
+
+def test_one_folder_of_validation_images_is_wanted(tmp_path):
+  unpacked_train(tmp_path)
+  with pytest.raises(ValueError, match=r"one folder val or validation.*none"):
+    imagenet.imagenet2012(str(tmp_path))
+  for name in ("val", "validation"):
+    (tmp_path / name).mkdir()
+  with pytest.raises(ValueError, match="got val and validation"):
     imagenet.imagenet2012(str(tmp_path))
 
 
@@ -658,6 +709,57 @@ def test_damaged_tfrecords_stop_the_conversion(tmp_path, capsys):
   assert f"there is no file {path}" in err
   path.write_bytes(data)
   assert run(capsys, *args)[0] == 0
+
+
+@pytest.mark.parametrize(
+  "payload, words",
+  [
+    (b"\xff\xff", "is damaged (Error parsing message"),
+    (b"", "expected one label below 2, got none"),
+    (b"\n\x10\n\x0e\n\x05label\x12\x05\x1a\x03\n\x01\x02", "got [2])"),
+  ],
+)
+def test_bad_records_stop_the_conversion(tmp_path, capsys, payload, words):
+  source = tmp_path / "data" / "tfrecord_set" / "1.2.3"
+  shutil.copytree(TFRECORDS, source)
+  path = source / "tfrecord_set-train.tfrecord-00000-of-00002"
+  data = path.read_bytes()
+  second = 16 + int.from_bytes(data[:8], "little")
+  record = len(payload).to_bytes(8, "little") + bytes(4) + payload + bytes(4)
+  path.write_bytes(data[:second] + record)
+  args = ("--source", tmp_path / "data", "--data-dir", tmp_path)
+  status, _, err = run(capsys, "tfrecord_set", *args)
+  assert status == 1
+  assert f"record 1 of {path}" in err
+  assert words in err
+
+
+@pytest.mark.parametrize(
+  "file, old, new, words",
+  [
+    (
+      "dataset_info.json",
+      "1.2.3",
+      "../1.2.3",
+      "expected a version such as 1.0",
+    ),
+    ("label.labels.txt", "bee\n", "", "got 1 names for 2 classes"),
+    ("features.json", '"numClasses": "2"', '"numClasses": "0"', "names"),
+    ("dataset_info.json", '"train"', "7", "cannot be read"),
+  ],
+)
+def test_metadata_that_do_not_fit_are_named(
+  tmp_path, capsys, file, old, new, words
+):
+  shutil.copytree(TFRECORDS, tmp_path / "set")
+  path = tmp_path / "set" / file
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+  args = ("--source", tmp_path / "set", "--data-dir", tmp_path)
+  status, _, err = run(capsys, "tfrecord_set", *args)
+  assert status == 2
+  assert words in err
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"name": "a"}'])

@@ -227,6 +227,20 @@ def test_the_common_size_is_recorded(tmp_path, capsys, sizes, common, turned):
   assert run(capsys, *args)[1] == out  # nothing is forgotten
 
 
+def test_home_is_written_as_a_tilde(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  some_tree(tmp_path / "root", "train", "val")
+  args = ["pets", "--source", "~/root", "--data-dir", "~/sets"]
+  status, out, _ = run(capsys, *args)
+  assert status == 0
+  assert f"pets is in {tmp_path}/sets/pets/1.0.0\n" in out
+  assert "--config.data.data_dir=~/sets" in out
+  assert datasets.info("pets", "~/sets").num_examples["val"] == 4
+  assert len(datasets.load("pets", "val", data_dir="~/sets")) == 4
+  monkeypatch.setenv("TFDS_DATA_DIR", "~/sets")
+  assert len(datasets.load("pets", "val")) == 4
+
+
 # A second start.
 
 

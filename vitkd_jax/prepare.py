@@ -156,7 +156,7 @@ def prepare(
     make, source = _builder(name, source, options)
     stamp = stamps.stamp(
       source,
-      deep=name not in _PUBLISHED or imagenet.is_unpacked(source),
+      deep=name not in _PUBLISHED or imagenet.unpacked(source) is not None,
       options={**options, "skip_bad": skip_bad},
     )
     with _failing(data_dir):

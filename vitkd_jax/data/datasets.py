@@ -163,10 +163,9 @@ def _builder(name, data_dir):
       try:
         builder = tfds.builder_from_directory(version)
       except Exception as error:  # TFDS's own, protobuf's, JSON's
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
           f"the metadata of data set {name} in {version} cannot be read"
-          f" ({reason}); delete that folder and prepare it again."
+          f" ({reason(error)}); delete that folder and prepare it again."
         ) from error
       return _checked(name, builder)
   raise ValueError(_missing(name, folder))
@@ -210,6 +209,14 @@ def _checked(name, builder):
       " --data-dir DIR, if it is tfrecord."
     )
   return builder
+
+
+def reason(error: Exception) -> str:
+  """What TFDS, protobuf or JSON say of damaged metadata, in some words."""
+  first = str(error).strip().partition("\n")[0][:500]
+  # What Python says of a value tells nothing of the file.
+  known = re.split(r":? *(?:invalid literal|could not|'\w+' object)", first)[0]
+  return known.rstrip(".") or type(error).__name__
 
 
 def check_names(label: tfds.features.ClassLabel) -> None:

@@ -68,8 +68,8 @@ class Records:
         f"{place}: {reason or type(error).__name__}"
       ) from error
     label, image = record.get("label"), record.get("image")
-    if np.shape(label) or label is None:
-      label = [None]
+    if np.shape(label):
+      label = None
     labels = list(record[LABEL_SET]) if self._label_sets else []
     for each in [label, *labels]:
       if each not in range(self._num_classes):

@@ -77,29 +77,67 @@ def check_count(archive: Archive, path: str, count: int) -> None:
 
 
 def members(
-  path: str, start: int = 0, suffixes: tuple[str, ...] = images.SUFFIXES
-) -> Iterator[tuple[images.Example, bytes]]:
-  """The files with `suffixes` of a tar that begins at byte `start` of `path`.
+  path: str,
+  within: images.Example | None = None,
+  suffixes: tuple[str, ...] = images.SUFFIXES,
+) -> Iterator[tuple[images.Example, str | None]]:
+  """The files with `suffixes` of a tar.
+
+  Args:
+    path: of the tar.
+    within: member of it that is a tar, whose files are meant.
+    suffixes: of their names.
 
   Yields:
-    the file, with label -1, and its first bytes.
+    the file, with label -1, and what is wrong with it as an image.
 
   Raises:
-    ValueError: there is no tar.
+    ValueError: there is no tar, or a damaged one.
   """
+  start, end = 0, os.path.getsize(path)
+  if within is not None:
+    start, end = within.offset, within.offset + within.size
   try:
     with open(path, "rb") as file:
       file.seek(start)
+      last = -1
       with tarfile.TarFile(fileobj=file) as tar:
         for m in tar:
+          _check_place(m, last, end)
+          last = m.offset
           base = os.path.basename(m.name)
           if not base.lower().endswith(suffixes) or base.startswith("."):
             continue
-          file.seek(m.offset_data)
-          first = file.read(min(images.HEAD, m.size))
-          yield images.Example(m.name, path, m.offset_data, m.size, -1), first
-  except tarfile.TarError as error:
+          wrong = "is a link, a folder or sparse"
+          if m.isreg() and not m.issparse():
+            file.seek(m.offset_data)
+            first = file.read(min(images.HEAD, m.size))
+            wrong = images.problem(m.name, m.size, first)
+          yield images.Example(m.name, path, m.offset_data, m.size, -1), wrong
+  except _DAMAGE as error:
     raise ValueError(
       f"{path} is no tar file, or a damaged one ({error}); where its name ends"
       " in .gz and it is compressed, unpack it with gunzip and keep the name."
     ) from error
+
+
+# What tarfile raises at headers that make no sense.
+_DAMAGE = (
+  tarfile.TarError,
+  ValueError,
+  OverflowError,
+  EOFError,
+  TypeError,
+  LookupError,
+  AttributeError,
+  MemoryError,
+)
+
+
+def _check_place(member, last, end):
+  """Refuses sizes that lead out of the tar, or in a circle."""
+  stop = member.offset_data + (0 if member.issparse() else member.size)
+  if member.size < 0 or member.offset <= last or stop > end:
+    raise tarfile.ReadError(
+      f"{ascii(member.name)[:200]} of {member.size:,} bytes does not fit in it"
+    )

@@ -11,10 +11,11 @@ import dataclasses
 import functools
 import json
 import os
+import re
 
 import tensorflow_datasets as tfds
 
-from vitkd_jax.data.builders import archives, images, records, tree
+from vitkd_jax.data.builders import archives, images, layout, records, tree
 
 _LABELS = "datasets/imagenet2012/labels.txt"
 # Of the validation images in the order of their names.
@@ -80,18 +81,27 @@ TESTS = {
 }
 
 
+_Seen = Callable[[int], None]
+# Where the images lie that are no longer in their archives: Kaggle's below the
+# first of these.
+_ROOTS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC", "")
+_FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
+
+
 def imagenet2012(
   source: str,
   splits: Sequence[str] | None = None,
   published: tuple[archives.Archive, archives.Archive] = (TRAIN, VAL),
+  seen: _Seen = lambda count: None,
 ) -> records.DataSet:
   """ImageNet-1k: splits "train" and "validation".
 
   Args:
-    source: folder of the two official archives, or of a tree `train/SYNSET/`,
-      `val/SYNSET/` of what was in them.
+    source: folder of the two official archives, or of what was in them, see
+      `unpacked`.
     splits: which to make; None for both.
     published: the archives of the two splits.
+    seen: called with the number of files looked at since.
 
   Raises:
     ValueError: a file is missing or is not the published one.
@@ -103,26 +113,32 @@ def imagenet2012(
       raise ValueError(
         f"--splits: imagenet2012 has train and validation, not {split!r}."
       )
-  if is_unpacked(source):
-    return _unpacked(source, splits, wanted)
+  if root := unpacked(source):
+    return _unpacked(root, splits, wanted, seen)
   paths = archives.locate("imagenet2012", source, [wanted[s] for s in splits])
   found, bad = {}, []
   for split, path in zip(splits, paths, strict=True):
     listing = _train if split == "train" else _validation
-    found[split], wrong = listing(path)
+    found[split], wrong = listing(path, seen)
     archives.check_count(wanted[split], path, len(found[split]) + len(wrong))
     bad += wrong
   return _data_set("imagenet2012", "5.1.0", found, bad)
 
 
-def is_unpacked(source: str) -> bool:
-  """Whether a folder holds ImageNet's images rather than its archives."""
-  return os.path.isdir(os.path.join(source, "train"))
+def unpacked(source: str) -> str | None:
+  """Folder of `train` and `val`, where ImageNet's archives are unpacked."""
+  for root in _ROOTS:
+    path = os.path.join(source, root) if root else source
+    for name in sum(_FOLDERS.values(), ()):
+      if os.path.isdir(os.path.join(path, name)):
+        return path
+  return None
 
 
 def imagenet2012_real(
   source: str,
   published: tuple[archives.Archive, archives.Archive] = (VAL, REAL),
+  seen: _Seen = lambda count: None,
 ) -> records.DataSet:
   """The validation images with the labels of arXiv:2006.07159.
 
@@ -133,7 +149,7 @@ def imagenet2012_real(
     ValueError: as `imagenet2012`.
   """
   tar, labels = archives.locate("imagenet2012_real", source, published)
-  examples, bad = _validation(tar)
+  examples, bad = _validation(tar, seen)
   archives.check_count(published[0], tar, len(examples) + len(bad))
   with open(labels, encoding="utf-8") as file:
     real = json.load(file)
@@ -163,7 +179,10 @@ def imagenet2012_real(
 
 
 def evaluation_set(
-  name: str, source: str, archive: archives.Archive | None = None
+  name: str,
+  source: str,
+  archive: archives.Archive | None = None,
+  seen: _Seen = lambda count: None,
 ) -> records.DataSet:
   """One of `TESTS`: split "test", labels among ImageNet's 1,000.
 
@@ -178,15 +197,16 @@ def evaluation_set(
     labels = {str(i): i for i in range(len(labels))}
 
   def placed(member):
-    folder, file = member.name.split("/")[-2:]
+    folder, _, file = member.name.rpartition("/")
+    folder = folder.rpartition("/")[2]
     if folder not in labels:
-      raise ValueError(f"{path} holds {member.name}, which is in no class.")
+      raise ValueError(f"{path} holds {member.name!r}, which is in no class.")
     # As in TFDS, where imagenet_a alone leaves the folder out.
     short = file if name == "imagenet_a" else f"{folder}/{file}"
     return dataclasses.replace(member, name=short, label=labels[folder])
 
   examples, bad = _sorted_out(
-    (placed(member), first) for member, first in archives.members(path)
+    ((placed(member), wrong) for member, wrong in archives.members(path)), seen
   )
   archives.check_count(archive, path, len(examples) + len(bad))
   return _data_set(name, version, {"test": examples}, bad, homepage)
@@ -197,35 +217,45 @@ def synsets() -> list[str]:
   return tfds.core.tfds_path(_LABELS).read_text().split()
 
 
-def _train(path):
+def _train(path, seen):
   """Good and bad images of a tar of one tar a class."""
   numbers = {f"{synset}.tar": i for i, synset in enumerate(synsets())}
 
   def found():
     for inner, _ in archives.members(path, suffixes=(".tar",)):
       if inner.name not in numbers:
-        raise ValueError(f"{path} holds {inner.name}, which is no class.")
-      for member, first in archives.members(path, inner.offset):
-        yield dataclasses.replace(member, label=numbers[inner.name]), first
+        raise ValueError(f"{path} holds {inner.name!r}, which is no class.")
+      for member, wrong in archives.members(path, inner):
+        yield dataclasses.replace(member, label=numbers[inner.name]), wrong
 
-  return _sorted_out(found())
+  return _sorted_out(found(), seen)
 
 
-def _validation(path):
+def _validation(path, seen):
   """Good and bad images of a tar whose labels TFDS holds."""
-  numbers = {synset: i for i, synset in enumerate(synsets())}
-  labels = tfds.core.tfds_path(_VALIDATION_LABELS).read_text().split()
   members = sorted(archives.members(path), key=lambda m: m[0].name)
   return _sorted_out(
-    (dataclasses.replace(member, label=numbers[label]), first)
-    for (member, first), label in zip(members, labels, strict=False)
+    (
+      (dataclasses.replace(member, label=label), wrong)
+      for (member, wrong), label in zip(
+        members, _validation_labels(), strict=False
+      )
+    ),
+    seen,
   )
 
 
-def _sorted_out(members) -> tuple[list[images.Example], list[images.Bad]]:
+def _validation_labels() -> list[int]:
+  """Of the validation images in the order of their names."""
+  numbers = {synset: i for i, synset in enumerate(synsets())}
+  text = tfds.core.tfds_path(_VALIDATION_LABELS).read_text()
+  return [numbers[synset] for synset in text.split()]
+
+
+def _sorted_out(members, seen) -> tuple[list[images.Example], list[images.Bad]]:
   examples, bad = [], []
-  for member, first in members:
-    wrong = images.problem(member.size, first)
+  for member, wrong in members:
+    seen(1)
     if wrong:
       bad.append(images.Bad(member.name, wrong))
     else:
@@ -233,31 +263,66 @@ def _sorted_out(members) -> tuple[list[images.Example], list[images.Bad]]:
   return examples, bad
 
 
-def _unpacked(source, splits, published):
-  """ImageNet as a tree of folders, which many keep."""
-  folders = {"train": "train", "validation": "val"}
-  found = tree.find(source, splits=[folders[s] for s in splits])
-  if list(found.class_names) != synsets():
-    raise ValueError(
-      f"{source} has {len(found.class_names):,} class folders, which are not"
-      " ImageNet's 1,000 synsets; prepare it under a name of its own."
-    )
+def _unpacked(root, splits, published, seen):
+  """ImageNet as folders of images, which many keep."""
+  present = {
+    split: [n for n in names if os.path.isdir(os.path.join(root, n))]
+    for split, names in _FOLDERS.items()
+  }
+  for split in splits:
+    if len(present[split]) != 1:
+      raise ValueError(
+        f"expected one folder {' or '.join(_FOLDERS[split])} in {root}, got"
+        f" {' and '.join(present[split]) or 'none'}."
+      )
+  folders = {split: present[split][0] for split in splits}
+  paths = {split: os.path.join(root, name) for split, name in folders.items()}
+  flat = [s for s in splits if s != "train" and not layout.folders(paths[s])]
+  named, bad, notes = {}, [], []
+  if classed := [folders[split] for split in splits if split not in flat]:
+    found = tree.find(root, splits=classed, seen=seen)
+    if list(found.class_names) != synsets():
+      raise ValueError(
+        f"{root} has {len(found.class_names):,} class folders, which are not"
+        " ImageNet's 1,000 synsets; prepare it under a name of its own."
+      )
+    bad, notes = list(found.bad), list(found.notes)
+    named = {s: found.splits[folders[s]] for s in splits if s not in flat}
+  for split in flat:
+    named[split] = _numbered(paths[split], bad, seen)
+    notes.append(f"split {split}: labels by the numbers in the files' names.")
   named = {
     split: [
       dataclasses.replace(e, name=os.path.basename(e.name))
-      for e in found.splits[folders[split]]
+      for e in named[split]
     ]
     for split in splits
   }
-  notes = list(found.notes)
   for split, examples in named.items():
     if len(examples) != published[split].count:
       notes.append(
         f"split {split} has {len(examples):,} images, ImageNet's has"
         f" {published[split].count:,}."
       )
-  data_set = _data_set("imagenet2012", "5.1.0", named, found.bad)
+  data_set = _data_set("imagenet2012", "5.1.0", named, bad)
   return dataclasses.replace(data_set, notes=notes)
+
+
+def _numbered(path, bad, seen) -> list[images.Example]:
+  """The validation images of a flat folder: the label follows the number."""
+  names, labels, files = synsets(), _validation_labels(), []
+  for name in sorted(os.listdir(path)):
+    if layout.is_litter(name) or not name.lower().endswith(images.SUFFIXES):
+      continue
+    number = re.fullmatch(r"(?i)ILSVRC2012_val_(\d{8})\.jpe?g", name)
+    if not number or not 1 <= int(number[1]) <= len(labels):
+      raise ValueError(
+        f"expected ILSVRC2012_val_00000001.JPEG to ILSVRC2012_val_00050000.JPEG"
+        f" in {path}, got {name!r}."
+      )
+    synset = names[labels[int(number[1]) - 1]]
+    files.append((synset, os.path.join(path, name)))
+  return tree.examples(path, files, names, bad, seen)
 
 
 def _data_set(name, version, splits, bad, homepage="https://image-net.org/"):

@@ -6,18 +6,31 @@ import errno
 import os
 import stat
 
-# OpenCV reads these. What a file is, its first bytes tell.
-_MAGIC = (
-  (0, b"\xff\xd8\xff"),  # JPEG
-  (0, b"\x89PNG\r\n\x1a\n"),
-  (8, b"WEBP"),
-  (0, b"BM"),
-  (0, b"II*\0"),  # TIFF
-  (0, b"MM\0*"),
-)
-HEAD = 12  # bytes that `problem` looks at
+from PIL import features
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# What a file is, its first bytes tell; each format with what Pillow calls the
+# library that it needs, if any.
+_MAGIC = (
+  (0, b"\xff\xd8\xff", None),  # JPEG
+  (0, b"\x89PNG\r\n\x1a\n", None),
+  (8, b"WEBP", "webp"),
+  (0, b"BM", None),
+  (0, b"II*\0", None),  # TIFF
+  (0, b"MM\0*", None),
+  (0, b"GIF87a", None),
+  (0, b"GIF89a", None),
+  (4, b"ftypavif", "avif"),
+  (4, b"ftypavis", "avif"),
+  (0, b"\0\0\0\x0cjP  \r\n\x87\n", "jpg_2000"),
+  (0, b"\xff\x4f\xff\x51", "jpg_2000"),
+  *((0, b"P%d" % n, None) for n in (2, 3, 5, 6)),  # PGM and PPM
+)
+HEAD = 18  # bytes that `problem` looks at
+
+SUFFIXES = (
+  *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+  *(".gif", ".avif", ".jp2", ".ppm", ".pgm", ".tga"),
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,13 +92,41 @@ def head(path: str) -> tuple[int, bytes]:
     return about.st_size, file.read(HEAD)
 
 
-def problem(size: int, first: bytes) -> str | None:
-  """What is wrong with an image of `size` bytes that begins with `first`."""
+def problem(name: str, size: int, first: bytes) -> str | None:
+  """What is wrong with the image `name` of `size` bytes.
+
+  Args:
+    name: of the file.
+    size: its bytes.
+    first: of these.
+  """
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    return "has a name that is not UTF-8"
   if not size:
     return "is empty"
-  if any(first[at : at + len(magic)] == magic for at, magic in _MAGIC):
+  for at, magic, needed in _MAGIC:
+    if first[at : at + len(magic)] == magic:
+      if needed and not features.check(needed):
+        return f"needs a Pillow with {needed}, which this one is not"
+      return None
+  if name.lower().endswith(".tga") and _may_be_tga(first):
     return None
-  return f"is no JPEG, PNG, WebP, BMP or TIFF (begins with {first[:4]!r})"
+  return (
+    "is no JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PPM, PGM or TGA"
+    f" (begins with {first[:4]!r})"
+  )
+
+
+def _may_be_tga(first):
+  """Whether the header could be TGA's, which has nothing of its own in it."""
+  return (
+    len(first) >= HEAD
+    and first[1] in (0, 1)  # colour map
+    and first[2] in (1, 2, 3, 9, 10, 11)  # indices, colours or grey; run length
+    and first[16] in (8, 15, 16, 24, 32)  # bits a pixel
+  )
 
 
 def refusal(bad: Sequence[Bad], total: int) -> str:

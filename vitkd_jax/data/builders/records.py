@@ -82,6 +82,9 @@ def plan(data_set: DataSet, num_shards: int | None = None) -> shards.Plan:
     data_set: what to write.
     num_shards: shards of each split; by default as many as TFDS makes, of 64
       MiB to 1 GiB.
+
+  Raises:
+    ValueError: a split without an image.
   """
   digest = hashlib.sha256(
     json.dumps(data_set.features.to_json(), sort_keys=True).encode()
@@ -101,6 +104,8 @@ def plan(data_set: DataSet, num_shards: int | None = None) -> shards.Plan:
 def _shards(data_set, split, num_shards, digest) -> list[shards.Shard]:
   """Cuts a split into shards; `digest` takes in all that decides the bytes."""
   examples = order(split, data_set.splits[split])
+  if not examples:
+    raise ValueError(f"the split {split} of {data_set.name} has no image.")
   for e in examples:
     digest.update(f"{split}\t{e.name}\t{e.label}\t{e.size}\n".encode())
   count = shard_utils.ShardConfig(num_shards).get_number_shards(

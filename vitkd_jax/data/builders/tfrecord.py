@@ -105,14 +105,18 @@ def plan(name: str, folder: str) -> shards.Plan:
       datasets.check_names(label)
       classes = label.num_classes
   except Exception as error:  # TFDS's own, protobuf's, JSON's
-    reason = str(error).strip().partition("\n")[0].rstrip(".")
     raise ValueError(
-      f"the metadata in {folder} cannot be read ({reason}); fetch them again."
+      f"the metadata in {folder} cannot be read ({datasets.reason(error)});"
+      " fetch them again."
     ) from error
   made = []
   for path, count in files:
     if not os.path.isfile(path):
-      raise ValueError(f"there is no file {path}: {folder} is incomplete.")
+      name = os.path.basename(path)[:200]
+      raise ValueError(
+        f"there is no file {os.path.join(folder, name)}: {folder} is"
+        " incomplete."
+      )
     made.append(
       shards.Shard(
         os.path.basename(path).replace(".tfrecord-", ".array_record-"),

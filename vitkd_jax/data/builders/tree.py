@@ -104,7 +104,7 @@ def find(
   found, bad = {}, []
   for split, path in folders.items():
     files, others = _files(path, classes[split])
-    found[split] = _examples(path, files, names, bad, seen)
+    found[split] = examples(path, files, names, bad, seen)
     _check(split, path, found[split], names, others, notes)
   if val_share:
     found = _share(found["train"], val_share)
@@ -141,20 +141,34 @@ def _loose(path):
   )
 
 
-def _examples(path, files, names, bad, seen) -> list[images.Example]:
+def examples(
+  path: str,
+  files: Sequence[tuple[str, str]],
+  names: Sequence[str],
+  bad: list[images.Bad],
+  seen: Callable[[int], None] = lambda count: None,
+) -> list[images.Example]:
+  """The images among files; the others are added to `bad`.
+
+  Args:
+    path: of the split; the examples' names are relative to it.
+    files: class and path of each.
+    names: of the classes, in the order of their numbers.
+    bad: gets what is no image.
+    seen: see `find`.
+  """
   numbers = {name: i for i, name in enumerate(names)}
-  examples = []
+  found = []
   for (name, whole), (size, wrong) in zip(
     files, _heads([whole for _, whole in files]), strict=True
   ):
     seen(1)
     relative = os.path.relpath(whole, path)
-    wrong = wrong or _unspeakable(relative)
     if wrong:
       bad.append(images.Bad(os.path.join(path, relative), wrong))
     else:
-      examples.append(images.Example(relative, whole, 0, size, numbers[name]))
-  return examples
+      found.append(images.Example(relative, whole, 0, size, numbers[name]))
+  return found
 
 
 def _heads(paths: Sequence[str]) -> Iterable[tuple[int, str | None]]:
@@ -170,15 +184,7 @@ def _look(path):
     size, first = images.head(path)
   except OSError as error:
     return 0, f"cannot be read ({error.strerror})"
-  return size, images.problem(size, first)
-
-
-def _unspeakable(name):
-  try:
-    name.encode()
-  except UnicodeEncodeError:
-    return "has a name that is not UTF-8"
-  return None
+  return size, images.problem(path, size, first)
 
 
 def _check(split, path, examples, names, others, notes):
