@@ -15,7 +15,7 @@ ALLOWED = {
   "models": {"models"},
   "distill": {"distill", "models.linear"},
   "data": {"data"},
-  "weights": {"weights", "models", "training"},
+  "weights": {"weights", "models", "training", "data.preprocess"},
   "training": {"training", "data", "weights", "models", "distill"},
 }
 # What `models` and `distill` may need from outside: users carry them away.

@@ -1,5 +1,6 @@
 """The converter: what it writes, says, and refuses."""
 
+import dataclasses
 import json
 
 from absl import flags
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from vitkd_jax import convert, weights
+from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import places
 
@@ -114,13 +116,19 @@ def test_head_classes_size_and_dtype(tmp_path, flat, capsys):
   )
 
 
-@pytest.mark.parametrize("image_size, eval_resize", [(None, 30), (["32"], 0)])
-def test_the_evaluation_s_crop_is_stated_on(tmp_path, image_size, eval_resize):
+@pytest.mark.parametrize(
+  "asked, size, short_side", [(None, 28, 30), (["56"], 56, 60)]
+)
+def test_the_evaluation_s_crop_is_stated_on(tmp_path, asked, size, short_side):
   path, written = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
   params = random_params(**FIELDS)
-  weights.save(path, params, format="flat", eval_resize=30, **FIELDS)
-  run(path, written, "flat", image_size=image_size, check=False)
-  assert places.stated(written).eval_resize == eval_resize
+  images = preprocess.Preprocess((28, 28), 30, (0.1,) * 3, (0.2,) * 3)
+  weights.save(path, params, format="flat", preprocess=images, **FIELDS)
+  run(path, written, "flat", image_size=asked, check=False)
+  found = places.stated(written).preprocess
+  assert found == dataclasses.replace(
+    images, size=(size, size), short_side=short_side
+  )
 
 
 @pytest.mark.parametrize(
@@ -128,14 +136,14 @@ def test_the_evaluation_s_crop_is_stated_on(tmp_path, image_size, eval_resize):
   [
     (dict(image_size=28), 32),  # 28 / 0.875
     (dict(image_size=28, eval_resize=30), 30),
-    (dict(image_size=0), 0),  # whole images
+    (dict(image_size=0), None),  # whole images
   ],
 )
 def test_a_workdir_s_crop_is_stated_on(tmp_path, flat, data, short_side):
   record = {"config": {"student": FIELDS, "data": data}}
   (tmp_path / "config.json").write_text(json.dumps(record))
   written = run(tmp_path, tmp_path / "b.safetensors", "flat", check=False)
-  assert places.stated(written).eval_resize == short_side
+  assert places.stated(written).preprocess.short_side == short_side
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vitkd_jax import evaluate, weights
-from vitkd_jax.data import datasets
+from vitkd_jax.data import datasets, preprocess
 from vitkd_jax.models import vit
 from vitkd_jax.reporting import counting, scoring
 from vitkd_jax.training import checkpoint
@@ -151,7 +151,8 @@ def random_params(made, seed):
 def model(seed):
   made = vit.Model(10, **FIELDS)
   params = random_params(made, seed)
-  return scoring.Scored(made, params, (0.5,) * 3, (0.5,) * 3)
+  images = preprocess.Preprocess((28, 28), None, (0.5,) * 3, (0.5,) * 3)
+  return scoring.Scored(made, params, images)
 
 
 def score(batch_size):
@@ -282,16 +283,21 @@ def test_an_exported_file_is_cropped_as_its_training_was(tmp_path):
   path = str(tmp_path / "student.safetensors")
 
   def crop(info_, **asked):
-    found = scoring.load(path, info_, **asked).crop
-    return found and (found.size, found.short_side)
+    found = scoring.load(path, info_, **asked).images
+    return found.size[0], found.short_side
 
-  options = dict(variant="deit_pico_patch4_28", format="flat", image_size=28)
-  weights.save(path, random_params(made, 0), eval_resize=40, **options)
+  options = dict(variant="deit_pico_patch4_28", format="flat")
+  cropped = preprocess.Preprocess((28, 28), 40, (0.5,) * 3, (0.5,) * 3)
+  weights.save(path, random_params(made, 0), preprocess=cropped, **options)
   assert crop(several) == crop(info()) == (28, 40)
   assert crop(info(), eval_resize=50) == (28, 50)
-  assert crop(info(), image_size=32) == (32, 32)
-  weights.save(path, random_params(made, 0), **options)
-  assert crop(info()) is None
+  assert crop(info(), image_size=32) == (32, 45)  # the same share: 0.7
+  weights.save(path, random_params(made, 0), image_size=28, **options)
+  assert crop(info()) == (28, None)
+  assert crop(several) == (28, 28)
+  whole = dataclasses.replace(cropped, short_side=None)
+  weights.save(path, random_params(made, 0), preprocess=whole, **options)
+  assert crop(info()) == (28, None)
   assert crop(several) == (28, 28)
 
 

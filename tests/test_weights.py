@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vitkd_jax import weights
+from vitkd_jax.data import preprocess
 from vitkd_jax.models import vit
 from vitkd_jax.weights import big_vision, files, places
 
@@ -313,11 +314,17 @@ def test_a_flat_file_states_its_model(tmp_path):
   weights.save(path, params, format="flat", drop_path=0.1, **fields)
   said = places.stated(path)
   assert dict(said.fields, variant=said.variant) == fields
-  assert (said.image_size, said.eval_resize) == ((SIZE, SIZE), 0)
-  weights.save(path, params, format="flat", eval_resize=40, **fields)
-  assert places.stated(path).eval_resize == 40
+  assert (said.image_size, said.preprocess) == ((SIZE, SIZE), None)
+  images = preprocess.Preprocess((SIZE, SIZE), 40, (0.1,) * 3, (0.2,) * 3)
+  names = ["Öl", '"b"', "c", "d", "e"]
+  weights.save(
+    path, params, format="flat", preprocess=images, class_names=names, **fields
+  )
+  said = places.stated(path)
+  assert said.preprocess == images
+  assert said.class_names == tuple(names)
   np.savez(tmp_path / "w.npz", **flat(params))
-  assert places.stated(tmp_path / "w.npz") is None
+  assert places.stated(tmp_path / "w.npz") == places.Stated()
 
 
 @pytest.mark.parametrize(

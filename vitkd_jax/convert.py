@@ -19,11 +19,11 @@ import os
 import time
 
 from absl import flags
-from etils import epath
 import jax
 import numpy as np
 
 from vitkd_jax import command, weights
+from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import card, loading, peers, places, saving
 
@@ -74,7 +74,8 @@ def convert(options: Options) -> str:
   Raises:
     ValueError: in one sentence, what does not fit.
   """
-  variant, fields = _model(options)
+  said = places.stated(options.input)
+  variant, fields = _model(options, said)
   began = time.monotonic()
   loaded = loading.load_with_notes(
     options.input,
@@ -90,6 +91,8 @@ def convert(options: Options) -> str:
   )
   params, loaded = loaded.params, dataclasses.replace(loaded, params={})
   size = loaded.image_size
+  images = _images(said, variant, loaded)
+  names = _class_names(said, options, loaded.num_classes)
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   local = loaded.file and "://" not in loaded.file
   digest = weights.sha256(loaded.file) if local else None
@@ -99,7 +102,8 @@ def convert(options: Options) -> str:
     variant=variant,
     format=options.to,
     image_size=size,
-    eval_resize=_eval_resize(options.input, loaded.file, size),
+    preprocess=images,
+    class_names=names,
     dtype=options.dtype,
     fold=options.fold_layerscale,
     readme=_card(options, variant, size, loaded, count, digest),
@@ -121,10 +125,9 @@ def convert(options: Options) -> str:
   return written
 
 
-def _model(options) -> tuple[str, dict]:
+def _model(options, said) -> tuple[str, dict]:
   """The variant and the fields: as given, or as the file says."""
-  said = places.stated(options.input)
-  variant, fields = (said.variant, said.fields) if said else (None, {})
+  variant, fields = said.variant, dict(said.fields)
   if options.variant not in (None, variant):
     variant, fields = options.variant, {}
   if variant is None:
@@ -152,22 +155,25 @@ def _size(options) -> tuple[int, int] | None:
   return numbers[0], numbers[-1]
 
 
-def _eval_resize(path, file, size) -> int:
-  """The short side before the crop to `size`, of a run or a file of ours."""
-  run = None
-  if epath.Path(path).is_dir():
-    # Not above: they bring Grain and TFDS, which doubles the start.
-    from vitkd_jax.reporting import scoring
-    from vitkd_jax.training import inputs
+def _images(said, variant, loaded) -> preprocess.Preprocess | None:
+  """What made the input's images, at the output's size; None for unsaid."""
+  size = loaded.image_size
+  if said.preprocess is not None:
+    return said.preprocess.at(size)
+  if loaded.file is not None:
+    return None
+  # A run that was started by an older version, which took its images whole.
+  named = variants.get(variant)
+  return preprocess.Preprocess(size, None, named.mean, named.std)
 
-    run = scoring.workdir_config(path)
-  if run is not None:
-    data = run.get("data") or {}
-    sides = (data.get(name, 0) for name in ("image_size", "eval_resize"))
-    crop = inputs.centre_crop(*sides)
-    return crop.short_side if crop and size == (crop.size, crop.size) else 0
-  said = places.stated(file) if file else None
-  return said.eval_resize if said and said.image_size == size else 0
+
+def _class_names(said, options, count) -> list[str] | None:
+  """The names of the classes that are written, if the input has names."""
+  names, kept = said.class_names, _integers("classes", options.classes)
+  if names is None or options.head != "keep":
+    return None
+  names = list(names) if kept is None else [names[i] for i in kept]
+  return names if len(names) == count else None
 
 
 def _num_classes(options):

@@ -9,6 +9,7 @@ how often both agree. Files (evaluation.json, confusion.png) only with --out.
 """
 
 from collections.abc import Mapping
+import dataclasses
 import json
 from typing import Any
 
@@ -206,7 +207,7 @@ def main(argv):
       given["teacher"],
       info,
       variant=given["teacher-variant"],
-      image_size=student.crop.size if student.crop else 0,
+      like=student.images,
     )
     source = datasets.load(
       asked["data"],
@@ -226,7 +227,9 @@ def main(argv):
       raise command.FailedError(str(error)) from error
   if jax.process_index() > 0:
     return
-  show(found, f"{asked['weights']} on {asked['data']}, {asked['split']}")
+  asked["preprocess"] = dataclasses.asdict(student.images)
+  title = f"{asked['weights']} on {asked['data']}, {asked['split']}"
+  show(found, f"{title}: {student.images}")
   if given["out"]:
     with command.refusing():
       write(found, asked, given["out"])

@@ -8,6 +8,7 @@ and at the end student.safetensors. Starting the same command again resumes.
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
 import tempfile
@@ -64,7 +65,7 @@ def train(
     with command.refusing():
       parts = experiment.build(config, pinned=_pinned(workdir))
       parts.inputs.open()
-      _claim(workdir, config, parts.teacher_pin, stack)
+      _claim(workdir, config, parts, stack)
     try:
       return _train(config, workdir, parts, keep_compiled)
     except OSError as error:  # a full disk, a share that went away
@@ -129,15 +130,19 @@ def _pinned(workdir):
   return teachers.Pin(record.get("teacher_sha256"), record.get("teacher_step"))
 
 
-def _claim(workdir, config, pin, stack):
+def _claim(workdir, config, parts, stack):
   """Makes the workdir this run's alone, until `stack` is left."""
   claim = functools.partial(
     runs.claim,
     workdir,
     config,
-    pin.sha256,
+    parts.teacher_pin.sha256,
     command.line(),
-    teacher_step=pin.step,
+    teacher_step=parts.teacher_pin.step,
+    about={
+      "preprocess": dataclasses.asdict(_images(parts)),
+      "class_names": parts.info.class_names,
+    },
   )
   claim(write=False)
   refusal = ""
@@ -189,7 +194,6 @@ def _export(workdir, config, parts, state):
   path = runs.export_path(workdir)
   if jax.process_index() == 0:
     fields = config.student.to_dict()
-    crop = parts.inputs.eval_crop
     with tempfile.TemporaryDirectory() as folder:
       local = os.path.join(folder, os.path.basename(path))
       weights.save(
@@ -197,13 +201,17 @@ def _export(workdir, config, parts, state):
         jax.device_get(student),
         variant=fields.pop("variant"),
         format="flat",
-        image_size=parts.image_shape[:2],
-        eval_resize=crop.short_side if crop else 0,
+        preprocess=_images(parts),
+        class_names=parts.info.class_names,
         **fields,
       )
       if "://" in path:
         epath.Path(local).copy(path, overwrite=True)
   return path
+
+
+def _images(parts):
+  return parts.inputs.eval_images(*parts.objective.student_stats)
 
 
 def _headline(parts, state):

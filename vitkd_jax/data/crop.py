@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vitkd_jax.data import decode
+from vitkd_jax.data import decode, preprocess
 
 # Reading threads and worker processes share the cores already.
 cv2.setNumThreads(0)
@@ -29,9 +29,6 @@ _OUTER_TAPS = (0.0175, 0.1416, 0.2468, 0.3216)
 # Evaluation's part of an image that is longer: what it leaves out is far from
 # the crop, but would be resized; of 1 x 60,000 pixels into gigabytes.
 _LONGEST = 32
-# Its short side's greatest multiple of the crop: a slip of a digit would take
-# all memory.
-_MOST_RESIZED = 16
 # A decoder's shrunk image keeps at least this many pixels for one of the
 # crop; measured in benchmarks/RESULTS.md.
 _TRAIN_SLACK = 2
@@ -77,6 +74,8 @@ class CentreCrop:
   Attributes:
     size: pixels of a side of the result.
     short_side: pixels of the short side before the crop, at least `size`.
+    interpolation: of that resize, a key of `preprocess.INTERPOLATIONS`.
+    squash: both sides become `short_side`, whatever the image's ratio.
 
   Raises:
     ValueError: the crop is larger than what it is cut from, or far smaller.
@@ -84,19 +83,11 @@ class CentreCrop:
 
   size: int
   short_side: int
+  interpolation: str = "bicubic"
+  squash: bool = False
 
   def __post_init__(self):
-    if not 0 < self.size <= self.short_side:
-      raise ValueError(
-        f"a crop of {self.size} pixels cannot be cut from a short side of"
-        f" {self.short_side}; resize to at least {self.size}"
-      )
-    if self.short_side > _MOST_RESIZED * self.size:
-      raise ValueError(
-        f"a crop of {self.size} pixels from a short side of {self.short_side}"
-        f" is next to nothing of the image; resize to at most"
-        f" {_MOST_RESIZED * self.size}"
-      )
+    preprocess.check_crop(self.size, self.short_side)
 
   def __call__(self, data: bytes, rng: object = None) -> np.ndarray:
     """uint8 [size, size, 3] of an image file's bytes; `rng` is not used.
@@ -108,20 +99,44 @@ class CentreCrop:
     file = decode.File(data)
     short = min(file.height, file.width)
     shrink = _shrink(file, short / (_EVAL_SLACK * self.short_side))
-    pixels, cut = _middle(file.pixels(shrink))
+    pixels, cut = file.pixels(shrink), (0, 0)
+    if not self.squash:
+      pixels, cut = _middle(pixels)
     sides = (file.height - shrink * cut[0], file.width - shrink * cut[1])
     # The long side is cut, not rounded, and halves go to the even pixel, as
     # in torchvision.
     height, width = (
-      max(self.short_side, self.short_side * side // short) for side in sides
+      self.short_side
+      if self.squash
+      else max(self.short_side, self.short_side * side // short)
+      for side in sides
     )
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    how = preprocess.INTERPOLATIONS[self.interpolation]
+    image = image.resize((width, height), Image.Resampling(how))
     top = round((height - self.size) / 2)
     left = round((width - self.size) / 2)
     image = image.crop((left, top, left + self.size, top + self.size))
     array = np.asarray(image)
     return decode.to_rgb(array.reshape(self.size, self.size, -1))
+
+
+def centre(images: preprocess.Preprocess) -> CentreCrop | None:
+  """The crop that a preprocessing means; None where images are taken whole.
+
+  Raises:
+    ValueError: the crop is not square.
+  """
+  if images.whole:
+    return None
+  height, width = images.size
+  if height != width:
+    raise ValueError(
+      f"crops of {height}x{width} pixels cannot be made here; expected a square"
+    )
+  return CentreCrop(
+    height, images.short_side, images.interpolation, images.squash
+  )
 
 
 def random_box(

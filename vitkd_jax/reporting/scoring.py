@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from typing import Any
 
 from etils import epath
@@ -10,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from vitkd_jax.data import augment, datasets, loader
-from vitkd_jax.data import crop as crops
+from vitkd_jax.data import augment, crop, datasets, loader, preprocess
 from vitkd_jax.models import variants, vit
 from vitkd_jax.reporting import counting
-from vitkd_jax.training import inputs, runs, sharding, teachers
+from vitkd_jax.training import runs, sharding, teachers
 from vitkd_jax.weights import loading, places
 
 
@@ -25,21 +23,17 @@ class Scored:
   Attributes:
     model: linen module, images [B, H, W, 3] -> (logits [B, C], out).
     params: its parameters.
-    mean: per channel, of images in [0, 1], that the model wants removed.
-    std: likewise, the standard deviation.
-    crop: what makes its images from a data set's files; None where they are
-      taken whole.
+    images: what makes its images from a dataset's files.
   """
 
   model: vit.ViT
   params: Any
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float]
-  crop: crops.CentreCrop | None = None
+  images: preprocess.Preprocess
 
   def logits(self, params: Any, image: jax.Array) -> jax.Array:
     """[B, C] float32 of images uint8 [B, H, W, 3]."""
-    image = augment.normalize(jnp.float32(image) / 255, self.mean, self.std)
+    stats = self.images.mean, self.images.std
+    image = augment.normalize(jnp.float32(image) / 255, *stats)
     return jnp.float32(self.model.apply({"params": params}, image)[0])
 
 
@@ -52,12 +46,13 @@ def load(
   step: str | int | None = None,
   image_size: int = 0,
   eval_resize: int = 0,
+  like: preprocess.Preprocess | None = None,
 ) -> Scored:
   """A model from weights, for the images and classes of a data set.
 
-  Images are cropped as the run was evaluated that the workdir or the exported
-  file comes from; for other weights they are taken whole where they have one
-  size, and else as the model was published.
+  Images are made as the run, the exported file or another library's folder
+  says; for other weights they are taken whole where they have one size, and
+  else as for the published model.
 
   Args:
     path: file or folder of weights, a workdir, or "shipped:NAME".
@@ -67,29 +62,29 @@ def load(
     step: of the checkpoint, likewise.
     image_size: pixels of a side of the crop, if another is wanted.
     eval_resize: pixels of the short side before the crop, likewise.
+    like: what makes the images that the model gets, whatever it says itself;
+      its own are mean and standard deviation alone.
 
   Raises:
     ValueError: the weights do not fit, their variant is unknown, or there is
       a size before the crop, but no crop.
   """
   said = places.stated(path)
-  if said is None or variant not in (None, said.variant):
-    if not variant:
-      raise ValueError(
-        f"{path} does not say which model it is for; give its variant, such as "
-        "deit_tiny_patch16_224"
-      )
-    said = places.Stated(variant)
-  config = workdir_config(path)
-  known = variants.get(said.variant)
-  data = None if config is None else config.data
-  crop = _crop(info, said, data, image_size, eval_resize)
-  size = (crop.size, crop.size) if crop else info.image_size
+  if variant not in (None, said.variant):
+    said = dataclasses.replace(said, variant=variant, fields={})
+  if said.variant is None:
+    raise ValueError(
+      f"{path} does not say which model it is for; give its variant, such as "
+      "deit_tiny_patch16_224"
+    )
+  images = _images(info, said, image_size, eval_resize)
+  if like is not None:
+    images = dataclasses.replace(like, mean=images.mean, std=images.std)
   loaded = loading.load_with_notes(
     path,
     variant=said.variant,
     num_classes="file",
-    image_size=size,
+    image_size=images.size,
     which=which,
     step=step,
     **said.fields,
@@ -102,38 +97,38 @@ def load(
   for note in loaded.notes:
     print(f"{path}: {note}")
   model = vit.Model(info.num_classes, variant=said.variant, **said.fields)
-  teachers.check_patches("model", model, *size)
-  return Scored(model, loaded.params, known.mean, known.std, crop)
+  teachers.check_patches("model", model, *images.size)
+  return Scored(model, loaded.params, images)
 
 
-def _crop(info, said, data, image_size, eval_resize):
-  """The crop that is asked for, else a run's, else the published one.
+def _images(info, said, image_size, eval_resize) -> preprocess.Preprocess:
+  """What is asked for, else what the weights say, else what is published.
 
   Args:
-    info: of the data set.
+    info: of the dataset.
     said: what the weights say of themselves.
-    data: section `data` of the workdir's run, None for other weights.
     image_size: that is asked for, or 0.
     eval_resize: likewise.
   """
-  asked = eval_resize
-  if data and not image_size:
-    image_size = data.get("image_size", 0)
-    eval_resize = eval_resize or data.get("eval_resize", 0)
-  elif said.eval_resize and not image_size:
-    image_size = said.image_size[0]
-    eval_resize = eval_resize or said.eval_resize
-  known = variants.get(said.variant)
-  if not image_size and info.image_size is None:
-    image_size = said.image_size[0] if said.image_size else known.image_size
-  if asked and not image_size:
+  published = places.published(variants.get(said.variant), said.image_size)
+  images = said.preprocess or published
+  if image_size:
+    images = images.at((image_size, image_size))
+  elif said.preprocess is None or images.whole:
+    if info.image_size is not None:
+      images = dataclasses.replace(
+        images, size=info.image_size, short_side=None
+      )
+    elif images.whole:
+      images = dataclasses.replace(images, short_side=min(images.size))
+  if not eval_resize:
+    return images
+  if images.whole and not image_size:
     raise ValueError(
-      f"eval_resize={asked} needs image_size, the size of the crop: images of "
-      f"{info.name} are taken whole"
+      f"eval_resize={eval_resize} needs image_size, the size of the crop: "
+      f"images of {info.name} are taken whole"
     )
-  if data is None and not eval_resize:  # timm's rule for its weights
-    eval_resize = math.floor(image_size / known.crop_pct)
-  return inputs.centre_crop(image_size, eval_resize)
+  return dataclasses.replace(images, short_side=eval_resize)
 
 
 def workdir_config(path: str) -> ml_collections.ConfigDict | None:
@@ -158,7 +153,7 @@ def evaluate(
   """The `counting.results` of a model on every example of a source, each once.
 
   Args:
-    student: what is scored; its crop makes the images, the teacher's too.
+    student: what is scored; its images are the teacher's, too.
     source: see `datasets.load`, with label sets where `info` has them.
     info: of the data set.
     batch_size: over all devices, at most the source's length; rounded up to
@@ -195,7 +190,7 @@ def evaluate(
     batch_size=-(-min(batch_size, len(source)) // mesh.size) * mesh.size,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
-    crop=student.crop,
+    crop=crop.centre(student.images),
   )
   with contextlib.closing(batches):
     for batch in batches:

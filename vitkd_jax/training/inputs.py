@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from vitkd_jax.data import crop, datasets, decode, loader
+from vitkd_jax.data import crop, datasets, decode, loader, preprocess
 from vitkd_jax.training import sections
 
 Batches = Iterator[dict[str, Any]]
@@ -27,7 +27,6 @@ class Inputs:
   Attributes:
     info: of the data set.
     image_size: (H, W) of a batch, in pixels.
-    eval_crop: the evaluation's crop; None where images are taken whole.
     num_train: examples of the training split.
 
   Raises:
@@ -39,7 +38,10 @@ class Inputs:
     self._data, self._batch_size, self._seed = data, batch_size, seed
     self.info = datasets.info(data.name, data.data_dir)
     self.image_size = crop_size(data.image_size, self.info)
-    self.eval_crop = centre_crop(data.image_size, data.eval_resize)
+    self._eval_crop = None
+    if data.image_size:
+      short = preprocess.short_side(data.image_size, data.eval_resize)
+      self._eval_crop = crop.CentreCrop(data.image_size, short)
     self.num_train = self._count(data.train_split)
     self._count(data.eval_split)
 
@@ -70,9 +72,19 @@ class Inputs:
       batch_size=self._batch_size,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      crop=self.eval_crop,
+      crop=self._eval_crop,
       max_bad_share=self._data.max_bad_share,
     )
+
+  def eval_images(self, mean, std) -> preprocess.Preprocess:
+    """What makes the evaluation's images, for whoever scores the student.
+
+    Args:
+      mean: that the student's variant wants subtracted, see `variants`.
+      std: and divided by.
+    """
+    short = self._eval_crop and self._eval_crop.short_side
+    return preprocess.Preprocess(self.image_size, short, mean, std)
 
   def open(self) -> None:
     """Opens both splits now, and decodes them where they are cached."""
@@ -96,21 +108,6 @@ class Inputs:
     if not size:
       raise ValueError(f"split {split!r} of {self._data.name} is empty")
     return size
-
-
-def centre_crop(
-  image_size: int, eval_resize: int = 0
-) -> crop.CentreCrop | None:
-  """The evaluation's crop; None where images are taken whole.
-
-  Args:
-    image_size: pixels of a side; 0 takes images whole.
-    eval_resize: pixels of the short side before the crop; 0 for the usual
-      image_size / 0.875.
-  """
-  if not image_size:
-    return None
-  return crop.CentreCrop(image_size, eval_resize or round(image_size / 0.875))
 
 
 def crop_size(image_size: int, info: datasets.Info) -> tuple[int, int]:
@@ -173,8 +170,8 @@ def check(data: sections.Data) -> None:
       f"config.data.eval_resize={data.eval_resize} is less than"
       f" image_size={data.image_size}, which is cut out of it"
     )
-  if data.image_size:
-    centre_crop(data.image_size, data.eval_resize)
+  if data.eval_resize:
+    preprocess.check_crop(data.image_size, data.eval_resize)
   if data.cache and data.image_size:
     raise ValueError(
       "config.data.cache=True keeps whole decoded images, but"

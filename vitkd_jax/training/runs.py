@@ -1,5 +1,6 @@
 """A workdir: which run it holds, and where its files are."""
 
+from collections.abc import Mapping
 import json
 import os
 from typing import Any
@@ -75,6 +76,7 @@ def claim(
   command: str | None = None,
   *,
   teacher_step: int | None = None,
+  about: Mapping[str, Any] | None = None,
   write: bool = True,
 ) -> None:
   """Makes the workdir this run's, or refuses one that holds another.
@@ -85,6 +87,7 @@ def claim(
     teacher_sha256: hash of the teacher's weights, if there is a teacher.
     command: the command line, for the record.
     teacher_step: of the checkpoint that they are, if they are one.
+    about: what else is recorded of the run, by name; not compared.
     write: False only looks.
 
   Raises:
@@ -117,7 +120,8 @@ def claim(
     if old.get("teacher_sha256") is None and "teacher_step" not in old:
       # Before checkpoints were pinned: it may be any teacher.
       old |= {name: record[name] for name in ("teacher_sha256", "teacher_step")}
-    differing = sorted(_differences(old, record))
+    compared = {name: old.get(name) for name in record}
+    differing = sorted(_differences(compared, record))
     if differing:
       raise ValueError(
         f"workdir {workdir} holds a different run: {'; '.join(differing[:4])}; "
@@ -126,7 +130,7 @@ def claim(
       )
   if not write:
     return
-  record["command"] = command
+  record = {**(about or {}), **record, "command": command}
   folder.mkdir(parents=True, exist_ok=True)
   temporary = folder / "config.json.tmp"
   temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")

@@ -6,6 +6,7 @@ failure leaves nothing behind.
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 
@@ -61,10 +62,26 @@ def replacing(path: str | os.PathLike):
 
 
 def write_safetensors(path, arrays: Arrays, metadata: dict[str, str]) -> None:
-  """Writes arrays to a `.safetensors` file."""
+  """Writes arrays to a `.safetensors` file, twice the same the same bytes."""
   arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
   with replacing(path) as temporary:
     safetensors_numpy.save_file(arrays, temporary, metadata)
+    if metadata:
+      _sort_metadata(temporary)
+
+
+def _sort_metadata(path):
+  """Sorts the header's metadata, which safetensors writes in any order."""
+  with open(path, "r+b") as file:
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(size))
+    texts = header.pop("__metadata__")
+    header = {"__metadata__": dict(sorted(texts.items())), **header}
+    sorted_ = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
+    sorted_ = sorted_.encode().ljust(size)  # as the format pads it
+    if len(sorted_) == size:  # else it spells its header otherwise
+      file.seek(8)
+      file.write(sorted_)
 
 
 def write_npz(path, arrays: Arrays) -> None:

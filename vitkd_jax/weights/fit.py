@@ -46,6 +46,33 @@ def shapes(
   )
 
 
+def image_size(
+  leaves: Mapping[str, np.ndarray], model: vit.ViT, side: int
+) -> tuple[int, int]:
+  """Rows and columns in pixels of a model's images, by its own leaves.
+
+  Args:
+    leaves: the model's.
+    model: whose patches they are.
+    side: of the images of its variant; taken where it fits.
+
+  Raises:
+    ValueError: the position embeddings fit neither that nor a square.
+  """
+  if "pos_embedding" not in leaves:
+    return side, side
+  count = leaves["pos_embedding"].shape[1]
+  if math.prod(model.grid(side, side)) == count:
+    return side, side
+  root = math.isqrt(count)
+  if root * root != count:
+    raise ValueError(
+      f"position embeddings of {count} tokens are not a square grid; give "
+      "image_size=(rows, columns)"
+    )
+  return model.patch_size[0] * root, model.patch_size[1] * root
+
+
 def is_free(name: str) -> bool:
   """Whether a leaf's size may differ from the model's until it is fitted."""
   return name == "pos_embedding" or name.split("/")[0] in _HEADS

@@ -1,6 +1,6 @@
 """Hugging Face transformers' names of ViT, DeiT and DINOv2."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import re
 from typing import Any
 
@@ -152,7 +152,10 @@ def write(
 
 
 def config(
-  model: vit.ViT, variant: variants.Variant, image_size: tuple[int, int]
+  model: vit.ViT,
+  variant: variants.Variant,
+  image_size: tuple[int, int],
+  class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
   """The config.json of a folder that `from_pretrained` takes."""
   hidden = model.mlp_dim or 4 * model.width
@@ -186,33 +189,13 @@ def config(
   name = "DeiT" if model.distilled else "ViT"
   task = "ForImageClassification" if count else "Model"
   teacher = "WithTeacher" if count and model.distilled else ""
+  names = class_names or [f"LABEL_{i}" for i in range(count)]
   return out | {
     "architectures": [name + task + teacher],
     "model_type": name.lower(),
     "intermediate_size": hidden,
-    "id2label": {str(i): f"LABEL_{i}" for i in range(count)},
-    "label2id": {f"LABEL_{i}": i for i in range(count)},
-  }
-
-
-def processor(
-  variant: variants.Variant, image_size: tuple[int, int]
-) -> dict[str, Any]:
-  """The preprocessor_config.json: short side, centre crop, normalisation."""
-  height, width = image_size
-  return {
-    "image_processor_type": "BitImageProcessor",
-    "do_convert_rgb": True,
-    "do_resize": True,
-    "size": {"shortest_edge": round(min(height, width) / variant.crop_pct)},
-    "resample": {"bilinear": 2, "bicubic": 3}[variant.interpolation],
-    "do_center_crop": True,
-    "crop_size": {"height": height, "width": width},
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": list(variant.mean),
-    "image_std": list(variant.std),
+    "id2label": {str(i): name for i, name in enumerate(names)},
+    "label2id": {name: i for i, name in enumerate(names)},
   }
 
 

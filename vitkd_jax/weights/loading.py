@@ -77,8 +77,8 @@ def load(
       a teacher that comes with the package.
     variant: the model's name, as `vit.Model` takes it.
     num_classes: C; None or 0 drops the file's head.
-    image_size: pixels, side or (rows, columns); by default what a flat file
-      of ours states, else the variant's.
+    image_size: pixels, side or (rows, columns); by default what the file, the
+      folder or the run states, else the variant's.
     head: "keep", or "init" for a new one.
     classes: of the file's classes, those to keep, in order.
     source: the format's name where the keys must not decide.
@@ -152,14 +152,18 @@ def load_with_notes(
     config = places.config_beside(file)
     format_ = detect(file, leaves, source)
     name = "flat" if "variant" in metadata else format_.NAME
-  image_size = image_size or places.image_size(metadata)
-  if image_size is None:
-    image_size = variants.get(variant).image_size
-  if isinstance(image_size, int):
-    image_size = (image_size, image_size)
 
   def build(num_classes):
     return vit.Model(num_classes, variant=variant, **{**fields, "scan": False})
+
+  if image_size is None:
+    image_size = places.image_size(metadata) or places.stated(path).image_size
+  if image_size is None:
+    image_size = variants.get(variant).image_size
+    if file is None:  # a run that did not state it
+      image_size = fit.image_size(leaves, build(None), image_size)
+  if isinstance(image_size, int):
+    image_size = (image_size, image_size)
 
   try:
     notes += _check_activation(config, metadata, build(None), variant)

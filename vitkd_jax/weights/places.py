@@ -1,13 +1,15 @@
 """What a path of weights stands for, and what it says of its model."""
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
 import pathlib
 from typing import Any
 
+from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import reading, workdirs
+from vitkd_jax.weights import processors, reading, workdirs
 
 SHIPPED = "shipped:"
 _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
@@ -58,56 +60,153 @@ def find(path: str, *, saved: bool = False) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Stated:
-  """What a file or folder says of its model.
+  """What a file or folder says of its model; None where it does not.
 
   Attributes:
     variant: the model's name.
-    fields: of `vit.Model`.
-    image_size: rows and columns in pixels that it was made for; None where
-      that is not said.
-    eval_resize: pixels of the short side that its evaluation cropped them
-      from; 0 where that is not said.
+    fields: of `vit.Model`, beyond the variant's.
+    image_size: rows and columns in pixels that it was made for.
+    preprocess: what made its evaluation's images.
+    class_names: in the order of its logits.
   """
 
-  variant: str
+  variant: str | None = None
   fields: dict[str, Any] = dataclasses.field(default_factory=dict)
   image_size: tuple[int, int] | None = None
-  eval_resize: int = 0
+  preprocess: preprocessing.Preprocess | None = None
+  class_names: tuple[str, ...] | None = None
 
 
-def stated(path: str | os.PathLike) -> Stated | None:
-  """What a file or folder says of its model; None where it says nothing.
+def stated(path: str | os.PathLike) -> Stated:
+  """What a file or folder says of its model.
 
-  Our own flat files, workdirs and timm's folders name their variant.
+  Our own flat files, workdirs and timm's folders name their variant;
+  Hugging Face's do not.
 
   Raises:
     ValueError: there is nothing at the path, or it is damaged.
   """
   path = os.fspath(path)
   if "://" in path:
-    return None
-  if os.path.isdir(path):
-    config = _read_json(os.path.join(path, "config.json"))
-    if config.get("architecture") in variants.NAMED:
-      return Stated(config["architecture"])
-    sections = config.get("config")
-    student = isinstance(sections, dict) and sections.get("student")
-    if isinstance(student, dict) and "variant" in student:
-      known = vit.ViT.__dataclass_fields__
-      fields = {k: v for k, v in student.items() if k in known}
-      return Stated(student["variant"], _tuples(fields))
-  file = find(path)
-  if file is None or not file.endswith(".safetensors"):
-    return None
-  metadata = reading.read_metadata(file)
-  if "variant" not in metadata:
-    return None
-  return Stated(
-    metadata["variant"],
-    _tuples(json.loads(metadata.get("fields", "{}"))),
-    image_size(metadata),
-    int(metadata.get("eval_resize", 0)),
+    return Stated()
+  try:
+    if os.path.isdir(path):
+      return _folder(path) or _file(find(path))
+    return _file(find(path))
+  except (TypeError, KeyError, AttributeError) as error:
+    raise ValueError(
+      f"{path!r} is damaged: what it says of its model cannot be read ({error})"
+    ) from None
+
+
+def _folder(path) -> Stated | None:
+  """What config.json says; None where it says nothing."""
+  config = _read_json(os.path.join(path, "config.json"))
+  if config.get("architecture") in variants.NAMED:
+    return _timm_folder(config)
+  if "model_type" in config:
+    return _huggingface_folder(path, config)
+  sections = config.get("config")
+  student = isinstance(sections, dict) and sections.get("student")
+  if isinstance(student, dict) and "variant" in student:
+    return _workdir(path, config, student)
+  return None
+
+
+def _timm_folder(config) -> Stated:
+  variant = config["architecture"]
+  known = published(variants.get(variant))
+  own = config.get("pretrained_cfg") or {}
+  images = processors.from_timm(own, known)
+  names = config.get("label_names") or own.get("label_names")
+  return Stated(variant, {}, images.size, images, _names(names))
+
+
+def _huggingface_folder(path, config) -> Stated:
+  names = config.get("id2label") or {}
+  names = [names.get(str(i)) for i in range(len(names))]
+  said = _read_json(os.path.join(path, "preprocessor_config.json"))
+  images = processors.from_huggingface(said) if said else None
+  size = images and images.size
+  return Stated(None, {}, size, images, _names(names))
+
+
+def _workdir(path, config, student) -> Stated:
+  known = vit.ViT.__dataclass_fields__
+  fields = _tuples({k: v for k, v in student.items() if k in known})
+  variant = student["variant"]
+  images, names = config.get("preprocess"), config.get("class_names")
+  if images:
+    images = preprocessing.from_dict(images)
+    return Stated(variant, fields, images.size, images, _names(names))
+  # Older runs: the crop is in the config, the size of whole images in the file.
+  data = config["config"].get("data") or {}
+  short = preprocessing.short_side(
+    data.get("image_size") or 0, data.get("eval_resize") or 0
   )
+  file = os.path.join(path, "student.safetensors")
+  size = (data["image_size"],) * 2 if short else None
+  if size is None and os.path.exists(file):
+    size = _file(file).image_size
+  if size is None:
+    return Stated(variant, fields)
+  named = variants.get(variant)
+  images = preprocessing.Preprocess(size, short, named.mean, named.std)
+  return Stated(variant, fields, size, images)
+
+
+def _file(path) -> Stated:
+  if path is None or not path.endswith(".safetensors"):
+    return Stated()
+  metadata = reading.read_metadata(path)
+  if "variant" not in metadata:
+    return Stated()
+  variant = metadata["variant"]
+  size = image_size(metadata)
+  images = json.loads(metadata.get("preprocess", "null"))
+  if images:
+    images = preprocessing.from_dict(images)
+  elif size and int(metadata.get("eval_resize", 0)):  # older files
+    named = variants.get(variant)
+    short = int(metadata["eval_resize"])
+    images = preprocessing.Preprocess(size, short, named.mean, named.std)
+  fields = _tuples(json.loads(metadata.get("fields", "{}")))
+  names = json.loads(metadata.get("class_names", "null"))
+  return Stated(variant, fields, size, images, _names(names))
+
+
+def _names(names) -> tuple[str, ...] | None:
+  """Class names; None for none, or mere numbers, which name nothing."""
+  if not names:
+    return None
+  if not all(isinstance(name, str) for name in names):
+    raise ValueError(f"class names {names!r}: expected texts")
+  return None if nameless(names) else tuple(names)
+
+
+def nameless(names: Sequence[str]) -> bool:
+  """Whether names are but the classes' numbers, or transformers' for them."""
+  return all(n in (str(i), f"LABEL_{i}") for i, n in enumerate(names))
+
+
+def published(
+  variant: variants.Variant, size: tuple[int, int] | None = None
+) -> preprocessing.Preprocess:
+  """What the published model of a variant was evaluated with.
+
+  Args:
+    variant: the model's.
+    size: rows and columns in pixels of the input; the variant's by default.
+  """
+  side = variant.image_size
+  images = preprocessing.Preprocess(
+    (side, side),
+    preprocessing.resized(side, variant.crop_pct),
+    variant.mean,
+    variant.std,
+    variant.interpolation,
+  )
+  return images.at(size or images.size)
 
 
 def image_size(metadata: dict[str, str]) -> tuple[int, int] | None:

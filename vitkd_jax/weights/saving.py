@@ -1,8 +1,8 @@
 """Writes a model's parameters for the tools that others use."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import dataclasses
 import json
-import math
 import os
 from typing import Any
 
@@ -10,8 +10,17 @@ from flax import traverse_util
 import ml_dtypes
 import numpy as np
 
+from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import big_vision, files, fit, huggingface, timm
+from vitkd_jax.weights import (
+  big_vision,
+  files,
+  fit,
+  huggingface,
+  places,
+  processors,
+  timm,
+)
 
 FORMATS = ("timm", "huggingface", "big_vision", "flat")
 DTYPES = {
@@ -28,7 +37,8 @@ def save(
   variant: str,
   format: str,
   image_size: int | tuple[int, int] | None = None,
-  eval_resize: int = 0,
+  preprocess: preprocessing.Preprocess | None = None,
+  class_names: Sequence[str] | None = None,
   dtype: str = "float32",
   fold: bool = False,
   metadata: Mapping[str, str] | None = None,
@@ -46,11 +56,13 @@ def save(
     format: "timm"; "huggingface" (ViT, DeiT, DINOv2; LayerScale is folded but
       for DINOv2); "big_vision" (`.npz`; LayerScale is folded); or "flat": our
       names joined by "/", in a `.safetensors` or `.npz` file.
-    image_size: pixels, side or (rows, columns); by default the variant's, or
-      the square that the position embeddings stand for.
-    eval_resize: pixels that the evaluation brings the short side to before
-      it crops to `image_size`; stated in a "flat" `.safetensors` file, unless
-      it is 0.
+    image_size: pixels, side or (rows, columns); by default that of
+      `preprocess`, else the variant's, or the square that the position
+      embeddings stand for.
+    preprocess: what makes the evaluation's images; by default the published
+      model's, which a "flat" file leaves unsaid.
+    class_names: in the order of the logits; stated in folders and in a "flat"
+      `.safetensors` file.
     dtype: of the file's floats: "float32", "float16" or "bfloat16".
     fold: fold LayerScale in every format.
     metadata: text kept in a "flat" `.safetensors` file's header.
@@ -85,19 +97,25 @@ def save(
   leaves = big_vision.unstack(leaves)
   count = len(leaves["head/bias"]) if "head/bias" in leaves else None
   model = vit.Model(count, variant=variant, **{**fields, "scan": False})
-  size = _image_size(leaves, model, named, image_size)
+  if image_size is None and preprocess is not None:
+    image_size = preprocess.size
+  elif image_size is None:
+    image_size = fit.image_size(leaves, model, named.image_size)
+  size = (image_size,) * 2 if isinstance(image_size, int) else image_size
+  images = preprocess.at(size) if preprocess else places.published(named, size)
+  names = _class_names(class_names, count)
   fit.check(leaves, fit.shapes(model, size))
 
   texts = {}
   match format:
     case "timm":
       theirs = timm.write(_with_position(leaves, model, size), model, variant)
-      texts["config.json"] = timm.config(model, named, size)
+      texts["config.json"] = timm.config(model, named, images, names)
     case "huggingface":
       leaves = _with_position(leaves, model, size)
       theirs = huggingface.write(leaves, model, variant)
-      texts["config.json"] = huggingface.config(model, named, size)
-      texts["preprocessor_config.json"] = huggingface.processor(named, size)
+      texts["config.json"] = huggingface.config(model, named, size, names)
+      texts["preprocessor_config.json"] = processors.to_huggingface(images)
     case "big_vision":
       if model.distilled or model.registers:
         raise ValueError(
@@ -108,8 +126,10 @@ def save(
     case "flat":
       theirs = leaves
       metadata = {**(metadata or {}), **_header(variant, count, size, fields)}
-      if eval_resize:
-        metadata["eval_resize"] = str(eval_resize)
+      if preprocess:
+        metadata["preprocess"] = json.dumps(dataclasses.asdict(images))
+      if names:
+        metadata["class_names"] = json.dumps(names)
   del leaves
   for name, array in theirs.items():
     theirs[name] = array.astype(DTYPES[dtype], copy=False)
@@ -138,6 +158,17 @@ def _header(variant, num_classes, image_size, fields) -> dict[str, str]:
   }
 
 
+def _class_names(names, count) -> list[str] | None:
+  if not names or places.nameless(names):
+    return None
+  if len(names) != count:
+    raise ValueError(
+      f"class_names: expected {count or 0}, one per class of the head, got "
+      f"{len(names)}"
+    )
+  return list(names)
+
+
 def _write(path, arrays, format, metadata, texts, readme) -> str:
   if format in ("big_vision", "flat"):
     if path.endswith(".npz"):
@@ -161,26 +192,6 @@ def _write(path, arrays, format, metadata, texts, readme) -> str:
   if readme is not None:
     files.write_text(os.path.join(path, "README.md"), readme)
   return file
-
-
-def _image_size(leaves, model, named, image_size) -> tuple[int, int]:
-  if isinstance(image_size, int):
-    return image_size, image_size
-  if image_size is not None:
-    return image_size
-  size = (named.image_size, named.image_size)
-  if "pos_embedding" not in leaves:
-    return size
-  count = leaves["pos_embedding"].shape[1]
-  if math.prod(model.grid(*size)) == count:
-    return size
-  side = math.isqrt(count)
-  if side * side != count:
-    raise ValueError(
-      f"position embeddings of {count} tokens are no square grid; give "
-      "image_size=(rows, columns)"
-    )
-  return model.patch_size[0] * side, model.patch_size[1] * side
 
 
 def _with_position(leaves, model, size):

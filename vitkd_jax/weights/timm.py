@@ -1,13 +1,14 @@
 """timm's names, which are also DeiT's and (with `gamma_1`) DeiT III's."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import re
 from typing import Any
 
 import numpy as np
 
+from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import rules
+from vitkd_jax.weights import processors, rules
 from vitkd_jax.weights.rules import ATTENTION, BLOCK, Rule
 
 NAME = "timm"
@@ -87,7 +88,10 @@ def write(
 
 
 def config(
-  model: vit.ViT, variant: variants.Variant, image_size: tuple[int, int]
+  model: vit.ViT,
+  variant: variants.Variant,
+  images: preprocess.Preprocess,
+  class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
   """The config.json of a folder that `create_model("local-dir:...")` takes."""
   known = variant.name.partition(".")[0]
@@ -95,7 +99,7 @@ def config(
     tokens = "deit_tiny_distilled" if model.distilled else "vit_tiny"
     known = f"{tokens}_patch16_224"
   arguments = {
-    "img_size": list(image_size),
+    "img_size": list(images.size),
     "patch_size": list(model.patch_size),
     "embed_dim": model.width,
     "depth": model.depth,
@@ -112,21 +116,19 @@ def config(
       "global_pool": {"tok": "token", "gap": "avg"}.get(model.pool_type, "map"),
       "fc_norm": False,
     }
+  # timm knows descriptions by names; ours have none but themselves.
+  labels = {"label_names": list(class_names)} if class_names else {}
   return {
     "architecture": known,
     "num_classes": model.num_classes or 0,
     "num_features": model.width,
+    **labels,
     "model_args": arguments,
     "pretrained_cfg": {
       "num_classes": model.num_classes or 0,
-      "input_size": [3, *image_size],
       "pool_size": None,
       "fixed_input_size": True,
-      "interpolation": variant.interpolation,
-      "crop_pct": variant.crop_pct,
-      "crop_mode": "center",
-      "mean": list(variant.mean),
-      "std": list(variant.std),
+      **processors.to_timm(images),
       "first_conv": "patch_embed.proj",
       "classifier": ["head", "head_dist"] if model.distilled else "head",
     },
