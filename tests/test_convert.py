@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sys
+import zipfile
 
 from absl import flags
 import jax
@@ -12,7 +14,8 @@ import pytest
 from vitkd_jax import convert, weights
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import places
+from vitkd_jax.training import checkpoint
+from vitkd_jax.weights import peers, places, zoo
 
 FIELDS = dict(
   variant="deit3_small_patch16_224",
@@ -146,6 +149,156 @@ def test_a_workdir_s_crop_is_stated_on(tmp_path, flat, data, short_side):
   assert places.stated(written).preprocess.short_side == short_side
 
 
+NAMES = ["Öl", "b|c", "d", "e", "f"]
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """A run of whole images of 20 px that has evaluated twice, and no export."""
+  folder = tmp_path / "run"
+  checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+  fields = dict(FIELDS, patch_size=(4, 4))
+  for step, top1 in ((3, 0.75), (6, 0.5)):
+    tree = jax.eval_shape(
+      vit.Model(5, **fields).init, jax.random.key(0), jnp.zeros((1, 20, 20, 3))
+    )["params"]
+    rng = np.random.default_rng(step)
+    student = jax.tree.map(
+      lambda leaf, rng=rng: rng.normal(0, 0.3, leaf.shape).astype(np.float32),
+      tree,
+    )
+    state = {"params": {"student": student}, "ema": None}
+    checkpoints.save(step, state, top1=top1)
+  checkpoints.close()
+  images = preprocess.Preprocess((20, 20), None, (0.1,) * 3, (0.2,) * 3)
+  record = {
+    "config": {"student": FIELDS, "data": {}},
+    "preprocess": dataclasses.asdict(images),
+    "class_names": NAMES,
+  }
+  (folder / "config.json").write_text(json.dumps(record))
+  lines = [
+    {"step": 3, "eval_top1": 0.75},
+    {"step": 5, "loss": 2.0},
+    {"step": 6, "eval_top1": 0.5},
+  ]
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (folder / "metrics.jsonl").write_text(text + '{"step": 7, "eval_to')
+  return folder
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_checkpoint_has_its_run_s_size(tmp_path, workdir, capsys, recorded):
+  config = json.loads((workdir / "config.json").read_text())
+  if not recorded:  # a run of an older version
+    del config["preprocess"], config["class_names"]
+    (workdir / "config.json").write_text(json.dumps(config))
+  run(workdir, tmp_path / "out", "timm", step="best", check=False)
+  assert "resized" not in capsys.readouterr().out
+  config = json.loads((tmp_path / "out" / "config.json").read_text())
+  assert config["model_args"]["img_size"] == [20, 20]
+  assert config["pretrained_cfg"]["input_size"] == [3, 20, 20]
+  assert config["pretrained_cfg"]["crop_pct"] == 1.0
+  assert config.get("label_names") == (NAMES if recorded else None)
+  card = (tmp_path / "out" / "README.md").read_text()
+  assert "| Evaluation | whole images of 20x20 pixels |" in card
+  # Of the step that was written, and not of the last.
+  assert "| top1 | 0.7500 |" in card
+  if recorded:
+    assert "At step 3, on the run's evaluation split: whole images" in card
+    assert "5: Öl, b\\|c, d, e, f" in card
+
+
+@pytest.mark.parametrize(
+  "options, kept",
+  [
+    (dict(), NAMES),
+    (dict(classes=["4", "0"]), ["f", "Öl"]),
+    (dict(head="drop"), None),
+    (dict(head="init", num_classes=3), None),
+  ],
+)
+def test_class_names_go_with_their_classes(tmp_path, flat, options, kept):
+  named = tmp_path / "named.safetensors"
+  params = random_params(**FIELDS)
+  weights.save(named, params, format="flat", class_names=NAMES, **FIELDS)
+  run(named, tmp_path / "a.safetensors", "flat", check=False, **options)
+  for format in ("timm", "huggingface"):
+    run(tmp_path / "a.safetensors", tmp_path / format, format, check=False)
+  for path in ("a.safetensors", "timm", "huggingface"):
+    said = places.stated(tmp_path / path)
+    assert said.class_names == (kept and tuple(kept)), path
+
+
+def test_as_many_names_as_classes(tmp_path):
+  params = random_params(**FIELDS)
+  with pytest.raises(ValueError, match=r"expected 5, .* got 4"):
+    weights.save(
+      tmp_path, params, format="timm", class_names=NAMES[1:], **FIELDS
+    )
+  numbers = list(map(str, range(5)))  # of a set that has no names
+  path = tmp_path / "a.safetensors"
+  weights.save(path, params, format="flat", class_names=numbers, **FIELDS)
+  assert places.stated(path).class_names is None
+
+
+class Broken:
+  """A library that imports, and whose models cannot be built."""
+
+  def __getattr__(self, name):
+    raise AttributeError(f"no {name}\nand more")
+
+
+@pytest.mark.parametrize("to", ["timm", "huggingface"])
+@pytest.mark.parametrize(
+  "answer, words",
+  [
+    (RuntimeError("operator torchvision::nms does not exist"), "RuntimeError"),
+    (ModuleNotFoundError("no torchvision", name="torchvision"), "torchvision"),
+    (KeyError("odd"), "KeyError"),
+    (Broken(), "raised AttributeError: no "),
+  ],
+)
+def test_a_broken_library_compares_nothing(
+  tmp_path, flat, capsys, monkeypatch, to, answer, words
+):
+  def imported(name):
+    if isinstance(answer, Exception):
+      raise answer
+    return answer
+
+  monkeypatch.setattr(peers.importlib, "import_module", imported)
+  run(flat, tmp_path / "out", to)
+  assert (tmp_path / "out" / "model.safetensors").exists()
+  (said,) = [
+    line for line in capsys.readouterr().out.splitlines() if "check" in line
+  ]
+  assert "not compared, because" in said
+  assert words in said
+
+
+def test_a_library_that_is_not_there(tmp_path, flat, capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, "timm", None)
+  run(flat, tmp_path / "out", "timm")
+  assert "because timm is not installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("to", ["timm", "huggingface", "flat", "big_vision"])
+def test_twice_the_same_is_the_same_bytes(tmp_path, flat, to):
+  ends = {"flat": ".safetensors", "big_vision": ".npz"}
+  contents = []
+  for i in range(6):  # a random order repeats itself once in 5**6 times or less
+    out = tmp_path / f"{i}{ends.get(to, '')}"
+    run(flat, out, to, check=False)
+    files = sorted(out.iterdir()) if out.is_dir() else [out]
+    contents.append([file.read_bytes() for file in files])
+  assert all(content == contents[0] for content in contents)
+  if to == "big_vision":  # the archive's clock, which may stand still here
+    with zipfile.ZipFile(out) as archive:
+      dates = {member.date_time for member in archive.infolist()}
+    assert dates == {(1980, 1, 1, 0, 0, 0)}
+
+
 @pytest.mark.parametrize(
   "options, words",
   [
@@ -179,7 +332,7 @@ def test_a_file_that_does_not_say_its_model(tmp_path, flat):
 
 
 def test_the_table_names_every_model_and_its_weights():
-  table = convert.table()
+  table = zoo.table()
   for name, variant in variants.NAMED.items():
     assert name in table
     for tag in variant.published:

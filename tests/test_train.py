@@ -13,6 +13,7 @@ from vitkd_jax import command, train, weights
 from vitkd_jax.data import datasets
 from vitkd_jax.reporting import scoring
 from vitkd_jax.training import checkpoint, endings, experiment, lock, loop
+from vitkd_jax.weights import places
 
 # What depends on the clock.
 TIMES = ("images_per_second", "data_wait", "eta_seconds")
@@ -78,9 +79,27 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
   ]
   assert [m["step"] for m in metrics(whole) if "eval_top1" in m] == [6, 12]
 
-  # A third start finds everything done and changes nothing.
+  # Both have written the same bytes, with the run's own images and classes.
+  one_file, file = (
+    pathlib.Path(folder) / "student.safetensors" for folder in (whole, broken)
+  )
+  assert one_file.read_bytes() == file.read_bytes()
+  for path in (whole, file):
+    said = places.stated(path)
+    assert (said.preprocess.size, said.preprocess.short_side) == (
+      (28, 28),
+      None,
+    )
+    assert said.class_names[9] == "Ankle boot"
+
+  # A third start finds everything done and changes nothing, no export of an
+  # older version either, whose hash may be in another run's config.json.
+  arrays = safetensors.numpy.load_file(file)
+  safetensors.numpy.save_file(arrays, file, {"variant": "test/7"})
+  before = weights.sha256(file)
   assert train.train(tiny_config, broken) == result
   assert metrics(broken) == metrics(whole)
+  assert weights.sha256(file) == before
 
   # Both the student's and its average's scores are what `evaluate` finds.
   last = [m for m in metrics(whole) if "eval_top1" in m][-1]

@@ -12,7 +12,7 @@ import pytest
 from vitkd_jax import weights
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import vit
-from vitkd_jax.weights import big_vision, files, places
+from vitkd_jax.weights import big_vision, files, places, saving
 
 SIZE = 28
 MODELS = {
@@ -305,6 +305,21 @@ def test_a_url_is_read_as_a_path_is(tmp_path, file):
   assert_same(weights.load(url, num_classes=5, **MODELS["deit"]), params)
   with pytest.raises(ValueError, match="no such object"):
     weights.load(url + "x", num_classes=5, **MODELS["deit"])
+
+
+def test_whether_a_file_holds_parameters_already(tmp_path):
+  fields = MODELS["deit"]
+  params = random_params(**fields)
+  path = str(tmp_path / "w.safetensors")
+  assert not saving.holds(path, params)
+  weights.save(path, params, format="flat", **fields)
+  assert saving.holds(path, params)
+  other = jax.tree.map(np.copy, params)
+  other["head"]["bias"][0] += 1
+  assert not saving.holds(path, other)
+  with open(path, "r+b") as file:
+    file.truncate(1000)
+  assert not saving.holds(path, params)
 
 
 def test_a_flat_file_states_its_model(tmp_path):

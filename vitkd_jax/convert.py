@@ -19,13 +19,14 @@ import os
 import time
 
 from absl import flags
+from etils import epath
 import jax
 import numpy as np
 
 from vitkd_jax import command, weights
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import card, loading, peers, places, saving
+from vitkd_jax.weights import card, loading, peers, places, saving, zoo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ def convert(options: Options) -> str:
     class_names=names,
     dtype=options.dtype,
     fold=options.fold_layerscale,
-    readme=_card(options, variant, size, loaded, count, digest),
+    readme=_card(options, variant, said, images, names, loaded, count, digest),
     **fields,
   )
   took = time.monotonic() - began
@@ -189,20 +190,26 @@ def _integers(flag, values) -> list[int] | None:
     raise ValueError(f"--{flag}={','.join(values)}: wanted integers") from None
 
 
-def _card(options, variant, size, loaded, count, digest) -> str | None:
+def _card(options, variant, said, images, names, loaded, count, digest):
+  """The model card of a folder; None where no folder is written."""
   if options.to not in peers.LIBRARIES:
     return None
-  folder = options.input if os.path.isdir(options.input) else None
+  variant = variants.get(variant)
+  run = {}
+  if epath.Path(options.input).is_dir():
+    run = card.read_run(options.input, loaded.saved and loaded.saved.step)
   return card.text(
-    variant=variants.get(variant),
+    variant=variant,
     format=options.to,
     parameters=count,
     num_classes=loaded.num_classes,
-    image_size=size,
+    images=images or places.published(variant, loaded.image_size),
+    class_names=names,
     source=os.path.basename(os.path.normpath(options.input)),
     source_sha256=digest,
     notes=loaded.notes,
-    run=card.read_run(folder) if folder else {},
+    run=run,
+    measured=said.preprocess,
   )
 
 
@@ -251,12 +258,8 @@ def _outputs(params, model, size) -> np.ndarray:
 def _compare(what, ours, theirs) -> None:
   try:
     theirs = theirs()
-  except peers.AbsentError as absent:
-    _say("check", f"{what}: not compared, {absent} is not installed")
-    return
-  except RuntimeError as error:  # PyTorch's answer to keys that do not fit
-    reason = str(error).strip().splitlines()[0]
-    _say("check", f"{what}: not compared, it refuses the file: {reason}")
+  except peers.SilentError as reason:
+    _say("check", f"{what}: not compared, because {reason}")
     return
   if theirs is None:
     return
@@ -269,40 +272,6 @@ def _compare(what, ours, theirs) -> None:
 
 def _say(what: str, text: str) -> None:
   print(f"{what:6}{text}", flush=True)
-
-
-def table() -> str:
-  """The known models, one a line, and the published weights under each."""
-  lines = [
-    f"{'model':34}{'width':>6}{'depth':>6}{'heads':>6}{'patch':>6}{'px':>5}"
-    "  tokens         gelu  LayerScale  crop        images"
-  ]
-  for name, variant in variants.NAMED.items():
-    model = vit.Model(variant=name)
-    tokens = "cls" + ("+dist" if model.distilled else "")
-    tokens += f"+{model.registers} reg" if model.registers else ""
-    scale = model.layerscale_init is not None
-    deit = (variant.mean, variant.std) == variants.IMAGENET_MEAN_STD
-    lines.append(
-      f"{name:34}{model.width:6}{model.depth:6}{model.num_heads:6}"
-      f"{model.patch_size[0]:6}{variant.image_size:5}  {tokens:15}"
-      f"{model.gelu:6}{'yes' if scale else 'no':12}"
-      f"{variant.crop_pct:g} {variant.interpolation:9}"
-      + ("ImageNet mean/std" if deit else "in [-1, 1]")
-    )
-    for tag, top1 in variant.published.items():
-      crop = variants.get(f"{name}.{tag}").crop_pct
-      score = "no head" if top1 is None else f"top-1 {top1:.2f} %"
-      lines.append(f"    timm/{name}.{tag}: {score}, crop {crop:g}")
-  sizes = ", ".join(variants.SIZES)
-  lines += [
-    "",
-    "Weights are named as on the Hugging Face hub; top-1 on ImageNet-1k as in",
-    "timm's results-imagenet.csv. A size alone, or with a patch (S/16), is",
-    f"big_vision's model: {sizes}.",
-    "CaiT-S24 and RegNetY are no plain ViTs and cannot be read.",
-  ]
-  return "\n".join(lines)
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -341,7 +310,7 @@ def main(_) -> None:
   """Entry point."""
   given = flags.FLAGS
   if given.list:
-    print(table())
+    print(zoo.table())
     return
   for name in ("input", "output", "to"):
     command.require(name, given[name].value)

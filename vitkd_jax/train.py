@@ -36,6 +36,7 @@ from vitkd_jax.training import (
   watchdog,
 )
 from vitkd_jax.training import writer as writers
+from vitkd_jax.weights import saving
 
 # Of a refusal that process 0 tells the others.
 _MOST_BYTES = 2048
@@ -192,7 +193,8 @@ def _export(workdir, config, parts, state):
     student
   )
   path = runs.export_path(workdir)
-  if jax.process_index() == 0:
+  # A finished run that starts again leaves its file, and its hash, as it is.
+  if jax.process_index() == 0 and not saving.holds(path, student):
     fields = config.student.to_dict()
     with tempfile.TemporaryDirectory() as folder:
       local = os.path.join(folder, os.path.basename(path))

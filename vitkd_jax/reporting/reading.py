@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 from typing import Any
 
@@ -158,12 +157,8 @@ def read(path: str, name: str) -> Run:
 
 def _series(text: bytes) -> dict[str, Series]:
   points: dict[str, dict[int, float]] = {}
-  for line in text.splitlines():
-    try:
-      values = json.loads(line)
-      step = int(values.pop("step"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-      continue  # a killed run's last line: half written, or any bytes
+  for values in runs.metrics(text):
+    step = values.pop("step")
     for name, value in values.items():
       if isinstance(value, int | float):
         points.setdefault(name, {})[step] = float(value)

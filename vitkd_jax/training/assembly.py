@@ -12,11 +12,17 @@ from vitkd_jax.distill import heads, losses, tokens
 from vitkd_jax.models import checks, variants, vit
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training import sections, sharding, teachers
+from vitkd_jax.weights import places
 
 
-def _stats(variant) -> objectives.Stats:
-  known = variants.get(variant)
-  return known.mean, known.std
+def _stats(variant, weights=None) -> objectives.Stats:
+  """The variant's mean and standard deviation, or what weights say is theirs.
+
+  A teacher in another library's folder may have been trained with others.
+  """
+  said = places.stated(weights).preprocess if weights else None
+  source = said or variants.get(variant)
+  return source.mean, source.std
 
 
 def _loss_weights(values, num_classes) -> dict[str, float]:
@@ -94,7 +100,7 @@ def make_objective(
   objective = dataclasses.replace(
     objective,
     teacher=teacher,
-    teacher_stats=_stats(config.variant),
+    teacher_stats=_stats(config.variant, from_file and config.weights),
     teacher_grid=grid,
     head=_head(objective, teacher, section["head"]),
     select=_select(section["select"], teacher, student),

@@ -1,6 +1,6 @@
 """A workdir: which run it holds, and where its files are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import json
 import os
 from typing import Any
@@ -67,6 +67,20 @@ def read_record(workdir: str) -> dict[str, Any] | None:
       f"{path} is damaged and does not say which run this is; restore it, or "
       "take an empty workdir"
     ) from None
+
+
+def metrics(content: bytes) -> Iterator[dict[str, Any]]:
+  """The whole lines of a metrics.jsonl, in order; each has a "step".
+
+  A killed run may leave its last line half written, a full disk any other.
+  """
+  for line in content.splitlines():
+    try:
+      values = json.loads(line)
+      values["step"] = int(values["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+      continue
+    yield values
 
 
 def claim(

@@ -6,7 +6,11 @@ import os
 import textwrap
 from typing import Any
 
+from etils import epath
+
+from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants
+from vitkd_jax.weights import places
 
 _TIMM = """\
     import timm
@@ -21,6 +25,8 @@ _USE = {
   "huggingface": _TRANSFORMERS.format("AutoModelForImageClassification"),
   "huggingface features": _TRANSFORMERS.format("AutoModel"),
 }
+# More class names are left to config.json.
+_MOST_NAMED = 20
 _LIBRARY = {"timm": "timm", "huggingface": "transformers"}
 
 
@@ -30,11 +36,13 @@ def text(
   format: str,
   parameters: int,
   num_classes: int | None,
-  image_size: tuple[int, int],
+  images: preprocess.Preprocess,
+  class_names: Sequence[str] | None,
   source: str,
   source_sha256: str | None,
   notes: Sequence[str],
   run: Mapping[str, Any],
+  measured: preprocess.Preprocess | None = None,
 ) -> str:
   """A README.md in Hugging Face's form.
 
@@ -43,19 +51,21 @@ def text(
     format: "timm" or "huggingface".
     parameters: their number.
     num_classes: C; None without a head.
-    image_size: rows and columns in pixels.
+    images: what makes the images of an evaluation.
+    class_names: in the order of the logits, if they have names.
     source: name of the file that was converted.
     source_sha256: its hash, if it is one file.
     notes: what the conversion changed.
     run: what `read_run` gave.
+    measured: what made the images of the run's own evaluation.
   """
-  mean, std = (", ".join(map(str, x)) for x in (variant.mean, variant.std))
+  mean, std = (", ".join(map(str, x)) for x in (images.mean, images.std))
   rows = [
     ("Architecture", f"`{variant.name}`"),
     ("Parameters", f"{parameters:,}"),
-    ("Classes", num_classes or "none: features alone"),
-    ("Images", f"{image_size[0]} x {image_size[1]} pixels"),
-    ("Evaluation", f"crop {variant.crop_pct:g}, {variant.interpolation}"),
+    ("Classes", _classes(num_classes, class_names)),
+    ("Images", f"{images.size[0]} x {images.size[1]} pixels"),
+    ("Evaluation", str(images)),
     ("Normalisation", f"mean {mean}; standard deviation {std}"),
     ("Converted from", f"`{source}`"),
   ]
@@ -82,10 +92,19 @@ def text(
     textwrap.dedent(_USE[format if num_classes else f"{format} features"]),
     "```",
   ]
-  return "\n".join(lines + _run_lines(run)) + "\n"
+  return "\n".join(lines + _run_lines(run, measured)) + "\n"
 
 
-def _run_lines(run) -> list[str]:
+def _classes(count, names) -> str:
+  if not count:
+    return "none: features alone"
+  if names is None or count > _MOST_NAMED:
+    return str(count)
+  # A bar would end the table's cell.
+  return f"{count}: " + ", ".join(names).replace("|", "\\|")
+
+
+def _run_lines(run, measured) -> list[str]:
   lines = []
   if run.get("evaluation"):
     step = run["evaluation"].get("step")
@@ -93,9 +112,10 @@ def _run_lines(run) -> list[str]:
     lines += [
       f"| {name.removeprefix('eval_').replace('_', ' ')} | {value:.4f} |"
       for name, value in run["evaluation"].items()
-      if name.startswith("eval_")
+      if name.startswith("eval_") and isinstance(value, int | float)
     ]
-    lines += ["", f"At step {step}, on the run's evaluation split."]
+    made = "" if measured is None else f": {measured}"
+    lines += ["", f"At step {step}, on the run's evaluation split{made}."]
   config = run.get("config")
   if not config:
     return lines
@@ -113,26 +133,29 @@ def _run_lines(run) -> list[str]:
   return lines + ["", "## The run's config", "", "```json", shown, "```"]
 
 
-def read_run(folder: str) -> dict[str, Any]:
-  """A workdir's config.json and its last `evaluation`; {} of others.
+def read_run(folder: str, step: int | None = None) -> dict[str, Any]:
+  """A workdir's config.json and an `evaluation` of it; {} of other folders.
+
+  Args:
+    folder: a workdir, perhaps.
+    step: whose evaluation is read; None for the last.
 
   Raises:
-    ValueError: the workdir's files are damaged.
+    ValueError: config.json is damaged.
   """
-  run = {}
-  for name in ("config.json", "metrics.jsonl"):
-    path = os.path.join(folder, name)
-    if not os.path.isfile(path):
-      continue
-    try:
-      with open(path) as file:
-        if name == "config.json":
-          run |= json.load(file)
-          continue
-        for line in file:
-          record = json.loads(line)
-          if any(key.startswith("eval_") for key in record):
-            run["evaluation"] = record
-    except (OSError, ValueError) as error:
-      raise ValueError(f"cannot read {path!r}: {error}") from None
-  return run if "config" in run else {}
+  # Not above: most conversions are not of runs.
+  from vitkd_jax.training import runs
+
+  run = places.read_json(os.path.join(folder, "config.json"))
+  if not isinstance(run.get("config"), dict):
+    return {}
+  path = epath.Path(folder) / "metrics.jsonl"
+  try:
+    content = path.read_bytes() if path.exists() else b""
+  except OSError as error:
+    raise ValueError(f"cannot read {path}: {error}") from None
+  for values in runs.metrics(content):
+    scores = {k: v for k, v in values.items() if k.startswith("eval_")}
+    if scores and step in (None, values["step"]):
+      run["evaluation"] = {"step": values["step"], **scores}
+  return run

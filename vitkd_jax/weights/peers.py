@@ -3,6 +3,8 @@
 The only place that imports timm and transformers, and only when asked.
 """
 
+import contextlib
+import importlib
 import os
 
 import numpy as np
@@ -12,8 +14,8 @@ from vitkd_jax.models import variants
 LIBRARIES = ("timm", "huggingface")
 
 
-class AbsentError(ImportError):
-  """The library is not installed; the message is its name."""
+class SilentError(Exception):
+  """The library says nothing of the file; the message is why."""
 
 
 def image(image_size: tuple[int, int]) -> np.ndarray:
@@ -36,16 +38,16 @@ def of_folder(
     [1, C] or [1, D] float32.
 
   Raises:
-    AbsentError: the library is not installed.
+    SilentError: the library is missing, broken, or refuses the folder.
   """
   if format == "timm":
-    timm = _import("timm")
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    return _run(model, image_size)
-  transformers = _import("transformers")
-  config = transformers.AutoConfig.from_pretrained(folder)
-  model_class = getattr(transformers, config.architectures[0])
-  return _run(model_class.from_pretrained(folder), image_size)
+    with _answering("timm") as timm:
+      model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+      return _run(model, image_size)
+  with _answering("transformers") as transformers:
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model_class = getattr(transformers, config.architectures[0])
+    return _run(model_class.from_pretrained(folder), image_size)
 
 
 def of_timm_file(
@@ -54,30 +56,39 @@ def of_timm_file(
   """As `of_folder`, of a file under timm's names; None if timm has no such.
 
   Raises:
-    AbsentError: timm is not installed.
+    SilentError: timm is missing, broken, or refuses the file.
   """
   name = variant.partition(".")[0]
   if not variants.get(variant).published or os.path.isdir(path):
     return None
-  timm = _import("timm")
-  # As pretrained weights, so that timm's own filter mends older names.
-  model = timm.create_model(
-    name,
-    pretrained=True,
-    pretrained_cfg_overlay={"file": path, "num_classes": num_classes or 0},
-    num_classes=num_classes or 0,
-    img_size=image_size,
-  )
-  return _run(model, image_size)
+  with _answering("timm") as timm:
+    # As pretrained weights, so that timm's own filter mends older names.
+    model = timm.create_model(
+      name,
+      pretrained=True,
+      pretrained_cfg_overlay={"file": path, "num_classes": num_classes or 0},
+      num_classes=num_classes or 0,
+      img_size=image_size,
+    )
+    return _run(model, image_size)
 
 
-def _import(name):
-  import importlib
+@contextlib.contextmanager
+def _answering(name):
+  """The library; whatever it raises becomes a SilentError.
 
+  It may raise anything and late: a torchvision that does not fit PyTorch is a
+  RuntimeError at the import of timm, and an ImportError, an AttributeError or
+  a ModuleNotFoundError of another name once transformers builds a model.
+  """
   try:
-    return importlib.import_module(name)
-  except (ImportError, RuntimeError) as error:  # a broken torchvision is both
-    raise AbsentError(name) from error
+    yield importlib.import_module(name)
+  except Exception as error:
+    if isinstance(error, ModuleNotFoundError) and error.name == name:
+      raise SilentError(f"{name} is not installed") from error
+    lines = str(error).strip().splitlines() or [""]
+    kind = type(error).__name__
+    raise SilentError(f"{name} raised {kind}: {lines[0]}") from error
 
 
 def _run(model, image_size) -> np.ndarray:

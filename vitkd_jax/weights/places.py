@@ -101,7 +101,7 @@ def stated(path: str | os.PathLike) -> Stated:
 
 def _folder(path) -> Stated | None:
   """What config.json says; None where it says nothing."""
-  config = _read_json(os.path.join(path, "config.json"))
+  config = read_json(os.path.join(path, "config.json"))
   if config.get("architecture") in variants.NAMED:
     return _timm_folder(config)
   if "model_type" in config:
@@ -125,7 +125,7 @@ def _timm_folder(config) -> Stated:
 def _huggingface_folder(path, config) -> Stated:
   names = config.get("id2label") or {}
   names = [names.get(str(i)) for i in range(len(names))]
-  said = _read_json(os.path.join(path, "preprocessor_config.json"))
+  said = read_json(os.path.join(path, "preprocessor_config.json"))
   images = processors.from_huggingface(said) if said else None
   size = images and images.size
   return Stated(None, {}, size, images, _names(names))
@@ -219,7 +219,7 @@ def config_beside(file: str) -> dict[str, Any]:
   """The config.json beside a folder's weights, {} without."""
   if os.path.basename(file) not in _IN_FOLDER:
     return {}
-  return _read_json(os.path.join(os.path.dirname(file), "config.json"))
+  return read_json(os.path.join(os.path.dirname(file), "config.json"))
 
 
 def _tuples(fields):
@@ -227,7 +227,7 @@ def _tuples(fields):
   return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 
 
-def _read_json(path: str) -> dict[str, Any]:
+def read_json(path: str) -> dict[str, Any]:
   """The object in a file, {} where there is no file or it holds another."""
   if not os.path.exists(path):
     return {}

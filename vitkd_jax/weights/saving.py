@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from etils import epath
 from flax import traverse_util
 import ml_dtypes
 import numpy as np
@@ -19,6 +20,7 @@ from vitkd_jax.weights import (
   huggingface,
   places,
   processors,
+  reading,
   timm,
 )
 
@@ -134,6 +136,22 @@ def save(
   for name, array in theirs.items():
     theirs[name] = array.astype(DTYPES[dtype], copy=False)
   return _write(path, theirs, format, metadata, texts, readme)
+
+
+def holds(path: str, params: Mapping[str, Any]) -> bool:
+  """Whether a "flat" file is there and holds exactly these parameters."""
+  if not epath.Path(path).exists():
+    return False
+  try:
+    found = reading.read(path).arrays
+  except ValueError:  # damaged
+    return False
+  leaves = traverse_util.flatten_dict(params, sep="/")
+  leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+  leaves = big_vision.unstack(leaves)
+  return found.keys() == leaves.keys() and all(
+    np.array_equal(found[name], leaf) for name, leaf in leaves.items()
+  )
 
 
 # Fields of a model that say how it is run or initialised, not what it is.
