@@ -67,7 +67,8 @@ def test_splits_are_found(tmp_path, places, splits):
     (["pets"], "did you mean --source {}/pets, which holds cat, dog"),
     (["pets", "__MACOSX"], "got 'pets' alone; did you mean --source {}/pets"),
     (["training", "testing"], "called as splits are: testing, training; call"),
-    (["training", "testing"], "--splits testing,training"),
+    (["training", "testing"], "--splits training,testing"),
+    (["training/x", "cat", "dog"], "training; move these out, or rename them"),
     (["seg_train", "seg_test"], "called as splits are: seg_test, seg_train"),
     (["Training_Set", "valid"], "called as splits are: Training_Set, valid"),
     (["TrainImages", "x"], "called as splits are: TrainImages"),
@@ -121,6 +122,16 @@ def test_named_splits_are_found_in_any_case(tmp_path):
   (tmp_path / "two" / "my-split").mkdir()
   with pytest.raises(ValueError, match="expected names of letters, digits"):
     tree.find(root, splits=["my-split"])
+
+
+def test_the_next_command_knows_the_splits(tmp_path, capsys):
+  root = some_tree(tmp_path / "root", "seg_train", "seg_test")
+  args = ["pets", "--source", root, "--data-dir", tmp_path]
+  status, out, _ = run(capsys, *args, "--splits", "seg_train,seg_test")
+  assert status == 0
+  assert "data.train_split=seg_train --config.data.eval_split=seg_test" in out
+  _, out, _ = run(capsys, "tests", *args[1:], "--splits", "seg_test")
+  assert "vitkd_jax.evaluate --weights WEIGHTS --data tests --split seg" in out
 
 
 @pytest.mark.parametrize(

@@ -164,10 +164,13 @@ def check_classes(
   where = " and ".join(found.values())
   if called := _called_as_splits(names):
     remedy = "move the class folders up"
-    if direct:
+    if direct and len(called) < len(names):
+      remedy = "move these out, or rename them"
+    elif direct:
+      first = sorted(called, key=lambda name: "train" not in name.lower())
       remedy = (
         "call them train, val and test, or name them: --splits"
-        f" {','.join(called)}"
+        f" {','.join(first)}"
       )
     raise ValueError(
       f"expected class folders in {where}, got folders called as splits are:"

@@ -66,14 +66,17 @@ def _classes(names):
 def _next(info, data_dir):
   """The command that a user wants now: for a test set, to evaluate."""
   splits = list(info.num_examples)
-  if "train" not in splits:
+  trained = [split for split in splits if "train" in split.lower()]
+  if not trained:
     words = ["evaluate", "--weights", "WEIGHTS", "--data", info.name]
     words += ["--split", splits[0]]
     words += ["--data-dir", data_dir] if data_dir else []
   else:
-    evaluated = [s for s in splits if s != "train"] or splits
+    evaluated = [split for split in splits if split != trained[0]] or trained
     words = ["doctor", "--config", "configs/baseline_i1k.py:pair=s3-ti"]
     words += [f"--config.data.name={info.name}"]
+    if trained[0] != "train":
+      words += [f"--config.data.train_split={trained[0]}"]
     words += [f"--config.data.eval_split={evaluated[0]}"]
     words += [f"--config.data.data_dir={data_dir}"] if data_dir else []
   words = [shlex.quote(os.fspath(word)) for word in words]
