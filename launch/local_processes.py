@@ -38,7 +38,8 @@ def main(argv=None) -> int:
   children, readers = [], []
   previous = {
     number: signal.signal(number, lambda got, _: _send(children, got))
-    for number in (signal.SIGTERM, signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    if signal.getsignal(number) != signal.SIG_IGN  # as nohup has it
   }
   try:
     for index, added in enumerate(environments):

@@ -226,3 +226,65 @@ def test_an_interrupt_ends_the_process_at_once():
   _, said = process.communicate(timeout=30)
   assert process.returncode == 130
   assert said == "error: interrupted\n"
+
+
+@pytest.mark.parametrize(
+  "variable, value, said",
+  [
+    ("JAX_ENABLE_X64", "1", "JAX_ENABLE_X64=True is set"),
+    ("JAX_NUMPY_RANK_PROMOTION", "raise", "JAX_NUMPY_RANK_PROMOTION=raise is"),
+    (
+      "JAX_PLATFORMS",
+      "cuda",
+      "no device to compute on with JAX_PLATFORMS=cuda",
+    ),
+    ("JAX_PLATFORMS", "abc", "no device to compute on with JAX_PLATFORMS=abc"),
+  ],
+)
+def test_an_environment_in_which_jax_cannot_compute(
+  tmp_path, variable, value, said
+):
+  workdir = tmp_path / "w"
+  done = run(
+    "train", CONFIG, f"--workdir={workdir}",
+    env={**os.environ, "CUDA_VISIBLE_DEVICES": "", variable: value},
+  )  # fmt: skip
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("error: ")
+  assert said in line
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  "redirect, status, said",
+  [
+    (">&-", 0, ""),
+    (">&- 2>&-", 0, ""),
+    ("<&- >/dev/null", 0, ""),
+    ("", 1, ""),  # nobody reads it
+    (">/dev/full", 1, "error: [Errno 28] No space left on device"),
+  ],
+)
+def test_a_program_without_standard_streams(tmp_path, redirect, status, said):
+  """Their numbers go to no other file, and little output is no error."""
+  program = (
+    "import os\n"
+    "from vitkd_jax import command\n"
+    "def main(_):\n"
+    f"  fd = os.open({str(tmp_path / 'file')!r}, os.O_CREAT)\n"
+    "  assert fd > 2\n"
+    "  print('a line')\n"
+    "command.run(main, with_config=False)"
+  )
+  reader, writer = os.pipe()
+  os.close(reader)
+  done = subprocess.run(
+    ["bash", "-c", f'"$0" -c "$1" {redirect}', sys.executable, program],
+    cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
+  )  # fmt: skip
+  os.close(writer)
+  assert (tmp_path / "file").exists()
+  assert done.returncode == status
+  assert done.stderr.startswith(said)
+  assert len(done.stderr.splitlines()) == bool(said)

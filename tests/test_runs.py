@@ -42,6 +42,45 @@ def test_another_run_is_refused_and_nothing_is_lost(
     runs.claim(tmp_path, config, sha)
 
 
+def with_rate(epochs, end, **more):
+  config = make(epochs=epochs, **more)
+  config.schedule = {"peak": 0.1, "end": end}
+  return config
+
+
+def test_a_run_at_a_constant_rate_may_grow(tmp_path):
+  runs.claim(tmp_path, with_rate(2.0, end=0.1))
+  student = tmp_path / "student.safetensors"
+  student.touch()
+  runs.claim(tmp_path, with_rate(2.0, end=0.1))
+  assert student.exists()
+  runs.claim(tmp_path, with_rate(3.0, end=0.1), write=False)
+  assert runs.read_config(tmp_path).run.epochs == 2
+  runs.claim(tmp_path, with_rate(3.0, end=0.1))
+  assert runs.read_config(tmp_path).run.epochs == 3
+  assert not student.exists()  # else a launcher would take the run for done
+
+
+@pytest.mark.parametrize(
+  "config, said",
+  [
+    (with_rate(3.0, end=0.0), "learning rate falls over its 2.0 epochs"),
+    (with_rate(1.0, end=0.0), "config.run.epochs was 2.0 and is 1.0"),
+    (with_rate(3.0, end=0.0, seed=1), "config.run.seed was 0 and is 1"),
+  ],
+)
+def test_any_other_run_may_not(tmp_path, config, said):
+  runs.claim(tmp_path, with_rate(2.0, end=0.0))
+  with pytest.raises(ValueError, match=said):
+    runs.claim(tmp_path, config)
+
+
+def test_a_run_at_a_constant_rate_does_not_shrink(tmp_path):
+  runs.claim(tmp_path, with_rate(2.0, end=0.1))
+  with pytest.raises(ValueError, match="holds a different run"):
+    runs.claim(tmp_path, with_rate(1.0, end=0.1))
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl"])
 def test_files_without_a_config_are_refused(tmp_path, name):
   (tmp_path / name).mkdir()

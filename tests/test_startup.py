@@ -1,12 +1,14 @@
 """The roll call: who is missing, and who does not belong."""
 
 import concurrent.futures
+import logging
 import os
 import socket
 import subprocess
 import sys
 import time
 
+from jax._src import clusters
 import pytest
 
 from vitkd_jax.training import startup
@@ -163,3 +165,74 @@ def test_a_port_that_is_taken_is_named(address):
     pytest.raises(startup.MissingError, match=f"cannot listen at {address}"),
   ):
     startup.roll_call(startup.Place(address, 2, 0), timeout=1)
+
+
+class Unwilling(clusters.ClusterEnv):
+  """As Kubernetes without a token, or a job: its client raises."""
+
+  opt_in_only_method = False
+
+  @classmethod
+  def is_env_present(cls):
+    raise LookupError("no token\nin this pod")
+
+
+def test_a_cluster_that_cannot_be_asked_is_no_cluster(monkeypatch, caplog):
+  monkeypatch.setattr(clusters.ClusterEnv, "_cluster_types", [Unwilling])
+  assert startup._detect(None, None, None, 10) is None
+  assert "(no token): this one runs alone" in caplog.text
+
+
+def test_part_of_a_place_is_not_run_alone(monkeypatch):
+  monkeypatch.setattr(clusters.ClusterEnv, "_cluster_types", [Unwilling])
+  with pytest.raises(ValueError, match="give all three"):
+    startup.start("h:1")
+
+
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy")
+
+
+@pytest.mark.parametrize(
+  "given, found",
+  [
+    ({}, {}),
+    ({"http_proxy": "p"}, {"no_proxy": "h,localhost,127.0.0.1"}),
+    (
+      {"grpc_proxy": "p", "no_proxy": "a,b"},
+      {"no_proxy": "a,b,h,localhost,127.0.0.1"},
+    ),
+    (
+      {"https_proxy": "p", "no_grpc_proxy": "a"},
+      {
+        "no_grpc_proxy": "a,h,localhost,127.0.0.1",
+        "no_proxy": "h,localhost,127.0.0.1",
+      },
+    ),
+  ],
+)
+def test_the_coordinator_is_not_asked_through_a_proxy(
+  monkeypatch, given, found
+):
+  for name in (*PROXIES, "no_proxy", "no_grpc_proxy"):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in given.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setattr(logging.getLogger("jax._src.distributed"), "filters", [])
+  startup._reach_directly("h:1")
+  names = ("no_proxy", "no_grpc_proxy")
+  assert {n: os.environ[n] for n in names if n in os.environ} == found
+
+
+def test_a_proxy_that_does_not_answer_is_not_waited_for():
+  code = "from vitkd_jax.training import startup; startup.start()"
+  env = {
+    name: value for name, value in os.environ.items() if "proxy" not in name
+  }
+  env |= dict.fromkeys(PROXIES, "http://127.0.0.1:9")  # nobody listens there
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    capture_output=True, text=True, check=False, timeout=250,  # of 307 s
+    env=env | {"JAX_PLATFORMS": "cpu"},
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert done.stderr == ""

@@ -160,6 +160,42 @@ def test_checkpoints_come_by_the_clock_too(tiny_config, tmp_path, capsys):
   assert told == [f"saved the checkpoint of step {i}" for i in sorted(found)]
 
 
+def test_a_finished_run_at_a_constant_rate_goes_on(tiny_config, tmp_path):
+  """As if it had been as long from the first."""
+  whole, grown = tmp_path / "whole", tmp_path / "grown"
+  tiny_config.schedule.end = tiny_config.schedule.peak
+  result = train.train(tiny_config, str(whole))
+  epochs = tiny_config.run.epochs
+  tiny_config.run.epochs = epochs / 2
+  train.train(tiny_config, str(grown))
+  assert int(last_state(tiny_config, grown).step) == 6
+  tiny_config.run.epochs = epochs
+  assert train.train(tiny_config, str(grown)) == result
+  assert metrics(grown) == metrics(whole)
+  one, other = (safetensors.numpy.load_file(folder / "student.safetensors")
+                for folder in (whole, grown))  # fmt: skip
+  assert one.keys() == other.keys()
+  assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+  "step, every, total, due",
+  [
+    (624, 156, 625, False),  # the end is next
+    (468, 156, 625, True),
+    (625, 156, 625, True),
+    (625, 0, 625, True),
+    (624, 0, 625, False),
+    (140, 140, 154, False),  # a tenth of the interval
+    (140, 140, 155, True),
+    (5, 5, 6, True),  # a shorter interval has no tenth
+    (7, 5, 60, False),
+  ],
+)
+def test_what_is_due_just_before_the_end_is_left_to_it(step, every, total, due):
+  assert loop._due(step, every, total) == due
+
+
 def test_a_second_training_beside_the_first_is_refused(tiny_config, tmp_path):
   with lock.hold(str(tmp_path)):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}

@@ -27,6 +27,7 @@ class Training:
     devices: virtual CPU devices of each.
     options: more of the command line.
     env: more of the environment.
+    redirect: of its standard streams, as a shell has it.
   """
 
   def __init__(
@@ -38,6 +39,7 @@ class Training:
     processes=1,
     devices=2,
     env=None,
+    redirect=None,
   ):
     self.workdir = pathlib.Path(workdir)
     self._log = self.workdir.with_suffix(f".{time.monotonic_ns()}.log")
@@ -67,12 +69,15 @@ class Training:
         *command,
       ]
     self._launched = processes > 1
+    command = [sys.executable, *command]
+    if redirect:
+      command = ["bash", "-c", f'exec "$@" {redirect}', "bash", *command]
     # Through a pipe: a training whose disk is full must still be heard.
     self._copy = subprocess.Popen(
       ["cat"], stdin=subprocess.PIPE, stdout=self._file
     )
     self.process = subprocess.Popen(
-      [sys.executable, *command],
+      command,
       cwd=ROOT,
       env=env,
       stdout=self._copy.stdin,

@@ -108,8 +108,8 @@ def test_a_full_disk_is_told_within_one_save(start, unbroken, tmp_path):
   workdir = tmp_path / "run"
   with start(workdir, env={"FAULT": "full:8"}) as training:
     output = training.end(1)
-  # Not at a line's start: other threads of Orbax's are writing, too.
-  assert "error: a checkpoint could not be written" in output
+  assert "\nerror: a checkpoint could not be written" in output
+  assert "Traceback" not in output
   assert runner.saved_steps(workdir) == [5]
   assert "saved the checkpoint of step 5" in output
   assert "saved the checkpoint of step 10" not in output
@@ -117,6 +117,40 @@ def test_a_full_disk_is_told_within_one_save(start, unbroken, tmp_path):
   with start(workdir) as training:  # somebody made room
     assert "resumed from the checkpoint of step 5" in training.end()
   assert runner.metrics(workdir) == runner.metrics(unbroken(1, 2))
+
+
+def test_a_full_disk_is_told_within_one_log(start, unbroken, tmp_path):
+  workdir = tmp_path / "run"
+  with start(workdir, env={"FAULT": "tight:8"}) as training:
+    output = training.end(1)
+  *_, last = output.splitlines()
+  assert last.startswith(
+    "error: a file of the run could not be read or written"
+  )
+  assert "Traceback" not in output
+  assert max(runner.losses(workdir)) <= 10
+  with start(workdir) as training:
+    assert "resumed from the checkpoint of step 5" in training.end()
+  assert runner.metrics(workdir) == runner.metrics(unbroken(1, 2))
+
+
+@pytest.mark.parametrize(
+  "redirect, told",
+  [
+    (">/dev/full 2>&1", "No space left on device"),
+    ("> >(true) 2>&1", "Broken pipe"),
+    ("<&- >&- 2>&-", None),
+  ],
+)
+def test_a_run_outlives_its_console(start, unbroken, tmp_path, redirect, told):
+  workdir = tmp_path / "run"
+  with start(workdir, redirect=redirect) as training:
+    training.end()
+  assert runner.metrics(workdir) == runner.metrics(unbroken(1, 2))
+  log = (workdir / "train.log").read_text()
+  assert "student written to" in log
+  assert ("the console is gone" in log) == bool(told)
+  assert (told or "") in log
 
 
 def test_a_missing_process_is_named(start, tmp_path):

@@ -3,7 +3,8 @@
 The variable FAULT names a place and a step: "sleep:7" sleeps for ever before
 batch 7 of process 1; "slow_eval" takes its time over each batch of an
 evaluation; "full:7" lets no file grow from batch 7 on, as a full disk does,
-once the checkpoint of step 5 is there.
+once the checkpoint of step 5 is there; "tight:7" lets none grow from there on
+that is as long as the metrics are.
 EATEN names a file; a line a batch: step, process, and a hash of each image.
 HEARTBEAT is JAX's, in seconds.
 """
@@ -11,6 +12,7 @@ HEARTBEAT is JAX's, in seconds.
 import hashlib
 import os
 import resource
+import signal
 import time
 
 from absl import flags
@@ -19,6 +21,7 @@ import jax
 from vitkd_jax import command, train
 from vitkd_jax.training import inputs, startup, watchdog
 
+_METRICS = "metrics.jsonl"
 _FAULT, _, _AT = os.environ.get("FAULT", "").partition(":")
 
 
@@ -28,14 +31,17 @@ def _noted(batches, step):
   for batch in batches:
     if _FAULT == "sleep" and index == 1 and step == int(_AT):
       time.sleep(3600)
-    if _FAULT == "full" and step == int(_AT):
+    if _FAULT in ("full", "tight") and step == int(_AT):
       first = os.path.join(flags.FLAGS.workdir, "checkpoints", "5")
       while not os.path.isdir(first):  # it is still being saved
         time.sleep(0.05)
       _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+      size = 1 << 15
       # Less than a checkpoint's file of shardings, whose size is always the
       # same (arrays go to files by chance); more than the metrics so far.
-      resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, hard))
+      if _FAULT == "tight":
+        size = os.path.getsize(os.path.join(flags.FLAGS.workdir, _METRICS))
+      resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     if path:
       hashes = [hashlib.md5(x.tobytes()).hexdigest() for x in batch["image"]]
       with open(path, "a") as file:  # one write, so that lines stay whole
@@ -72,6 +78,8 @@ def _closing(wrap, batches, *args):
 
 if __name__ == "__main__":
   _patch()
+  # A shell's background jobs, and their children, ignore it.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   watchdog._LONG = 20  # compilation, where the cores are not free
   startup._HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT", "30"))
   flags.DEFINE_string("workdir", None, "as of vitkd_jax.train")

@@ -297,9 +297,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       name = query.get("name") or json.loads(about.get_content())["name"]
       # The parser mends line ends; the bytes themselves must come as sent.
       mark = b"--" + message.get_boundary().encode()
-      part = body.split(mark, 2)[2].split(b"\r\n\r\n", 1)[1]
+      part = body.split(mark, 2)[2]
+      end = b"\r\n" if part.startswith(b"\r\n") else b"\n"  # gcsfs's
+      part = part.split(2 * end, 1)[1]
       del content
-      return self._put(bucket, name, part[: part.rindex(mark) - 2], query)
+      return self._put(
+        bucket, name, part[: part.rindex(mark) - len(end)], query
+      )
     number = str(next(self.store.numbers))
     name = query.get("name") or json.loads(body)["name"]
     self.store.uploads[number] = [bucket, name, b"", query]

@@ -215,6 +215,9 @@ def test_a_whole_run_reads_and_writes_nothing_but_gs(server):
   )
   assert any("tfevents" in name for name in names)
   assert any("one/plugins/profile" in name for name in names)
+  log = server.store.objects["runs", "one/train.log"][1].decode()
+  assert "student written to gs://runs/one/student.safetensors" in log
+  assert "one/lock" not in names
   compiled = compiled_steps(server)
   assert compiled
   metrics = server.store.objects["runs", "one/metrics.jsonl"][1].decode()

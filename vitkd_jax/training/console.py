@@ -47,8 +47,13 @@ def hush_repeats() -> None:
   """Keeps tracebacks of what is told in one sentence off the console.
 
   When one array of a save fails, the others fail too: their tasks' errors are
-  asked by nobody, and Orbax logs its own, which it raises at the next wait.
+  asked by nobody, tensorstore tells a loop of them that Orbax has closed, and
+  Orbax logs its own, which it raises at the next wait.
   """
+  unraisable = sys.unraisablehook
+  sys.unraisablehook = lambda told: (
+    str(told.exc_value) == "Event loop is closed" or unraisable(told)
+  )
   logging.getLogger("asyncio").addFilter(
     lambda record: "exception was never retrieved" not in record.getMessage()
   )

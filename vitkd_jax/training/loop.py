@@ -317,7 +317,7 @@ def _input_errors():
 def _due(step, every, total):
   """Whether it is, by its interval or at the end.
 
-  Where the end is less than a tenth of an interval away, it is left to it.
+  Where the end is at most a tenth of an interval away, it is left to it.
   """
   if step == total:
     return True

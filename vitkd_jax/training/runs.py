@@ -95,6 +95,9 @@ def claim(
 ) -> None:
   """Makes the workdir this run's, or refuses one that holds another.
 
+  A run at a constant learning rate may grow: more epochs change nothing of
+  those that are done.
+
   Args:
     workdir: a folder, made if it is not there.
     config: of the run; written to config.json.
@@ -122,7 +125,7 @@ def claim(
       default=str,
     )
   )
-  old = read_record(workdir)
+  old, grown = read_record(workdir), False
   if old is None:
     for name in ("checkpoints", "metrics.jsonl"):
       if (folder / name).exists():
@@ -135,10 +138,22 @@ def claim(
       # Before checkpoints were pinned: it may be any teacher.
       old |= {name: record[name] for name in ("teacher_sha256", "teacher_step")}
     compared = {name: old.get(name) for name in record}
-    differing = sorted(_differences(compared, record))
-    if differing:
+    differing = dict(sorted(_differences(compared, record)))
+    grown = list(differing) == ["config.run.epochs"] and _longer(old, record)
+    if grown and not _constant_rate(record):
       raise ValueError(
-        f"workdir {workdir} holds a different run: {'; '.join(differing[:4])}; "
+        f"workdir {workdir} holds a run whose learning rate falls over its "
+        f"{old['config']['run']['epochs']} epochs: a longer one differs from "
+        "the first step on and wants another workdir; only a run at a constant "
+        "rate (config.schedule.end equal to config.schedule.peak) may grow"
+      )
+    if differing and not grown:
+      some = [
+        f"{name} was {was!r} and is {now!r}"
+        for name, (was, now) in list(differing.items())[:4]
+      ]
+      raise ValueError(
+        f"workdir {workdir} holds a different run: {'; '.join(some)}; "
         "take another workdir, or the config it was started with"
         + ("" if _saved(folder) else ", or delete it: it holds no results yet")
       )
@@ -146,9 +161,21 @@ def claim(
     return
   record = {**(about or {}), **record, "command": command}
   folder.mkdir(parents=True, exist_ok=True)
+  if grown:  # what is exported says that the run is done
+    epath.Path(export_path(workdir)).unlink(missing_ok=True)
   temporary = folder / "config.json.tmp"
   temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
   temporary.replace(folder / "config.json")
+
+
+def _longer(old, new):
+  return new["config"]["run"]["epochs"] > old["config"]["run"]["epochs"]
+
+
+def _constant_rate(record):
+  """Whether the learning rate does not depend on how long the run is."""
+  schedule = record["config"].get("schedule") or {}
+  return "end" in schedule and schedule["end"] == schedule.get("peak")
 
 
 def _saved(folder):
@@ -171,4 +198,4 @@ def _differences(old, new):
   old, new = _flatten(old), _flatten(new)
   for name in old.keys() | new.keys():
     if name not in FREE and old.get(name) != new.get(name):
-      yield f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+      yield name, (old.get(name), new.get(name))

@@ -133,8 +133,9 @@ class Run:
     fsdp_teacher: they share one copy of the teacher, too.
     ema_decay: of the student's moving average; 0 for none.
     log_every: steps between metrics.
-    eval_every: steps between evaluations; 0 for one at the end.
-    checkpoint_every: steps between checkpoints; 0 for one at the end.
+    eval_every: steps between evaluations; 0 for one at the end, to which one
+      is left, too, that is due at most a tenth of the interval before it.
+    checkpoint_every: steps between checkpoints, likewise.
     checkpoint_minutes: time between checkpoints, beside the steps, taken at
       the next log; 0 for none.
     keep: newest checkpoints that are kept, beside the best.
