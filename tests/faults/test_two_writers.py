@@ -42,7 +42,7 @@ def test_one_that_was_killed_locks_nobody_out(start, tmp_path):
     first.process.kill()
     first.process.wait()
     with start(workdir) as second:
-      second.until("resumed from the checkpoint of step")
+      second.until("fashion_mini: ")
       assert runner.alive(worker)
       second.process.kill()
     os.kill(worker, signal.SIGCONT)
