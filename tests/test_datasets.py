@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from vitkd_jax.data import datasets, decode, loader, sources
+from vitkd_jax.data import crop, datasets, decode, loader, memory, sources
 
 # sha256sum of the official t10k files, unzipped, without the IDX header.
 T10K_PIXELS = "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a"
@@ -324,14 +324,82 @@ def test_flipped_bits_cost_one_record(tmp_path):
   assert 1 <= len(bad) <= 3
 
 
-def test_cache_refuses_images_of_several_sizes():
-  class Records:
-    def __len__(self):
-      return 2
+class Files:
+  """Records of encoded images, of which `bad` are damaged."""
 
-    def encoded(self, i):
-      image = np.zeros((4 + i, 4), np.uint8)
-      return cv2.imencode(".png", image)[1].tobytes(), i
+  def __init__(self, shapes, bad=()):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    self._data = [cv2.imencode(".jpg", x)[1].tobytes() for x in images]
+    for i in bad:
+      self._data[i] = self._data[i][:200]
 
-  with pytest.raises(ValueError, match="images of one size"):
-    sources.cached("some_set", Records())
+  def __len__(self):
+    return len(self._data)
+
+  def open(self, data):
+    return decode.File(data)
+
+  def encoded(self, index):
+    return self._data[index], np.int32(index)
+
+  def read(self, index, crop):
+    image = crop(self.open(self._data[index]))
+    return {"image": image, "label": np.int32(index)}
+
+
+def test_cached_images_of_any_size_are_those_of_the_files():
+  files = Files([(40, 60, 3), (33, 50, 3), (300, 200, 1), (64, 64, 3)], bad=[3])
+  for size in (32, 8):  # of 8 pixels, the decoder shrinks for both crops
+    kept = sources.cached("some_set", files, size)
+    assert len(kept) == 4
+    for make in (crop.RandomCrop(size), crop.CentreCrop(size, size + 5)):
+      for i in range(3):
+        one, other = (
+          source.read(i, lambda file: make(file, np.random.default_rng(i)))  # noqa: B023
+          for source in (kept, files)
+        )
+        np.testing.assert_array_equal(one["image"], other["image"])
+        assert one["label"] == other["label"] == i
+    with pytest.raises(decode.BadRecordError):
+      kept.read(3, make)
+  whole = sources.cached("some_set", files)
+  for i in range(3):
+    file = files.open(files.encoded(i)[0])
+    np.testing.assert_array_equal(
+      whole[i]["image"], decode.to_rgb(file.pixels())
+    )
+
+
+def test_cached_images_are_decoded_once(monkeypatch):
+  kept = sources.cached("some_set", Files([(40, 60, 3), (33, 50, 3)]), 32)
+  monkeypatch.setattr(decode.File, "__init__", None)  # none can be made
+  for i in range(2):
+    assert kept.read(i, crop.CentreCrop(32, 32))["image"].shape == (32, 32, 3)
+
+
+def test_a_cache_larger_than_the_memory_is_refused(monkeypatch):
+  files = Files([(400, 300, 3)] * 5 + [(400, 300, 1)] * 5)
+  # 10 images of 400 x 300 pixels, half of them grey: 2.4 MB of 3 channels or 1.
+  monkeypatch.setattr(memory, "available", lambda: 3.1e6)
+  with pytest.raises(ValueError, match=r"some 0\.0 GB.*set cache=False"):
+    sources.cached("some_set", files)
+  monkeypatch.setattr(memory, "available", lambda: 3.3e6)
+  assert len(sources.cached("some_set", files)) == 10
+  monkeypatch.setattr(memory, "available", lambda: None)  # not on Linux
+  assert len(sources.cached("some_set", files)) == 10
+
+
+def test_available_memory_heeds_the_container(tmp_path, monkeypatch):
+  meminfo = tmp_path / "meminfo"
+  meminfo.write_text("MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
+  monkeypatch.setattr(memory, "_MEMINFO", meminfo)
+  monkeypatch.setattr(memory, "_GROUP", tmp_path)
+  assert memory.available() == 5000 * 1024
+  (tmp_path / "memory.max").write_text("max\n")
+  (tmp_path / "memory.stat").write_text("anon 1000000\nfile 7\n")
+  assert memory.available() == 5000 * 1024
+  (tmp_path / "memory.max").write_text("3000000\n")
+  assert memory.available() == 2_000_000
+  meminfo.unlink()
+  assert memory.available() is None

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import subprocess
 import zlib
 
 import numpy as np
@@ -20,7 +21,9 @@ def picture(height=97, width=131, channels=3):
 
 
 def encoded(array, format="JPEG", mode=None, **options):
-  image = Image.fromarray(array.squeeze(), mode)
+  image = Image.fromarray(array.squeeze())
+  if mode:  # of as many channels, which Pillow took for RGBA
+    image = Image.frombytes(mode, image.size, image.tobytes())
   file = io.BytesIO()
   image.save(file, format, **options)
   return file.getvalue()
@@ -54,15 +57,40 @@ JPEGS = {
 def test_a_jpeg_has_pillows_pixels(options):
   data = encoded(picture(), **options)
   np.testing.assert_array_equal(decode.decode(data), by_pillow(data))
-  assert decode._plain_jpeg(data) is not None  # the fast way
+  assert decode._plain_jpeg(data, upright=True) is not None  # the fast way
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_pixels_are_upright(orientation, format):
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_pixels_are_upright_when_asked_for(orientation, format):
   data = encoded(picture(), format, exif=oriented(orientation))
-  file = decode.File(data)
+  file = decode.File(data, upright=True)
   wanted = by_pillow(data)
+  assert (file.height, file.width) == wanted.shape[:2]
+  np.testing.assert_array_equal(file.pixels(), wanted)
+  if format == "JPEG" and orientation > 1:
+    half = decode.File(data, upright=True).pixels(2)
+    assert half.shape[:2] == tuple(-(-x // 2) for x in wanted.shape[:2])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_else_pixels_are_as_stored(format):
+  # timm and torchvision ignore EXIF's orientation.
+  data = encoded(picture(), format, exif=oriented(6))
+  wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+  file = decode.File(data)
+  assert (file.height, file.width) == (97, 131)
+  np.testing.assert_array_equal(file.pixels(), wanted)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_tiff_is_always_upright(orientation, upright):
+  # Pillow turns it as it loads it, so timm and torchvision have it so, too.
+  data = encoded(picture(), "TIFF", tiffinfo={0x0112: orientation})
+  wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+  assert wanted.shape[:2] == ((97, 131) if orientation < 5 else (131, 97))
+  file = decode.File(data, upright)
   assert (file.height, file.width) == wanted.shape[:2]
   np.testing.assert_array_equal(file.pixels(), wanted)
 
@@ -155,6 +183,39 @@ def test_fewer_rows_are_the_same_rows(options):
     np.testing.assert_array_equal(part[:rows], whole[:rows])
   if not options.get("progressive"):
     assert len(decode.File(data).pixels(rows=10)) == 16
+
+
+@pytest.mark.parametrize(
+  "format", ["JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA",
+             "JPEG2000", "MPO"]
+)  # fmt: skip
+def test_formats_of_datasets_are_opened(format):
+  image = Image.fromarray(picture()).quantize(64).convert("RGB")
+  file = io.BytesIO()
+  image.save(file, format)
+  got = decode.decode(file.getvalue())
+  assert got.shape == (97, 131, 3)
+  lossy = {"JPEG": 30, "MPO": 30, "WEBP": 30, "GIF": 1}.get(format, 0)
+  assert np.abs(got - np.float64(image)).mean() <= lossy
+
+
+def test_avif_is_opened():
+  Image.init()
+  if "AVIF" not in Image.SAVE:
+    pytest.skip("this Pillow has no AVIF")
+  got = decode.decode(encoded(picture(), "AVIF"))
+  assert got.shape == (97, 131, 3)
+
+
+def test_postscript_starts_no_program(monkeypatch):
+  def refuse(*args, **kwargs):
+    raise AssertionError(f"starts {args}")
+
+  monkeypatch.setattr(subprocess, "Popen", refuse)
+  data = encoded(picture(), "EPS")
+  assert data.startswith(b"%!PS")
+  with pytest.raises(decode.BadRecordError, match="that are no image"):
+    decode.decode(data)
 
 
 DAMAGED = {

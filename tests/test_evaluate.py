@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitkd_jax import evaluate, weights
+from vitkd_jax import command, evaluate, weights
 from vitkd_jax.data import datasets, preprocess
 from vitkd_jax.models import vit
 from vitkd_jax.reporting import counting, scoring
@@ -353,3 +354,44 @@ def test_many_classes_show_the_worst(capsys):
   rows = text.partition("most often")[2].splitlines()[1:]
   assert [row.split()[0] for row in rows[:2]] == ["0", "1"]
   assert len(rows) == 20
+
+
+@pytest.mark.parametrize(
+  "of_run, asked, wanted",
+  [
+    (None, None, False),
+    (None, True, True),
+    (True, None, True),
+    (True, False, False),
+    (False, None, False),
+    ("older", None, True),
+  ],
+)
+def test_images_are_turned_as_the_run_did(
+  monkeypatch, tmp_path, of_run, asked, wanted
+):
+  if of_run is not None:
+    data = {"name": "fashion_mini", "eval_split": "test"}
+    if of_run != "older":
+      data["exif"] = of_run
+    config = {"config": {"data": data, "student": {}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+  given = dict.fromkeys(
+    ["variant", "which", "step", "data", "split", "data-dir", "teacher", "out"]
+  )
+  given |= {"weights": str(tmp_path), "exif": asked}
+  given |= {"image-size": 0, "eval-resize": 0, "batch-size": 8}
+  said = types.SimpleNamespace(flag_values_dict=lambda: given)
+  monkeypatch.setattr(evaluate.flags, "FLAGS", said)
+  monkeypatch.setattr(evaluate.command, "join", lambda: None)
+  monkeypatch.setattr(scoring, "load", lambda *_, **__: None)
+  seen = []
+
+  def load(*_, exif, **__):
+    seen.append(exif)
+    raise ValueError("no further")
+
+  monkeypatch.setattr(datasets, "load", load)
+  with pytest.raises(command.RefusedError, match="no further"):
+    evaluate.main([])
+  assert seen == [wanted]

@@ -1,6 +1,7 @@
 """Tests of vitkd_jax.training.inputs with a set of several image sizes."""
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -92,6 +93,45 @@ def test_options_reach_the_crops(folder):
   np.testing.assert_array_equal(batch["image"][0], wanted)
 
 
+@pytest.mark.parametrize("size", [32, 8])
+def test_cached_batches_are_those_of_the_files(folder, size):
+  kept, read = (
+    make(folder, image_size=size, cache=cache, num_workers=2 * cache)
+    for cache in (True, False)
+  )
+  for ways in ("train", "evaluation"):
+    arguments = [3] if ways == "train" else []
+    with (
+      contextlib.closing(getattr(kept, ways)(*arguments)) as ours,
+      contextlib.closing(getattr(read, ways)(*arguments)) as theirs,
+    ):
+      assert not multiprocessing.active_children()  # threads share the cache
+      for one, other in itertools.islice(zip(ours, theirs, strict=True), 3):
+        for name in other:
+          np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("exif", [False, True])
+def test_images_are_turned_where_exif_is_asked_for(tmp_path, exif, cache):
+  exif_of_six = Image.Exif()
+  exif_of_six[0x0112] = 6
+  pixels = np.zeros((32, 32, 3), np.uint8)
+  pixels[:16] = 255  # the upper half, which is then the right one
+  for split in ("train", "validation"):
+    for name in "ab":
+      place = tmp_path / "tree" / split / name
+      place.mkdir(parents=True)
+      Image.fromarray(pixels).save(place / "0.png", exif=exif_of_six)
+  sets = str(tmp_path / "sets")
+  prepare.prepare("made", source=str(tmp_path / "tree"), data_dir=sets)
+  images = make(sets, 2, image_size=32, eval_resize=32, exif=exif, cache=cache)
+  with contextlib.closing(images.evaluation()) as batches:
+    (batch,) = batches
+  wanted = np.rot90(pixels, -1) if exif else pixels
+  np.testing.assert_array_equal(batch["image"], [wanted, wanted])
+
+
 @pytest.mark.parametrize(
   "values, words",
   [
@@ -111,7 +151,8 @@ def test_options_reach_the_crops(folder):
     ({"image_size": 32, "eval_resize": 31}, "is less than image_size=32"),
     ({"image_size": 32, "eval_resize": 25_600}, "resize to at most 512"),
     ({"eval_resize": 31}, "eval_resize=31 needs config.data.image_size"),
-    ({"image_size": 32, "cache": True}, "set one of them"),
+    ({"crop_area": (0.5, 1.0)}, "crop_area=(0.5, 1.0) needs"),
+    ({"crop_ratio": (1.0, 1.0)}, "crop_ratio=(1.0, 1.0) needs"),
     ({"image_size": 32, "max_bad_share": 2.0}, "is not in [0, 1]"),
     ({"image_size": "32"}, "wanted a whole number"),
   ],

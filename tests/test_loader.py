@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from vitkd_jax.data import decode, loader
+from vitkd_jax.data import decode, loader, workers
 
 
 class Numbers:
@@ -293,6 +293,33 @@ def test_a_worker_that_dies_is_reported():
   batches.close()
 
 
+class Dead:
+  """An iterator whose worker process is gone, as Grain says it."""
+
+  def __init__(self, code):
+    self._code = code
+
+  def __next__(self):
+    raise RuntimeError(
+      f"Worker process was terminated unexpectedly with exit code {self._code}."
+      " Search the logs above for the source of the crash."
+    )
+
+
+@pytest.mark.parametrize(
+  "code, said",
+  [
+    (-9, r"exit code -9 \(killed.*fewer config.data.num_workers\)$"),
+    (-7, r"-7 \(a bus error.*/dev/shm is full.*--shm-size.*num_workers=0\)$"),
+    (1, "exit code 1$"),
+  ],
+)
+def test_how_a_worker_died_says_what_to_do(code, said):
+  batches = loader._Checked(Dead(code), None, max_bad_share=0)
+  with pytest.raises(loader.InputError, match=said):
+    next(batches)
+
+
 def test_eval_leaves_bad_records_out():
   batches = loader.eval_batches(Files(20, {0, 7}), batch_size=8, crop=draws)
   rows = list(batches)
@@ -326,7 +353,7 @@ def test_a_worker_outlives_a_preemption_notice():
   names = (signal.SIGTERM, signal.SIGINT)
   before = [signal.getsignal(name) for name in names]
   try:
-    loader._ignore_signals()
+    workers.ignore_signals()
     assert all(signal.getsignal(name) == signal.SIG_IGN for name in names)
   finally:
     for name, handler in zip(names, before, strict=True):

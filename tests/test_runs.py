@@ -1,5 +1,7 @@
 """A workdir belongs to one run."""
 
+import json
+
 import ml_collections
 import pytest
 
@@ -24,7 +26,7 @@ def test_the_same_run_may_start_again_and_log_more_often(tmp_path):
   [
     (make(seed=1), "abc", "config.run.seed was 0 and is 1"),
     (make(), "def", "teacher_sha256 was 'abc' and is 'def'"),
-    (make(accumulate=2), "abc", "config.run.accumulate was None and is 2"),
+    (make(accumulate=2), "abc", "config.run.accumulate was 1 and is 2"),
   ],
 )
 def test_another_run_is_refused_and_nothing_is_lost(
@@ -79,6 +81,54 @@ def test_a_run_at_a_constant_rate_does_not_shrink(tmp_path):
   runs.claim(tmp_path, with_rate(2.0, end=0.1))
   with pytest.raises(ValueError, match="holds a different run"):
     runs.claim(tmp_path, with_rate(1.0, end=0.1))
+
+
+def written(folder, **sections):
+  """A workdir of an older version: its config.json has these keys alone."""
+  config = {name: dict(keys) for name, keys in sections.items()}
+  record = {"config": config, "teacher_sha256": None, "teacher_step": None}
+  (folder / "config.json").write_text(json.dumps(record))
+  return ml_collections.ConfigDict(config)
+
+
+def test_keys_that_came_later_are_as_their_defaults(tmp_path):
+  config = written(tmp_path, run={"seed": 0}, augment={"shift": 1})
+  config.run.accumulate = 1
+  config.augment.fill = (0.485, 0.456, 0.406)
+  runs.claim(tmp_path, config)
+  config.augment.erase = 0.5
+  with pytest.raises(ValueError, match=r"augment.erase was 0\.0 and is 0\.5"):
+    runs.claim(tmp_path, config)
+
+
+def test_a_run_that_turned_images_goes_on_so(tmp_path):
+  # Before there was config.data.exif, every image was turned.
+  given = written(tmp_path, data={"name": "birds"})
+  given.data.exif = False
+  given.lock()
+  assert runs.read_config(tmp_path).data.exif is True
+  with pytest.raises(ValueError, match="exif was True and is False"):
+    runs.claim(tmp_path, given)
+  config, notes = runs.carried_on(tmp_path, given)
+  assert config.data.exif is True
+  assert given.data.exif is False
+  assert len(notes) == 1
+  assert "config.data.exif=True: so this run was started" in notes[0]
+  runs.claim(tmp_path, config)
+  # From then on config.json has the key, and another value is another run.
+  assert runs.carried_on(tmp_path, given) == (given, [])
+  with pytest.raises(ValueError, match="exif was True and is False"):
+    runs.claim(tmp_path, given)
+
+
+@pytest.mark.parametrize("sections", [{"data": {"name": "birds"}}, {"run": {}}])
+def test_a_new_run_does_not_pass_for_an_older_one(tmp_path, sections):
+  config = ml_collections.ConfigDict(sections)  # that names no exif
+  assert runs.carried_on(tmp_path, config) == (config, [])
+  runs.claim(tmp_path, config)
+  assert not runs.read_config(tmp_path).get("data", {}).get("exif", False)
+  assert runs.carried_on(tmp_path, config) == (config, [])
+  runs.claim(tmp_path, config)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl"])

@@ -150,6 +150,11 @@ def _define_flags():
     "short side before the crop; default: as for the size",
     lower_bound=0,
   )
+  flags.DEFINE_boolean(
+    "exif",
+    None,
+    "turn images as their EXIF says; default: as the workdir's run, else no",
+  )
   flags.DEFINE_enum(
     "which",
     None,
@@ -191,7 +196,10 @@ def main(argv):
       "data": given["data"] or data.get("name", "fashion_mini"),
       "split": given["split"] or data.get("eval_split", "test"),
       "teacher": given["teacher"],
+      "exif": given["exif"],
     }
+    if asked["exif"] is None:
+      asked["exif"] = data.get("exif", False)
     data_dir = given["data-dir"] or data.get("data_dir")
     info = datasets.info(asked["data"], data_dir)
     student = scoring.load(
@@ -214,6 +222,7 @@ def main(argv):
       asked["split"],
       data_dir=data_dir,
       label_sets=info.label_sets,
+      exif=asked["exif"],
     )
     try:
       found = scoring.evaluate(

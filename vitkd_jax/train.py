@@ -64,11 +64,12 @@ def train(
   """
   with contextlib.ExitStack() as stack:
     with command.refusing():
+      config, notes = runs.carried_on(workdir, config)
       parts = experiment.build(config, pinned=_pinned(workdir))
       parts.inputs.open()
       _claim(workdir, config, parts, stack)
     try:
-      return _train(config, workdir, parts, keep_compiled)
+      return _train(config, workdir, parts, notes, keep_compiled)
     except OSError as error:  # a full disk, a share that went away
       raise endings.FailedError(
         f"a file of the run could not be read or written: {error}; its "
@@ -76,7 +77,7 @@ def train(
       ) from error
 
 
-def _train(config, workdir, parts, keep_compiled):
+def _train(config, workdir, parts, notes, keep_compiled):
   """Trains in a workdir that is this process's own."""
   compiling = contextlib.nullcontext
   if keep_compiled:
@@ -98,6 +99,8 @@ def _train(config, workdir, parts, keep_compiled):
       quiet=jax.process_index() > 0,
     ) as writer:
       writer.line(_headline(parts, state))
+      for note in notes:
+        writer.line(note)
       for note in parts.teacher_notes:
         writer.line(f"teacher {config.teacher.weights}: {note}")
       if restored is not None:

@@ -14,6 +14,8 @@ from PIL import Image
 
 from vitkd_jax.data import decode, preprocess
 
+Source = bytes | decode.File | decode.Pixels
+
 # Reading threads and worker processes share the cores already.
 cv2.setNumThreads(0)
 
@@ -53,13 +55,13 @@ class RandomCrop:
   area: tuple[float, float] = (0.08, 1.0)
   ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
-  def __call__(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [size, size, 3] of an image file's bytes.
+  def __call__(self, data: Source, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [size, size, 3] of an image file, or of its bytes.
 
     Raises:
       decode.BadRecordError: the bytes are no image, or a damaged one.
     """
-    file = decode.File(data)
+    file = _opened(data)
     box = random_box(rng, file.height, file.width, self.area, self.ratio)
     shrink = _shrink(file, min(box[2:]) / (_TRAIN_SLACK * self.size))
     pixels = file.pixels(shrink, rows=box[0] + box[2])
@@ -89,14 +91,14 @@ class CentreCrop:
   def __post_init__(self):
     preprocess.check_crop(self.size, self.short_side)
 
-  def __call__(self, data: bytes, rng: object = None) -> np.ndarray:
-    """uint8 [size, size, 3] of an image file's bytes; `rng` is not used.
+  def __call__(self, data: Source, rng: object = None) -> np.ndarray:
+    """uint8 [size, size, 3] of an image file, or bytes; `rng` is not used.
 
     Raises:
       decode.BadRecordError: the bytes are no image, or a damaged one.
     """
     del rng
-    file = decode.File(data)
+    file = _opened(data)
     short = min(file.height, file.width)
     shrink = _shrink(file, short / (_EVAL_SLACK * self.short_side))
     pixels, cut = file.pixels(shrink), (0, 0)
@@ -181,6 +183,18 @@ def _filter(factor):
     return np.array([0.0, 1.0, 0.0])
   outer = np.interp(factor, _FACTORS, _OUTER_TAPS)
   return np.array([outer, 1 - 2 * outer, outer])
+
+
+def may_shrink(file: decode.File, size: int) -> bool:
+  """Whether a crop to `size` pixels may have the file decoded shrunk."""
+  # The evaluation's short side is at least its size, so this holds for both.
+  slack = min(_TRAIN_SLACK, _EVAL_SLACK)
+  short = min(file.height, file.width)
+  return _shrink(file, short / (slack * size)) > 1
+
+
+def _opened(data):
+  return decode.File(data) if isinstance(data, bytes) else data
 
 
 def _shrink(file, factor):

@@ -31,7 +31,7 @@ class Source(Protocol):
   """Examples {"image": uint8 [H, W, 3], "label": int32 scalar} by index.
 
   `source[i]` has the whole image. Sources of files also have
-  `read(i, crop)`, whose image is what `crop` makes of the file's bytes. Both
+  `read(i, crop)`, whose image is what `crop` makes of the `decode.File`. Both
   raise `decode.BadRecordError`, which names the record, for a bad one.
   """
 
@@ -107,6 +107,8 @@ def load(
   *,
   data_dir: str | None = None,
   cache: bool = False,
+  crop_size: int = 0,
+  exif: bool = False,
   label_sets: bool = False,
 ) -> Source:
   """One split of a prepared data set.
@@ -116,8 +118,12 @@ def load(
     split: a split's name, or a slice in TFDS's notation ("train[:1000]").
     data_dir: folder of data sets; default: see `default_data_dir`. The
       package's own sets are found without it.
-    cache: decodes every image now and keeps the pixels in memory (for small
-      sets; images of one size).
+    cache: decodes every image now and keeps the pixels in memory. They are
+      those that come without: of a JPEG so large that a crop may decode it
+      shrunk, the file is kept.
+    crop_size: pixels of a side that images will be cropped to; 0 for whole
+      ones. Only the cache asks.
+    exif: turn images as their EXIF says, which timm and torchvision do not.
     label_sets: examples have "labels", too: bool [C], those that count as
       right. For sets whose `Info` has them; not with `cache`.
 
@@ -126,7 +132,7 @@ def load(
 
   Raises:
     ValueError: the set is unknown or not prepared, the split is unknown, or
-      the images to be cached differ in size.
+      the images to be cached do not fit into the memory.
   """
   builder = _builder(name, data_dir)
   _check_split(name, split, builder.info.splits)
@@ -146,8 +152,9 @@ def load(
     builder.info.splits[split].file_instructions,
     builder.info.features["label"].num_classes,
     label_sets,
+    upright=exif,
   )
-  return sources.cached(name, source) if cache else source
+  return sources.cached(name, source, crop_size) if cache else source
 
 
 def _builder(name, data_dir):

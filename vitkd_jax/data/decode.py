@@ -2,17 +2,28 @@
 
 Ordinary JPEGs go through TurboJPEG (simplejpeg), whose pixels are Pillow's;
 every other format and all that is unusual (CMYK, 16 bits, palettes, rotation
-by EXIF, small faults) goes through Pillow. Pixels come upright.
+by EXIF, small faults) goes through Pillow. Pixels come as they are stored
+unless they are asked for upright: timm and torchvision ignore EXIF's
+orientation, and published weights and scores were made so. What cannot be read
+of metadata does not matter.
 """
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
+import functools
 import io
 import math
+from typing import TypeVar
 
+from absl import logging
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 import simplejpeg
+
+from vitkd_jax.data import metadata
+
+T = TypeVar("T")
 
 # A file of more pixels is refused: a progressive one takes up to 6 bytes for
 # each, however much its pixels are shrunk.
@@ -21,9 +32,26 @@ MOST_IN_FILE = 2**27
 # largest cameras' images pass as JPEG, which decodes shrunk.
 MOST_DECODED = 2**25
 
-_ORIENTATION = 0x0112  # EXIF's tag
+# Pillow's names of the formats that are opened. All others stay closed: EPS,
+# for one, would start Ghostscript.
+FORMATS = (
+  *("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF"),
+  *("PPM", "AVIF", "JPEG2000", "TGA"),
+)
+
 _BASELINE, _PROGRESSIVE = (0xC0, 0xC1), (0xC2,)  # JPEG's markers of a frame
 _SCAN, _APP1 = 0xDA, 0xE1
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")  # modes
+# By EXIF's orientation, what brings an image upright.
+_TURNS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
 
 
 class BadRecordError(ValueError):
@@ -34,32 +62,39 @@ class File:
   """An image file: its size now, its pixels when they are asked for.
 
   Attributes:
-    height: in pixels, upright.
+    height: in pixels, of what `pixels` gives.
     width: likewise.
+    channels: 1 or 3, of what `pixels` gives.
     shrinks: may be decoded at 1/2, 1/4 or 1/8 of its size, and faster.
 
   Args:
     data: the file's bytes.
+    upright: turn the image as EXIF says. A TIFF always is: Pillow does it.
 
   Raises:
     BadRecordError: no image, or one of too many pixels.
   """
 
-  def __init__(self, data: bytes):
-    self._data = data
-    self._jpeg, self._image = _plain_jpeg(data), None
+  def __init__(self, data: bytes, upright: bool = False):
+    self._data, self._turn = data, None
+    self._jpeg, self._image = _plain_jpeg(data, upright), None
     if self._jpeg:
       self.height, self.width = self._jpeg.height, self._jpeg.width
+      self.channels = 1 if self._jpeg.space == "GRAY" else 3
       self.shrinks = True
     else:
       with _naming(data):
-        self._image = Image.open(io.BytesIO(data))
-        lies = _orientation(self._image) in (5, 6, 7, 8)
-      size = self._image.size
-      self.height, self.width = size if lies else size[::-1]
+        self._image = _lenient(data, lambda image: image)
+      self.width, self.height = self._image.size
+      self.channels = 1 if self._image.mode in _GREY else 3
       self.shrinks = self._image.format == "JPEG"
     if self.height * self.width > MOST_IN_FILE:
       raise self._too_large(MOST_IN_FILE)
+    if self._image and upright and self._image.format != "TIFF":
+      turn = metadata.orientation(self._image)
+      self._turn = _TURNS.get(turn)
+      if turn >= 5:
+        self.height, self.width = self.width, self.height
 
   def pixels(self, shrink: int = 1, rows: int | None = None) -> np.ndarray:
     """The image, uint8 [H, W, 3] in RGB order; [H, W, 1] when it is grey.
@@ -83,9 +118,12 @@ class File:
         pass  # Pillow forgives what does no harm, such as stray bytes
     with _naming(self._data):
       # What was opened, the first time: Pillow reads a file but once.
-      image = self._image or Image.open(io.BytesIO(self._data))
-      self._image = None
-      return _by_pillow(image, shrink)
+      opened, self._image = self._image, None
+      return _lenient(
+        self._data,
+        lambda image: _by_pillow(image, self._data, shrink, self._turn),
+        opened,
+      )
 
   def _too_large(self, most):
     return BadRecordError(
@@ -94,20 +132,42 @@ class File:
     )
 
 
-def decode(data: bytes) -> np.ndarray:
-  """Pixels of an image file, upright.
+class Pixels:
+  """An image that is decoded already, as a `File` is asked for it.
+
+  Args:
+    image: uint8 [H, W, 1 or 3].
+  """
+
+  shrinks = False
+
+  def __init__(self, image: np.ndarray):
+    self._image = image
+    self.height, self.width, self.channels = image.shape
+
+  def pixels(self, shrink: int = 1, rows: int | None = None) -> np.ndarray:
+    """The image as it is; see `File`."""
+    del rows
+    assert shrink == 1, shrink
+    return self._image
+
+
+def decode(data: bytes, upright: bool = False) -> np.ndarray:
+  """Pixels of an image file.
 
   Args:
     data: the file's bytes.
+    upright: see `File`.
 
   Returns:
     uint8 [H, W, 3] in RGB order; uint8 [H, W, 1] when the file is grey. Of 16
-    bits the upper 8 are kept; transparency is dropped.
+    bits the upper 8 are kept, of a grey file that says it has 9 to 15 the
+    upper 8 of these; transparency is dropped.
 
   Raises:
     BadRecordError: the bytes are no image, a damaged or too large a one.
   """
-  return File(data).pixels()
+  return File(data, upright).pixels()
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -155,7 +215,7 @@ class _Jpeg:
     )
 
 
-def _plain_jpeg(data):
+def _plain_jpeg(data, upright):
   """The `_Jpeg` of ordinary bytes; None where Pillow should look at them."""
   if not simplejpeg.is_jpeg(data):
     return None
@@ -166,8 +226,8 @@ def _plain_jpeg(data):
   if space not in ("YCbCr", "Gray", "RGB"):
     return None
   frame = None
-  for marker, at in _segments(data):
-    if marker == _APP1 and data.startswith(b"Exif", at + 2):
+  for marker, at in metadata.segments(data):
+    if upright and marker == _APP1 and data.startswith(b"Exif", at + 2):
       if _is_turned(data):
         return None
     elif marker in (*_BASELINE, *_PROGRESSIVE):
@@ -187,37 +247,51 @@ def _plain_jpeg(data):
   return None
 
 
-def _segments(data):
-  """(marker, place of the segment's length) up to the first scan."""
-  at = 2
-  while at + 4 <= len(data) and data[at] == 0xFF:
-    marker = data[at + 1]
-    if marker == 0xFF:  # padding
-      at += 1
-      continue
-    yield marker, at + 2
-    if marker == _SCAN:
-      return
-    at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-
-
 def _is_turned(data):
-  with _naming(data):
-    return _orientation(Image.open(io.BytesIO(data))) != 1
+  try:
+    image = Image.open(io.BytesIO(data), formats=["JPEG"])
+  except Exception:
+    return False
+  return metadata.orientation(image) != 1
 
 
-def _orientation(image):
-  """EXIF's: 1 is upright; from 5 on height and width change places."""
-  return image.getexif().get(_ORIENTATION, 1)
+@functools.cache
+def _formats():
+  Image.init()  # loads Pillow's plugins, of which a release may lack some
+  return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _by_pillow(image, shrink):
+def _lenient(
+  data: bytes,
+  use: Callable[[Image.Image], T],
+  opened: Image.Image | None = None,
+) -> T:
+  """`use` of the opened file; if that fails, of the file less its metadata."""
+
+  def attempt(data):
+    return use(Image.open(io.BytesIO(data), formats=_formats()))
+
+  try:
+    return attempt(data) if opened is None else use(opened)
+  except Exception as error:  # Pillow's plugins raise many types
+    bare = metadata.stripped(data)
+    if bare is None or len(bare) == len(data):
+      raise
+    try:
+      return attempt(bare)
+    except Exception:
+      raise error from None
+
+
+def _by_pillow(image, data, shrink, turn):
+  metadata.forget(image)
   if shrink > 1:  # JPEG alone heeds it; the size is a lower limit
     image.draft(None, (image.width // shrink, image.height // shrink))
-  if _orientation(image) != 1:
-    image = ImageOps.exif_transpose(image)
+  narrow = image
+  if turn is not None:
+    image = image.transpose(turn)
   if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-    image = _upper_bits(image)
+    image = _upper_bits(image, narrow, data)
   elif image.mode == "P":  # whose transparency Pillow wants to keep
     image = image.convert("RGBA")
   if image.mode in ("1", "L", "LA"):
@@ -225,12 +299,21 @@ def _by_pillow(image, shrink):
   return np.asarray(image.convert("RGB"))
 
 
-def _upper_bits(image):
-  """The 8-bit image of a grey one of 16 bits."""
+def _upper_bits(image, opened, data):
+  """The 8-bit image of a grey one of up to 16 bits."""
   values = np.asarray(image)
   if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
     raise ValueError(f"its {values.dtype} pixels are not of 8 or 16 bits")
-  return Image.fromarray((values >> 8).astype(np.uint8))
+  bits = metadata.depth(opened, data, values)
+  if bits == 16 and 255 < values.max() < 2**12:
+    logging.log_first_n(
+      logging.WARNING,
+      "a grey image of 16 bits has no value above %d and comes nearly black; if"
+      " its camera has fewer bits, scale its values up first (docs/data.md)",
+      1,
+      values.max(),
+    )
+  return Image.fromarray((values >> (bits - 8)).astype(np.uint8))
 
 
 @contextlib.contextmanager

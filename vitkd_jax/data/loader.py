@@ -12,20 +12,18 @@ counted and named in the log, and too many of them end the run.
 
 from collections.abc import Callable, Iterator
 import functools
-import multiprocessing
 import numbers
 import os
-import signal
 import sys
-import threading
 
 from absl import flags, logging
 import grain
 import numpy as np
 
-from vitkd_jax.data import datasets, decode
+from vitkd_jax.data import crop as crops
+from vitkd_jax.data import datasets, decode, workers
 
-Crop = Callable[[bytes, np.random.Generator], np.ndarray]
+Crop = Callable[[crops.Source, np.random.Generator], np.ndarray]
 
 # Different bad records that pass before the share of them is looked at: one
 # bad file of a small set comes again in every epoch.
@@ -67,7 +65,7 @@ def train_batches(
     process_index: of this process, 0 <= process_index < process_count.
     process_count: number of processes that share a batch.
     num_workers: worker processes that read and decode; 0 for threads.
-    crop: from a file's bytes and a generator to the image, such as
+    crop: from a file and a generator to the image, such as
       `crop.RandomCrop`; None takes the source's whole images.
     repeats: how often an example comes, one right after the other and each
       time cropped anew ("repeated augmentation", arXiv:1901.09335, as DeiT's
@@ -100,7 +98,7 @@ def train_batches(
       flags.FLAGS.mark_as_parsed()
     iterator = iterator.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=num_workers),
-      worker_init_fn=_start_worker,
+      worker_init_fn=workers.start,
     )
   return _Checked(iter(iterator), reader, max_bad_share)
 
@@ -174,7 +172,7 @@ class _Reader:
     if self._crop is None:
       return self._source[index]
     rng = np.random.default_rng(seeds)
-    return self._source.read(index, lambda data: self._crop(data, rng))
+    return self._source.read(index, lambda file: self._crop(file, rng))
 
   def fault(self, index):
     """Why an example could not be read."""
@@ -265,8 +263,7 @@ class _Checked:
       raise
     except RuntimeError as error:  # Grain's, when a worker process is gone
       raise InputError(
-        f"the input stopped: {error} (exit code -9: killed, as a rule because"
-        " memory ran out; take fewer num_workers)"
+        f"the input stopped: {workers.explained(error)}"
       ) from error
     indices, skipped = batch.pop("index"), batch.pop("skipped")
     self._read += len(skipped)
@@ -317,31 +314,3 @@ def _check_at_least(least, **values):
       raise ValueError(
         f"{name} is {value!r}, but must be a whole number, at least {least}."
       )
-
-
-def _start_worker(index, count):
-  """Ties a worker process to its trainer."""
-  del index, count
-  _ignore_signals()
-  # Grain imports jax; a worker has no business on an accelerator.
-  os.environ["JAX_PLATFORMS"] = "cpu"
-  threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent():
-  """Ends this process when its parent has, else it would wait for ever.
-
-  Not with Linux's PR_SET_PDEATHSIG, which goes by the parent's *thread*: Grain
-  starts workers in a thread that ends at `close()`, and a worker killed then
-  may hold a lock of the queues between them, on which `close()` waits.
-  """
-  multiprocessing.parent_process().join()
-  os._exit(1)
-
-
-def _ignore_signals():
-  # A scheduler sends SIGTERM to the whole process group; the trainer then saves
-  # a last checkpoint, which it cannot when its workers die under it. So does a
-  # terminal with Ctrl-C, and one that is closed.
-  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, signal.SIG_IGN)

@@ -59,7 +59,8 @@ class Inputs:
       start_step=start_step,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      num_workers=data.num_workers,
+      # Worker processes would hold a copy of what is cached each.
+      num_workers=0 if data.cache else data.num_workers,
       crop=random_crop,
       repeats=data.repeats,
       max_bad_share=data.max_bad_share,
@@ -99,8 +100,14 @@ class Inputs:
     return self._load(self._data.eval_split, cache=self._data.cache)
 
   def _load(self, split, cache=False):
+    data = self._data
     return datasets.load(
-      self._data.name, split, data_dir=self._data.data_dir, cache=cache
+      data.name,
+      split,
+      data_dir=data.data_dir,
+      cache=cache,
+      crop_size=data.image_size,
+      exif=data.exif,
     )
 
   def _count(self, split):
@@ -172,11 +179,13 @@ def check(data: sections.Data) -> None:
     )
   if data.eval_resize:
     preprocess.check_crop(data.image_size, data.eval_resize)
-  if data.cache and data.image_size:
-    raise ValueError(
-      "config.data.cache=True keeps whole decoded images, but"
-      f" image_size={data.image_size} crops them from files; set one of them"
-    )
+  for name in ("crop_area", "crop_ratio"):
+    value = tuple(getattr(data, name))
+    if not data.image_size and value != getattr(sections.Data, name):
+      raise ValueError(
+        f"config.data.{name}={value} needs config.data.image_size, the size of"
+        " the random crop; without it images are taken whole"
+      )
 
 
 def _check_least(least, data, *names):

@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 import ml_collections
 
+from vitkd_jax.training import history
 from vitkd_jax.weights import workdirs
 
 # What may change between two starts of one run: it changes no result.
@@ -51,11 +52,34 @@ def read_config(workdir: str) -> ml_collections.ConfigDict | None:
 
 
 def read_record(workdir: str) -> dict[str, Any] | None:
-  """config.json as it is, or None; `claim` says what is in it.
+  """config.json, or None; `claim` says what is in it.
+
+  Keys of the config that it lacks, since it is older, say what its run did.
 
   Raises:
     ValueError: it is there and cannot be read.
   """
+  record = _read(workdir)
+  if record is None:
+    return None
+  return {**record, "config": history.meant(record["config"])}
+
+
+def carried_on(
+  workdir: str, config: ml_collections.ConfigDict
+) -> tuple[ml_collections.ConfigDict, list[str]]:
+  """The config with which a workdir's run goes on; see `history.carried_on`.
+
+  Raises:
+    ValueError: config.json is there and cannot be read.
+  """
+  record = _read(workdir)
+  if record is None:
+    return config, []
+  return history.carried_on(config, record["config"])
+
+
+def _read(workdir):
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
     return None
@@ -118,7 +142,7 @@ def claim(
   record = json.loads(
     json.dumps(
       {
-        "config": config.to_dict(),
+        "config": history.complete(config.to_dict()),
         "teacher_sha256": teacher_sha256,
         "teacher_step": teacher_step,
       },
@@ -197,5 +221,7 @@ def _flatten(tree, prefix=""):
 def _differences(old, new):
   old, new = _flatten(old), _flatten(new)
   for name in old.keys() | new.keys():
-    if name not in FREE and old.get(name) != new.get(name):
-      yield name, (old.get(name), new.get(name))
+    # An older config.json lacks the keys that are new.
+    was, now = (flat.get(name, history.default(name)) for flat in (old, new))
+    if name not in FREE and was != now:
+      yield name, (was, now)

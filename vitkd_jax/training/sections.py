@@ -37,15 +37,14 @@ class Data:
     train_split: in TFDS's notation.
     eval_split: likewise.
     data_dir: where prepared sets lie; None for the package and TFDS's folder.
-    cache: keep decoded images in memory.
+    cache: keep decoded images in memory, where threads read them.
     num_workers: processes that read and decode; 0 for threads.
-    image_size: pixels of a side that images are cropped to, at random for the
-      training and in the middle for the evaluation; 0 takes them whole, all
-      of the set's one size.
+    image_size: pixels of the crop's side, random for the training, in the
+      middle for the evaluation; 0 takes images whole, all of one size.
     crop_area: least and greatest part of the image's area in a random crop.
     crop_ratio: its least and greatest width / height.
-    eval_resize: pixels that the evaluation brings the short side to before
-      the crop; 0 for image_size / 0.875, which is 256 for 224.
+    eval_resize: short side before the evaluation's crop; 0: image_size / 0.875.
+    exif: turn images as their EXIF says; timm and torchvision do not.
     repeats: times that an example comes in a row, each cropped anew; an
       epoch, as long as ever, then has that much fewer different ones.
     max_bad_share: part of the records read that may be bad: each is replaced
@@ -63,6 +62,7 @@ class Data:
   crop_area: tuple[float, float] = (0.08, 1.0)
   crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
   eval_resize: int = 0
+  exif: bool = False
   repeats: int = 1
   max_bad_share: float = 0.001
 
