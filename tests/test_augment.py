@@ -13,7 +13,7 @@ from vitkd_jax.data import augment, color, randaugment
 
 ALL = {
   "flip": 0.5,
-  "shift": 2,
+  "pad": 2,
   "erase": 0.25,
   "mixup_alpha": 0.8,
   "cutmix_alpha": 1.0,
@@ -53,7 +53,7 @@ def test_normalize_is_affine_per_channel():
   np.testing.assert_allclose(out, [[[[0.0, -1.0, 0.5]]]], atol=1e-7)
 
 
-# Flip and shift: every result must be one of those worked out in NumPy.
+# Flip, pad and crop: every result must be one of those worked out in NumPy.
 
 
 def test_flip_mirrors_about_half_of_the_images():
@@ -68,11 +68,16 @@ def test_flip_mirrors_about_half_of_the_images():
     np.testing.assert_array_equal(out, expected)
 
 
-def test_shift_moves_by_every_offset_and_fills_with_zeros():
+@pytest.mark.parametrize(
+  "mode, by_numpy", [("zeros", "constant"), ("reflect", "reflect")]
+)
+def test_pad_and_crop_takes_every_place(mode, by_numpy):
   image, _ = batch(500, 6, 5)
   image = np.maximum(image, 1)  # so that 0 is only what moved in
-  out = np.asarray(augment.random_shift(jax.random.key(1), image, 2))
-  padded = np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)))
+  out = augment.pad_and_crop(jax.random.key(1), image, 2, mode=mode)
+  assert out.dtype == np.uint8
+  out = np.asarray(out)
+  padded = np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)), mode=by_numpy)
   counts = np.zeros((5, 5), int)
   for example, wide in zip(out, padded, strict=True):
     found = [
@@ -85,6 +90,24 @@ def test_shift_moves_by_every_offset_and_fills_with_zeros():
     counts[found[0]] += 1
   assert counts.min() >= 5  # of 20 expected
   assert counts.max() <= 40
+
+
+def test_shift_is_the_older_name_of_pad():
+  for one, other in zip(run(shift=3), run(pad=3), strict=True):
+    np.testing.assert_array_equal(one, other)
+  zeros, mirrored = (run(pad=3, pad_mode=m)[2] for m in ("zeros", "reflect"))
+  moved_in = (zeros != mirrored).any((1, 2, 3))
+  assert moved_in.any()
+  np.testing.assert_array_equal(
+    np.where(zeros > 0, mirrored, 0), np.where(zeros > 0, zeros, 0)
+  )
+
+
+def test_an_image_cannot_be_reflected_beyond_itself():
+  image, _ = batch(2, 6, 5)
+  augment.pad_and_crop(jax.random.key(0), image, 4, mode="reflect")
+  with pytest.raises(ValueError, match="6x5 pixels can reflect at most 4"):
+    augment.pad_and_crop(jax.random.key(0), image, 5, mode="reflect")
 
 
 # Random erasing.
@@ -263,6 +286,10 @@ def test_eight_devices_equal_one_and_exchange_no_image(options):
     ({"label_smoothing": 1.1}, "label_smoothing is 1.1"),
     ({"mixup_alpha": -0.8}, "mixup_alpha is -0.8"),
     ({"cutmix_alpha": float("inf")}, "cutmix_alpha is inf"),
+    ({"pad": -1}, "pad is -1"),
+    ({"pad": 4, "pad_mode": "edge"}, "pad_mode is 'edge'"),
+    ({"pad": 4, "shift": 4}, "shift=4 is the older name of pad, which is 4"),
+    ({"shift": 4, "pad_mode": "reflect"}, "set pad alone"),
     ({"shift": -1}, "shift is -1"),
     ({"shift": 1.5}, "shift is 1.5"),
     ({"num_classes": 0}, "num_classes is 0"),

@@ -17,6 +17,8 @@ from vitkd_jax.data import color, mixing, randaugment
 _ERASE_AREA = (0.02, 1 / 3)  # part of the image
 _ERASE_ASPECT = (3 / 10, 10 / 3)  # height / width, log-uniform
 
+_PAD_MODES = {"zeros": "constant", "reflect": "reflect"}  # jnp.pad's names
+
 Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple]
 
 
@@ -24,6 +26,8 @@ def make_augment(
   *,
   num_classes: int,
   flip: float = 0.0,
+  pad: int = 0,
+  pad_mode: str = "zeros",
   shift: int = 0,
   randaugment_ops: int = 0,
   randaugment_magnitude: float = 9.0,
@@ -43,10 +47,11 @@ def make_augment(
 ) -> Augment:
   """`augment(key, image, label) -> (image, target)` for a whole batch.
 
-  Each image is flipped, shifted, put through RandAugment, jittered and erased
-  by itself; then the batch is mixed and the mixed label smoothed. This is the
-  order of the paper's recipe (mmcls) and of timm. Both mix normalised images:
-  the same, since normalisation is affine and the weights sum to 1.
+  Each image is flipped, padded and cropped, put through RandAugment, jittered
+  and erased by itself; then the batch is mixed and the mixed label smoothed.
+  This is the order of the paper's recipe (mmcls) and of timm. Both mix
+  normalised images: the same, since normalisation is affine and the weights
+  sum to 1.
 
   DeiT's command line has colour jitter 0.3 beside RandAugment, but timm leaves
   the jitter out where there is RandAugment (unless force_color_jitter), so
@@ -55,8 +60,12 @@ def make_augment(
   Args:
     num_classes: length of a target.
     flip: probability of a horizontal flip.
-    shift: pixels of black padding on each side, of which a crop of the
-      image's size is taken anywhere.
+    pad: pixels of padding on each side, of which a crop of the image's size is
+      taken anywhere: for small images taken whole. CIFAR's recipe has 4
+      (arXiv:1512.03385, 4.2).
+    pad_mode: what the padding is: "zeros", as in that recipe, or "reflect",
+      the image mirrored at its edge.
+    shift: older name of `pad` with zeros.
     randaugment_ops: operations drawn per image; 0: no RandAugment.
     randaugment_magnitude: mean level of an operation, of 10.
     randaugment_std: standard deviation of the level.
@@ -84,7 +93,16 @@ def make_augment(
     ValueError: an option is out of range.
   """
   _check_whole(1, num_classes=num_classes)
-  _check_whole(0, shift=shift, randaugment_ops=randaugment_ops)
+  _check_whole(0, pad=pad, shift=shift, randaugment_ops=randaugment_ops)
+  if pad_mode not in _PAD_MODES:
+    raise ValueError(
+      f"pad_mode is {pad_mode!r}, but must be one of {tuple(_PAD_MODES)}."
+    )
+  if shift and (pad or pad_mode != "zeros"):
+    raise ValueError(
+      f"shift={shift} is the older name of pad, which is {pad} with"
+      f" pad_mode={pad_mode!r}; set pad alone."
+    )
   _check_range(
     1.0,
     flip=flip,
@@ -111,12 +129,12 @@ def make_augment(
     )
 
   def augment(key, image, label):
-    key_flip, key_shift, key_erase, key_mix = jax.random.split(key, 4)
+    key_flip, key_pad, key_erase, key_mix = jax.random.split(key, 4)
     key_rand, key_jitter = (jax.random.fold_in(key, i) for i in (4, 5))
     if flip:
       image = random_flip(key_flip, image, flip)
-    if shift:
-      image = random_shift(key_shift, image, shift)
+    if pad or shift:
+      image = pad_and_crop(key_pad, image, pad or shift, mode=pad_mode)
     if randaugment_ops:
       image = randaugment.randaugment(
         key_rand,
@@ -170,13 +188,28 @@ def random_flip(key, image, probability):
   return jnp.where(chosen, image[:, :, ::-1], image)
 
 
-def random_shift(key, image, pixels):
-  """`image` [B, H, W, C], each moved by -pixels to pixels on both axes.
+def pad_and_crop(key, image, pixels, *, mode="zeros"):
+  """`image` [B, H, W, C], each a random crop of it with padding around.
 
-  What moves in is 0. All (2 pixels + 1)^2 moves are equally likely.
+  All (2 pixels + 1)^2 places are equally likely; pixels move by whole numbers.
+
+  Args:
+    key: of the batch.
+    image: of any dtype, which stays.
+    pixels: of padding on each side.
+    mode: "zeros", or "reflect" without the edge itself a second time.
+
+  Raises:
+    ValueError: there are not as many pixels to be reflected.
   """
   batch, *size = image.shape
-  padded = jnp.pad(image, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
+  if mode == "reflect" and pixels >= min(size[:2]):
+    raise ValueError(
+      f"pad is {pixels}, but images of {size[0]}x{size[1]} pixels can reflect"
+      f" at most {min(size[:2]) - 1}."
+    )
+  sides = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
+  padded = jnp.pad(image, sides, mode=_PAD_MODES[mode])
   corner = jax.random.randint(key, (batch, 2), 0, 2 * pixels + 1)
   corner = jnp.pad(corner, ((0, 0), (0, 1)))  # all channels
   return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, at, size))(
