@@ -91,6 +91,7 @@ def convert(options: Options) -> str:
     **fields,
   )
   params, loaded = loaded.params, dataclasses.replace(loaded, params={})
+  given, fields = fields, dict(loaded.fields)
   size = loaded.image_size
   images = _images(said, variant, loaded)
   names = _class_names(said, options, loaded.num_classes)
@@ -122,7 +123,8 @@ def convert(options: Options) -> str:
     model = vit.Model(loaded.num_classes, variant=variant, **fields)
     ours = _outputs(params, model, size)
     del params  # or the peer's copy would lie beside it
-    _check(options, loaded, variant, fields, size, written, ours)
+    plain = not loaded.notes and not given
+    _check(options, loaded, variant, fields, size, written, ours, plain)
   return written
 
 
@@ -213,9 +215,10 @@ def _card(options, variant, said, images, names, loaded, count, digest):
   )
 
 
-def _check(options, loaded, variant, fields, size, written, ours) -> None:
+def _check(
+  options, loaded, variant, fields, size, written, ours, plain
+) -> None:
   """Prints the largest differences between our outputs and others'."""
-  plain = not loaded.notes and not fields
   if plain and loaded.format == "timm" and options.input == loaded.file:
     theirs = functools.partial(
       peers.of_timm_file, loaded.file, variant, loaded.num_classes, size

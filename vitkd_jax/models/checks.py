@@ -67,7 +67,9 @@ def check(model: Any) -> None:
       "patch_size",
       f"rows and columns of a patch in pixels, up to {_LARGEST_PATCH:,}",
     )
-  for name in ("head_zeroinit", "scan", "distilled"):
+  if model.class_token is not None and not isinstance(model.class_token, bool):
+    refuse("class_token", "True, False or None")
+  for name in ("head_zeroinit", "scan", "distilled", "fc_norm"):
     if not isinstance(getattr(model, name), bool):
       refuse(name, "True or False")
   most = _BOUNDS["mlp_dim"][1]
@@ -79,6 +81,8 @@ def check(model: Any) -> None:
     rate = getattr(model, name)
     if not _real(rate) or not 0 <= rate < 1:
       refuse(name, "a rate in [0, 1)")
+  if not _real(model.norm_eps) or not 0 <= model.norm_eps < 1:
+    refuse("norm_eps", "a number in [0, 1)")
   scale = model.layerscale_init
   if scale is not None and not (_real(scale) and math.isfinite(scale)):
     refuse("layerscale_init", "a number or None")
@@ -94,6 +98,12 @@ def check(model: Any) -> None:
   if model.width % model.num_heads:
     raise ValueError(
       f"width {model.width} is not divisible by num_heads {model.num_heads}"
+    )
+  if model.class_token is False and model.pool_type == "tok":
+    raise ValueError("pool_type='tok' reads a CLS token: class_token=False")
+  if model.fc_norm and model.pool_type != "gap":
+    raise ValueError(
+      f"fc_norm=True needs pool_type='gap', got {model.pool_type!r}"
     )
   if model.distilled and model.pool_type != "tok":
     raise ValueError(

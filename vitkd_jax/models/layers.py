@@ -223,6 +223,7 @@ class Encoder1DBlock(nn.Module):
   layerscale_init: float | None = None
   init_scheme: str = "big_vision"
   dtype_mm: Any = "float32"
+  norm_eps: float = 1e-6
 
   @nn.compact
   def __call__(self, x, drop_path, deterministic: bool = True):
@@ -258,10 +259,10 @@ class Encoder1DBlock(nn.Module):
     x = nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
     y = Attention(
       self.num_heads, name="MultiHeadDotProductAttention_0", **shared
-    )(nn.LayerNorm(name="LayerNorm_0")(x))
+    )(nn.LayerNorm(self.norm_eps, name="LayerNorm_0")(x))
     x = out["+sa"] = x + branch(y, "sa")
     y = MlpBlock(self.mlp_dim, self.dropout, self.gelu, **shared)(
-      nn.LayerNorm(name="LayerNorm_1")(x), deterministic
+      nn.LayerNorm(self.norm_eps, name="LayerNorm_1")(x), deterministic
     )
     x = out["+mlp"] = x + branch(y, "mlp")
     x = nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
@@ -269,12 +270,14 @@ class Encoder1DBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Blocks and the final LayerNorm; unrolled, or one scan with remat."""
+  """Blocks and a final LayerNorm; unrolled, or one scan with remat."""
 
   depth: int
   drop_path: float = 0.0
   scan: bool = False
   remat_policy: str = "nothing_saveable"
+  final_norm: bool = True
+  norm_eps: float = 1e-6
   block: dict[str, Any] | None = None
 
   @nn.compact
@@ -283,7 +286,7 @@ class Encoder(nn.Module):
     # Linear in the depth, as timm and DeiT have it: 0 for the first block.
     rates = self.drop_path * jnp.arange(self.depth) / max(self.depth - 1, 1)
     rates = rates.astype(jnp.float32) if self.drop_path else None
-    fields = dict(self.block or {})
+    fields = {"norm_eps": self.norm_eps, **(self.block or {})}
     if self.scan:
       block = nn.remat(
         Encoder1DBlock,
@@ -306,7 +309,9 @@ class Encoder(nn.Module):
         rate = None if rates is None else rates[i]
         x, out[f"block{i:02d}"] = block(x, rate, deterministic)
     out["pre_ln"] = x
-    return nn.LayerNorm(name="encoder_norm")(x), out
+    if self.final_norm:
+      x = nn.LayerNorm(self.norm_eps, name="encoder_norm")(x)
+    return x, out
 
 
 class MAPHead(nn.Module):
@@ -315,6 +320,7 @@ class MAPHead(nn.Module):
   mlp_dim: int | None = None
   num_heads: int = 12
   gelu: str = "tanh"
+  norm_eps: float = 1e-6
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -325,5 +331,7 @@ class MAPHead(nn.Module):
     x = Attention(self.num_heads, name="MultiHeadDotProductAttention_0")(
       probe, x
     )
-    x = x + MlpBlock(self.mlp_dim, gelu=self.gelu)(nn.LayerNorm()(x))
+    x = x + MlpBlock(self.mlp_dim, gelu=self.gelu)(
+      nn.LayerNorm(self.norm_eps)(x)
+    )
     return x[:, 0]

@@ -94,6 +94,10 @@ class ViT(nn.Module):
       the mean of both heads (arXiv:2012.12877).
     registers: number of register tokens (arXiv:2309.16588).
     init_scheme: "big_vision" or "deit" initialisation.
+    class_token: a CLS token; None for one where the pooling reads it ("tok").
+    fc_norm: the last LayerNorm follows the pooling ("gap") instead of preceding
+      it, as in models fine-tuned from MAE (arXiv:2111.06377).
+    norm_eps: added to the variance in every LayerNorm.
   """
 
   num_classes: int | None = None
@@ -116,11 +120,19 @@ class ViT(nn.Module):
   distilled: bool = False
   registers: int = 0
   init_scheme: str = "big_vision"
+  class_token: bool | None = None
+  fc_norm: bool = False
+  norm_eps: float = 1e-6
+
+  @property
+  def has_class_token(self) -> bool:
+    """Whether a CLS token is the first one."""
+    return self.pool_type == "tok" or bool(self.class_token)
 
   @property
   def num_prefix_tokens(self) -> int:
     """Tokens before the patch tokens: CLS, distillation, registers."""
-    return (self.pool_type == "tok") + self.distilled + self.registers
+    return self.has_class_token + self.distilled + self.registers
 
   def grid(self, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of patch tokens for an image of that many pixels."""
@@ -140,10 +152,11 @@ class ViT(nn.Module):
       out: the intermediate maps, with T = num_prefix_tokens + N tokens:
         `stem` [B, h, w, D], `with_posemb` [B, N, D],
         `encoder.blockNN.{sa,+sa,mlp,+mlp}` [B, T, D], `encoder.pre_ln` (the
-        last block's `+mlp`), `encoded` [B, T, D] (after the final LayerNorm),
-        `head_input` [B, D], `pre_logits`, `logits`; `pre_logits_2d`,
-        `logits_2d` [B, h, w, .]; and `logits_cls`, `logits_dist` [B, C] of
-        the two heads of a distilled model.
+        last block's `+mlp`), `encoded` [B, T, D] (after the final LayerNorm;
+        with `fc_norm` the same as before it), `head_input` [B, D],
+        `pre_logits`, `logits`; `pre_logits_2d`, `logits_2d` [B, h, w, .]; and
+        `logits_cls`, `logits_dist` [B, C] of the two heads of a distilled
+        model.
 
     Raises:
       ValueError: the image is smaller than a patch.
@@ -163,6 +176,8 @@ class ViT(nn.Module):
       drop_path=self.drop_path,
       scan=self.scan,
       remat_policy=self.remat_policy,
+      final_norm=not self.fc_norm,
+      norm_eps=self.norm_eps,
       block=dict(
         mlp_dim=self.mlp_dim,
         num_heads=self.num_heads,
@@ -177,7 +192,11 @@ class ViT(nn.Module):
     encoded = out["encoded"] = x
     patches = encoded[:, self.num_prefix_tokens :]
     x_2d = jnp.reshape(patches, [batch, height, width, -1])
-    x = out["head_input"] = self._pool(encoded, patches)
+    x = self._pool(encoded, patches)
+    if self.fc_norm:
+      norm = nn.LayerNorm(self.norm_eps, name="fc_norm")
+      x, x_2d = norm(x), norm(x_2d)
+    out["head_input"] = x
     if self.pool_type == "none":
       del out["head_input"]
     if self.rep_size:
@@ -233,7 +252,7 @@ class ViT(nn.Module):
     start = 0.02 if self.init_scheme == "deit" else 0.0
     tokens = []
     for name, count, std in (
-      ("cls", int(self.pool_type == "tok"), start),
+      ("cls", int(self.has_class_token), start),
       ("dist", int(self.distilled), start),
       ("reg", self.registers, 0.02),  # equal ones would stay equal for ever
     ):
@@ -248,7 +267,11 @@ class ViT(nn.Module):
     match self.pool_type:
       case "map":
         return layers.MAPHead(
-          self.mlp_dim, self.num_heads, self.gelu, name="MAPHead_0"
+          self.mlp_dim,
+          self.num_heads,
+          self.gelu,
+          self.norm_eps,
+          name="MAPHead_0",
         )(encoded)
       case "gap":
         return jnp.mean(patches, axis=1)

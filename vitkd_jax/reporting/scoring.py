@@ -96,7 +96,7 @@ def load(
     )
   for note in loaded.notes:
     print(f"{path}: {note}")
-  model = vit.Model(info.num_classes, variant=said.variant, **said.fields)
+  model = vit.Model(info.num_classes, variant=said.variant, **loaded.fields)
   teachers.check_patches("model", model, *images.size)
   return Scored(model, loaded.params, images)
 

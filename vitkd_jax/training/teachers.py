@@ -84,7 +84,7 @@ def load(
       "or the token maps alone (method=vitkd)"
     )
   _check_resolution(config, loaded.notes, image_size)
-  model = model.clone(num_classes=loaded.num_classes)
+  model = vit.Model(loaded.num_classes, variant=config.variant, **loaded.fields)
   params = _freeze(model, loaded.params, config.dtype)
   notes = loaded.notes
   if loaded.saved:

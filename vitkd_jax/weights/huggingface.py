@@ -69,8 +69,9 @@ RENAMES = (
   (r"^cls_classifier\.", "classifier."),  # DeiT with a teacher
 )
 
-# Masked-image tokens, which no forward pass of a classifier reads.
-UNUSED = r"^embeddings\.mask_token$"
+# Masked-image tokens, which no forward pass of a classifier reads, and MAE's
+# decoder.
+UNUSED = r"^(embeddings\.mask_token$|decoder\.)"
 
 
 def matches(names: Iterable[str]) -> bool:
@@ -166,7 +167,7 @@ def config(
     "hidden_act": {"erf": "gelu", "tanh": "gelu_pytorch_tanh"}[model.gelu],
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
-    "layer_norm_eps": 1e-6,
+    "layer_norm_eps": model.norm_eps,
     "image_size": _side(image_size),
     "patch_size": _side(model.patch_size),
     "num_channels": 3,

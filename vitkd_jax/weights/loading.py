@@ -12,14 +12,17 @@ from flax import traverse_util
 from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import (
   big_vision,
+  configs,
   files,
   fit,
   huggingface,
   mmpretrain,
+  names,
   places,
   reading,
   rules,
   timm,
+  torch_files,
   workdirs,
 )
 
@@ -37,6 +40,8 @@ class Loaded:
     num_classes: C of the head, None without one.
     image_size: rows and columns in pixels that the parameters are for.
     file: the path of the file itself; None for a checkpoint of ours.
+    fields: of `vit.Model`, beyond the variant's: those that were given, and
+      those that the file states and no shape tells.
     saved: what was taken of a run's checkpoints; None for a file.
   """
 
@@ -47,6 +52,7 @@ class Loaded:
   image_size: tuple[int, int]
   file: str | None
   saved: workdirs.Saved | None = None
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def sha256(self) -> str:
     """Of the file's bytes, or of a checkpoint's parameters."""
@@ -98,6 +104,7 @@ def load(
   """
   loaded = load_with_notes(
     path,
+    adopt=False,
     variant=variant,
     num_classes=num_classes,
     image_size=image_size,
@@ -124,9 +131,14 @@ def load_with_notes(
   source: str | None = None,
   which: str | None = None,
   step: str | int | None = None,
+  adopt: bool = True,
   **fields: Any,
 ) -> Loaded:
-  """As `load`, with what was done; num_classes "file" keeps the file's head."""
+  """As `load`, with what was done.
+
+  num_classes "file" keeps the file's head. With `adopt`, fields that are not
+  given are the file's where it states them; else they must be as it says.
+  """
   if head not in ("keep", "init"):
     raise ValueError(f"head={head!r}: wanted 'keep' or 'init'")
   workdirs.check(which, step)
@@ -139,14 +151,8 @@ def load_with_notes(
     notes.append(saved.note)
     name = "checkpoint"
   else:
-    if (which, step) != (None, None):
-      raise ValueError(
-        f"which={which!r}, step={step!r} needs a workdir with checkpoints, got "
-        f"{path!r}"
-      )
-    content = reading.read(file, which)
-    leaves, metadata = content.arrays, content.metadata
-    notes += content.notes
+    leaves, metadata, more = _read(path, file, which, step)
+    notes += more
     if workdirs.is_export(file) and file != path:
       notes.append("the student that the run exported")
     config = places.config_beside(file)
@@ -166,7 +172,17 @@ def load_with_notes(
     image_size = (image_size, image_size)
 
   try:
-    notes += _check_activation(config, metadata, build(None), variant)
+    said = configs.fields(config)
+    if file is not None and format_ is timm:
+      said |= configs.pooling(leaves)
+    taken, more = configs.settle(said, variant, fields, adopt)
+    fields |= taken
+    notes += more
+    if metadata.get("variant") not in (None, variant):
+      notes.append(
+        f"the file was written as variant {metadata['variant']!r}, read as "
+        f"{variant!r}"
+      )
     if file is not None:
       leaves, more = _translate(format_, leaves, build(1), image_size)
       notes += more
@@ -192,24 +208,25 @@ def load_with_notes(
     image_size,
     file,
     saved,
+    fields,
   )
 
 
-def detect(path: str, names: Mapping[str, Any], source: str | None):
+def detect(path: str, leaves: Mapping[str, Any], source: str | None):
   """The module of the format that the names are in.
 
   Raises:
     ValueError: none fits, or `source` names none.
   """
   for module in FORMATS:
-    if source == module.NAME or (source is None and module.matches(names)):
+    if source == module.NAME or (source is None and module.matches(leaves)):
       return module
   known = ", ".join(module.NAME for module in FORMATS)
   if source is not None:
     raise ValueError(f"unknown format {source!r}: wanted one of {known}")
   raise ValueError(
     f"{path}: the names in the file are no ViT's of {known}; it begins with "
-    + rules.some(sorted(names))
+    + rules.some(sorted(leaves))
   )
 
 
@@ -234,18 +251,18 @@ def _translate(format_, source, model, image_size):
   return rules.to_ours(table, kept, wanted, fit.is_free), notes
 
 
-def _check_activation(config, metadata, model, variant) -> list[str]:
-  """Refuses a gelu that the file says it was not trained with."""
-  if metadata.get("variant") not in (None, variant):
-    return [
-      f"the file was written as variant {metadata['variant']!r}, "
-      f"read as {variant!r}"
-    ]
-  stated = config.get("hidden_act")
-  gelu = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-  if stated in gelu and gelu[stated] != model.gelu:
+def _read(path, file, which, step):
+  """A file's leaves under its library's own names; metadata, and notes."""
+  if step is not None:
     raise ValueError(
-      f"config.json says hidden_act={stated!r}, the variant {variant!r} "
-      f"computes gelu={model.gelu!r}; give gelu={gelu[stated]!r}"
+      f"step={step!r} needs a workdir with checkpoints, got {path!r}"
     )
-  return []
+  content = reading.read(file, which)
+  average = torch_files.is_average(content.names)
+  try:
+    found, notes = names.strip(list(content.arrays), None if average else which)
+    leaves = {name: content.arrays[theirs] for name, theirs in found.items()}
+    names.check_kind(leaves)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
+  return leaves, content.metadata, [*content.notes, *notes]

@@ -32,9 +32,6 @@ RULES = [
 ]
 
 RENAMES = (
-  (r"^module\.", ""),
-  # The student of a distiller of the ViTKD reference.
-  (r"^student\.", ""),
   (r"\.norm([12])\.", r".ln\1."),
   # LayerScale beside the branches, as in the ViTKD reference.
   (r"(layers\.\d+)\.gamma_?1(\.weight)?$", r"\1.attn.gamma1.weight"),
@@ -49,7 +46,4 @@ UNUSED = (
 
 def matches(names: Iterable[str]) -> bool:
   """Whether the names of a file are mmpretrain's."""
-  return any(
-    re.match(r"(module\.)?(student\.)?backbone\.layers\.\d+\.attn\.qkv", n)
-    for n in names
-  )
+  return any(re.match(r"backbone\.layers\.\d+\.attn\.qkv", n) for n in names)

@@ -119,10 +119,11 @@ def save(
       texts["config.json"] = huggingface.config(model, named, size, names)
       texts["preprocessor_config.json"] = processors.to_huggingface(images)
     case "big_vision":
-      if model.distilled or model.registers:
+      other_tokens = model.has_class_token != (model.pool_type == "tok")
+      if model.distilled or model.registers or model.fc_norm or other_tokens:
         raise ValueError(
-          "big_vision's model has neither a distillation token nor registers; "
-          "write format='flat' or 'timm'"
+          "big_vision's model has neither a distillation token nor registers "
+          "nor a norm after the pooling; write format='flat' or 'timm'"
         )
       theirs = leaves
     case "flat":

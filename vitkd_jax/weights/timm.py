@@ -39,6 +39,7 @@ RULES = [
   *rules.norm("attn_pool.norm", "MAPHead_0/LayerNorm_0"),
   *rules.affine("attn_pool.mlp.fc1", "MAPHead_0/MlpBlock_0/Dense_0"),
   *rules.affine("attn_pool.mlp.fc2", "MAPHead_0/MlpBlock_0/Dense_1"),
+  *rules.norm("fc_norm", "fc_norm"),
   *rules.affine("pre_logits.fc", "pre_logits"),
   *rules.affine("head", "head"),
   *rules.affine("head_dist", "head_dist"),
@@ -46,18 +47,17 @@ RULES = [
 
 # Other spellings of the same leaf: Meta's DeiT III and DINOv2.
 RENAMES = (
-  (r"^module\.", ""),
   (r"\.gamma_([12])$", r".ls\1.gamma"),
   (r"^register_tokens$", "reg_token"),
 )
 
-# Leaves that no forward pass reads.
-UNUSED = r"^mask_token$"
+# Leaves that no forward pass reads, and MAE's decoder.
+UNUSED = r"^(mask_token$|decoder_)"
 
 
 def matches(names: Iterable[str]) -> bool:
   """Whether the names of a file are timm's."""
-  return any(re.match(r"(module\.)?blocks\.\d+\.attn\.qkv\.", n) for n in names)
+  return any(re.match(r"blocks\.\d+\.attn\.qkv\.", n) for n in names)
 
 
 def write(
@@ -112,9 +112,9 @@ def config(
   if not model.distilled:
     arguments |= {
       "reg_tokens": model.registers,
-      "class_token": model.pool_type == "tok",
+      "class_token": model.has_class_token,
       "global_pool": {"tok": "token", "gap": "avg"}.get(model.pool_type, "map"),
-      "fc_norm": False,
+      "fc_norm": model.fc_norm,
     }
   # timm knows descriptions by names; ours have none but themselves.
   labels = {"label_names": list(class_names)} if class_names else {}

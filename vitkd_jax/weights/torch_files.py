@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import pathlib
@@ -96,6 +97,11 @@ def read(path: str, content: Any, which: str | None) -> State:
       + (f"a dict of {rules.some(keys, 10)}" if keys else f"a {kind}")
     )
   return State(arrays, tuple(names), tuple(notes))
+
+
+def is_average(names: Sequence[str]) -> bool:
+  """Whether tensors nested in entries of these names are a moving average."""
+  return any(name in _EMA for name in names)
 
 
 def _entry(found, name) -> Any:
