@@ -107,7 +107,7 @@ def test_a_distillers_teacher_and_helpers_are_left_out(tmp_path):
     image_size=families.SIZE,
     **family.model,
   )
-  assert "distill_losses.loss_vitkd.mask_token" in loaded.notes[0]
+  assert "distill_losses.loss_vitkd.mask_token" in loaded.notes[1]
   assert loaded.format == "mmpretrain"
 
 
