@@ -61,7 +61,7 @@ def test_more_than_the_memory_is_not_read(tmp_path):
   sparse(path, 10**12)
   with pytest.raises(ValueError, match=r"holds 1,000.0 GB, and this machine"):
     load(path)
-  assert places.stated(path) is None
+  assert places.stated(path).variant is None
 
 
 def test_an_archive_that_unpacks_to_more_than_the_memory(tmp_path, monkeypatch):
