@@ -236,3 +236,30 @@ def test_a_proxy_that_does_not_answer_is_not_waited_for():
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+  "option, value",
+  [
+    ("jax_disable_jit", "1"),
+    ("jax_enable_x64", "1"),
+    ("jax_numpy_dtype_promotion", "strict"),
+    ("jax_numpy_rank_promotion", "raise"),
+    ("jax_transfer_guard", "disallow"),
+  ],
+)
+def test_options_of_jax_that_are_in_the_way_are_named(option, value):
+  code = (
+    "from vitkd_jax.training import startup\n"
+    "try:\n"
+    "  startup.check_environment()\n"
+    "except ValueError as error:\n"
+    "  print(error)\n"
+  )
+  for env, said in (({}, ""), ({option.upper(): value}, option.upper())):
+    done = subprocess.run(
+      [sys.executable, "-c", code],
+      capture_output=True, text=True, check=True, env={**os.environ, **env},
+    )  # fmt: skip
+    assert done.stdout.startswith(said)
+    assert bool(done.stdout) == bool(said)

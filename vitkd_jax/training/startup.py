@@ -25,8 +25,11 @@ _HEARTBEAT_SECONDS = 30
 # Options of JAX, by environment variable, that the programs here do not work
 # with, and their values that are in the way.
 _UNFIT = {
+  "jax_disable_jit": (True,),
   "jax_enable_x64": (True,),
+  "jax_numpy_dtype_promotion": ("strict",),
   "jax_numpy_rank_promotion": ("raise",),
+  "jax_transfer_guard": ("disallow", "disallow_explicit"),
 }
 
 
