@@ -8,7 +8,7 @@ import ml_collections
 
 from vitkd_jax.data import augment
 from vitkd_jax.models import variants
-from vitkd_jax.training import objective
+from vitkd_jax.training import objective, students
 
 
 def parse_arg(arg: str | None, **defaults):
@@ -139,6 +139,18 @@ def _augment():
     switch_prob=0.5,
     label_smoothing=0.1,
   )
+
+
+def student(**fields) -> ml_collections.ConfigDict:
+  """Section `student`: the fields given; all others are the variant's.
+
+  Those are there without a value, so that each can be overridden.
+  """
+  config = ml_collections.ConfigDict(fields)
+  for name, kind in students.FIELDS.items():
+    if name not in fields:
+      config[name] = ml_collections.config_dict.placeholder(kind)
+  return config
 
 
 def section(kind, **values) -> ml_collections.ConfigDict:

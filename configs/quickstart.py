@@ -53,7 +53,9 @@ def get_config(arg=None):
     cache=True,
   )
   config.augment = common.section(augment.make_augment, label_smoothing=0.1)
-  config.student = dict(variant="deit_pico_patch4_28", init_scheme="big_vision")
+  config.student = common.student(
+    variant="deit_pico_patch4_28", init_scheme="big_vision"
+  )
   config.weights = common.weights(**weights)
   config.teacher = {}
   if args["method"] != "baseline":

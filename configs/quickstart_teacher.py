@@ -36,7 +36,7 @@ def get_config(arg=None):
     cache=True,
   )
   config.augment = common.section(augment.make_augment, shift=1, erase=0.25)
-  config.student = dict(variant="vit_nano_patch4_28", drop_path=0.05)
+  config.student = common.student(variant="vit_nano_patch4_28", drop_path=0.05)
   config.weights = dict(task=1.0)
   config.schedule = dict(
     kind="mmcls",

@@ -35,12 +35,11 @@ def main(argv=None) -> int:
       words = [f"{name}={shlex.quote(value)}" for name, value in added.items()]
       print(" ".join([*words, shlex.join(command)]))
     return 0
-  children, readers = [], []
-  previous = {
-    number: signal.signal(number, lambda got, _: _send(children, got))
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    if signal.getsignal(number) != signal.SIG_IGN  # as nohup has it
-  }
+  children, readers, early = [], [], []
+  previous = {}
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
+      previous[number] = signal.signal(number, lambda n, _: early.append(n))
   try:
     for index, added in enumerate(environments):
       child = subprocess.Popen(
@@ -48,11 +47,18 @@ def main(argv=None) -> int:
         env={**os.environ, **added},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # A terminal's Ctrl-C comes to us alone, so that each gets it once.
+        process_group=0,
       )
       children.append(child)
       reader = threading.Thread(target=_copy, args=(index, child.stdout))
       reader.start()
       readers.append(reader)
+    # One that came while there were not all of them yet waits until now.
+    for number in previous:
+      signal.signal(number, lambda n, _: _send(children, n))
+    for number in early:
+      _send(children, number)
     status = _wait(children)
   finally:
     _end(children)
@@ -116,10 +122,11 @@ def _environment(args, index) -> dict[str, str]:
 
 def _copy(index, stream):
   """Copies a process's lines to ours, each with its number in front."""
-  for line in stream:
-    text = f"[{index}] ".encode() + line.rstrip(b"\n") + b"\n"
-    sys.stdout.buffer.write(text)
-    sys.stdout.buffer.flush()
+  with stream:
+    for line in stream:
+      text = f"[{index}] ".encode() + line.rstrip(b"\n") + b"\n"
+      sys.stdout.buffer.write(text)
+      sys.stdout.buffer.flush()
 
 
 def _send(children, number):

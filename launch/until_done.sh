@@ -12,9 +12,12 @@ fi
 workdir=$1
 shift
 stopped=
-trap 'stopped=1; kill -TERM "${!:-}" 2>/dev/null || true' TERM INT USR1
+child=
+trap 'stopped=1; kill -TERM "$child" 2>/dev/null || true' TERM INT USR1
 "$@" &
 child=$!
+# For a signal that came before there was a child to tell.
+[ -z "$stopped" ] || kill -TERM "$child" 2>/dev/null || true
 while true; do
   stopped=
   status=0

@@ -15,6 +15,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 import jax.numpy as jnp
+import leaks
 import ml_collections
 import numpy as np
 import pytest
@@ -23,6 +24,14 @@ from vitkd_jax import weights
 from vitkd_jax.models import vit
 
 TINY = dict(variant="test/7", pool_type="tok", head_zeroinit=False)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing():
+  """Fails a test that leaves a process, a variable, a handler or a setting."""
+  watch = leaks.Watch()
+  yield
+  watch.check()
 
 
 @pytest.fixture(scope="session")

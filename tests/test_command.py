@@ -209,22 +209,27 @@ def test_an_interrupt_ends_the_process_at_once():
     # A shell's background jobs, and their children, ignore it.
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "def main(_):\n"
-    "  atexit.register(time.sleep, 60)\n"  # as threads that are waited for
+    "  atexit.register(print, 'an orderly exit')\n"  # may wait for threads
     "  print('begun', flush=True)\n"
-    "  time.sleep(60)\n"
+    # In one long sleep a signal that comes just before it would be lost.
+    "  while True: time.sleep(0.01)\n"
     "command.run(main, with_config=False)"
   )
-  process = subprocess.Popen(
+  with subprocess.Popen(
     [sys.executable, "-c", program],
     cwd=ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-  )
-  assert process.stdout.readline() == "begun\n"
-  process.send_signal(signal.SIGINT)
-  _, said = process.communicate(timeout=30)
+  ) as process:
+    try:
+      assert process.stdout.readline() == "begun\n"
+      process.send_signal(signal.SIGINT)
+      rest, said = process.communicate(timeout=600)
+    finally:
+      process.kill()
   assert process.returncode == 130
+  assert rest == ""
   assert said == "error: interrupted\n"
 
 

@@ -1,14 +1,18 @@
 """Every config with every argument builds, and no leaf of it goes unread."""
 
+import dataclasses
 import importlib.util
 import pathlib
 
+from absl import flags
 import ml_collections
+from ml_collections import config_flags
 import pytest
 
 from configs import common
 from vitkd_jax.data import datasets
-from vitkd_jax.training import experiment
+from vitkd_jax.models import vit
+from vitkd_jax.training import experiment, students
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -97,6 +101,60 @@ def test_every_leaf_is_read(name, arg):
     wrong[section][f"{leaf}_x"] = wrong[section].pop(leaf)
     with pytest.raises(ValueError, match=r"unknown|missing"):
       experiment.build(ml_collections.ConfigDict(wrong), planned=planned)
+
+
+FIELDS = dict(
+  patch_size=(8, 8), width=96, depth=3, mlp_dim=100, num_heads=2,
+  posemb="sincos2d", rep_size=7, dropout=0.1, pool_type="gap",
+  head_zeroinit=False, scan=True, remat_policy="dots_saveable",
+  dtype_mm="float16", gelu="tanh", layerscale_init=0.5, drop_path=0.2,
+  distilled=False, registers=2, init_scheme="big_vision",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in CASES}))
+def test_every_field_of_the_student_can_be_overridden(name, monkeypatch):
+  assert FIELDS.keys() == students.FIELDS.keys()
+  config = load(name, None)
+  values = flags.FlagValues()
+  words = ["program"]
+  words += [
+    f"--config.student.{name}={value}" for name, value in FIELDS.items()
+  ]
+  monkeypatch.setattr("sys.argv", words)
+  config_flags.DEFINE_config_dict("config", config, flag_values=values)
+  values(words)
+  found = students.given(config).student.to_dict()
+  assert found.pop("variant") == load(name, None).student.variant
+  assert found == FIELDS
+
+
+def test_fields_that_nobody_set_are_the_variants():
+  wanted = dict(variant="deit_pico_patch4_28", init_scheme="big_vision")
+  config = load("quickstart", None)
+  assert students.given(config).student.to_dict() == wanted
+  # What was a plain dict in between makes the same model.
+  again = ml_collections.ConfigDict(config.to_dict())
+  found = students.given(again).student.to_dict()
+  assert vit.Model(**found) == vit.Model(**wanted), found
+  # A None that was written stays: deit3 without its LayerScale.
+  own = ml_collections.ConfigDict({"student": {"layerscale_init": None}})
+  assert students.given(own).student.to_dict() == {"layerscale_init": None}
+
+
+@pytest.mark.parametrize("name", ["vitkd_i1k", "baseline_i1k"])
+@pytest.mark.parametrize("recipe", ["mmcls", "deit"])
+@pytest.mark.parametrize("epochs, steps", [(None, 16), (1, 8), (0.5, 4)])
+def test_a_trial_is_short_and_may_be_shorter(name, recipe, epochs, steps):
+  arg = f"runlocal,recipe={recipe}"
+  if epochs == 1:
+    arg += ",epochs=1"
+  config = load(name, arg)
+  if epochs == 0.5:
+    config.run.epochs = epochs
+  trial = dataclasses.replace(IMAGENET, num_train=64)
+  parts = experiment.build(config, planned=trial)
+  assert parts.total_steps == steps
 
 
 def test_the_learning_rate_can_be_overridden():

@@ -33,7 +33,7 @@ def run(*args, **env):
     env=os.environ | {"VITKD_PYTHON": sys.executable} | env,
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=600,
   )
 
 
@@ -230,7 +230,7 @@ def test_until_done_passes_sigterm_on_and_waits(tmp_path):
   ) as process:
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=600)
   assert out == "saved\n"
   assert process.returncode == 42
 
@@ -297,9 +297,10 @@ def test_slurm_signals_its_tasks_when_time_is_up(fakes, tmp_path):
     ),
   ) as process:
     while not (tmp_path / "ready").exists():
+      assert process.poll() is None
       time.sleep(0.05)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=600) == 0
   assert (tmp_path / "log").read_text().splitlines() == [
     "scancel --signal=TERM 77",
     "scontrol requeue 77",

@@ -16,9 +16,12 @@ from vitkd_jax.training import startup
 
 @pytest.fixture
 def address():
+  # An address of this process's own: nobody else takes its ports meanwhile.
+  pid = os.getpid()
+  host = f"127.{pid >> 16 & 127 | 128}.{pid >> 8 & 255}.{pid & 255}"
   with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return f"127.0.0.1:{free.getsockname()[1]}"
+    free.bind((host, 0))
+    return f"{host}:{free.getsockname()[1]}"
 
 
 def call(address, indices, count, timeout):
@@ -37,7 +40,7 @@ def call(address, indices, count, timeout):
 
 
 def test_all_are_there_and_the_port_is_free_again(address):
-  assert call(address, range(5), [5] * 5, timeout=20) == [None] * 5
+  assert call(address, range(5), [5] * 5, timeout=120) == [None] * 5
   host, port = address.split(":")
   with socket.create_server((host, int(port))):
     pass
@@ -45,11 +48,11 @@ def test_all_are_there_and_the_port_is_free_again(address):
 
 def test_the_missing_are_named_to_all(address):
   began = time.monotonic()
-  told = call(address, (0, 2, 5), [6] * 3, timeout=2)
-  assert time.monotonic() - began < 20
+  told = call(address, (0, 2, 5), [6] * 3, timeout=5)
+  assert time.monotonic() - began < 120
   assert len(set(told)) == 1
   assert (
-    f"3 of 6 processes did not come to {address} within 2 s: 1, 3, 4;"
+    f"3 of 6 processes did not come to {address} within 5 s: 1, 3, 4;"
     in (told[0])
   )
 
@@ -67,7 +70,7 @@ def test_another_number_of_processes_is_told_to_all(address):
 
 def connected(host, port):
   """A connection, as soon as somebody listens."""
-  deadline = time.monotonic() + 15
+  deadline = time.monotonic() + 120
   while True:
     try:
       return socket.create_connection((host, port))
@@ -79,10 +82,10 @@ def connected(host, port):
 def test_a_stranger_does_not_count(address):
   host, port = address.split(":")
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    first = pool.submit(startup.roll_call, startup.Place(address, 2, 0), 20)
+    first = pool.submit(startup.roll_call, startup.Place(address, 2, 0), 120)
     with connected(host, int(port)) as stranger:
       stranger.sendall(b"GET / HTTP/1.1\n\n")
-      second = pool.submit(startup.roll_call, startup.Place(address, 2, 1), 20)
+      second = pool.submit(startup.roll_call, startup.Place(address, 2, 1), 120)
       assert (first.result(), second.result()) == (None, None)
 
 
@@ -107,7 +110,7 @@ import jax
 from vitkd_jax.training import preemption, startup
 began = time.monotonic()
 startup.start()
-assert time.monotonic() - began < 3
+assert time.monotonic() - began < 60  # not the 300 s of the others
 assert jax.distributed.is_initialized()
 assert (jax.process_count(), startup.process_count()) == (1, 1)
 links = [f"/proc/self/fd/{f}" for f in os.listdir("/proc/self/fd")]
@@ -119,7 +122,7 @@ for path in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
       print("listens", local.split(":")[0])
 assert not preemption.noticed()
 os.kill(os.getpid(), signal.SIGTERM)
-for i in range(200):
+for i in range(2400):
   time.sleep(0.05)
   if preemption.noticed():
     print("noticed")

@@ -32,6 +32,7 @@ from vitkd_jax.training import (
   profiling,
   runs,
   sharding,
+  students,
   teachers,
   watchdog,
 )
@@ -64,6 +65,7 @@ def train(
   """
   with contextlib.ExitStack() as stack:
     with command.refusing():
+      config = students.given(config)
       config, notes = runs.carried_on(workdir, config)
       parts = experiment.build(config, pinned=_pinned(workdir))
       parts.inputs.open()

@@ -90,8 +90,10 @@ class Training:
     return self
 
   def __exit__(self, *_):
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(self.process.pid, signal.SIGKILL)
+    # The launcher's children lead groups of their own.
+    for pid in {self.process.pid, *self.trainers()}:
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
     self.process.wait()
     self._copy.kill()
     self._copy.wait()
@@ -121,7 +123,7 @@ class Training:
     """Waits for the end, and checks the status; returns what it printed."""
     found = self.process.wait(timeout)
     with contextlib.suppress(subprocess.TimeoutExpired):
-      self._copy.wait(5)  # for what was said last
+      self._copy.wait(60)  # for what was said last
     assert found == status, f"status {found}: {self.output}"
     return self.output
 

@@ -33,7 +33,7 @@ def test_a_peer_that_dies_ends_the_other(start, tmp_path):
   ):
     first.until_step(3)
     second.process.kill()
-    assert first.process.wait(120) != 0
+    assert first.process.wait(300) != 0
     assert not runner.alive(first.process.pid)
 
 
@@ -49,15 +49,15 @@ def test_the_launcher_ends_the_others(start, tmp_path):
     trainers = training.trainers()
     assert len(trainers) == 2
     os.kill(trainers[1], signal.SIGKILL)
-    training.end(128 + signal.SIGKILL, timeout=120)
-    assert runner.gone(trainers, within=1)
+    training.end(128 + signal.SIGKILL, timeout=300)
+    assert runner.gone(trainers, within=30)
 
 
 def test_one_that_hangs_ends_all_with_its_stacks(start, tmp_path):
   workdir = tmp_path / "run"
   with start(
     workdir,
-    "--config.run.step_timeout=15.0",
+    "--config.run.step_timeout=30.0",
     processes=2,
     devices=1,
     env={"FAULT": "sleep:8"},
@@ -84,7 +84,7 @@ def test_workers_and_trainers_die_together(start, unbroken, tmp_path):
     training.until_step(6)
     (worker,) = training.workers()
     os.kill(worker, signal.SIGKILL)
-    output = training.end(1, timeout=120)
+    output = training.end(1, timeout=300)
   assert "\nerror: the input stopped: " in output
   assert "Traceback" not in output
 
@@ -92,9 +92,9 @@ def test_workers_and_trainers_die_together(start, unbroken, tmp_path):
     training.until_step(12)
     (worker,) = training.workers()
     os.kill(training.process.pid, signal.SIGKILL)
-    assert runner.gone([worker], within=30)
+    assert runner.gone([worker], within=120)
     # Within the context, which ends Python's resource tracker, too.
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while shared_memory() - before and time.monotonic() < deadline:
       time.sleep(0.1)
     assert not shared_memory() - before
@@ -155,13 +155,13 @@ def test_a_run_outlives_its_console(start, unbroken, tmp_path, redirect, told):
 
 def test_a_missing_process_is_named(start, tmp_path):
   address = f"--coordinator=127.0.0.1:{free_port()}"
-  options = (address, "--num_processes=3", "--join_timeout=15")
+  options = (address, "--num_processes=3", "--join_timeout=60")
   with (
     start(tmp_path / "run", *options, "--process_id=0") as first,
     start(tmp_path / "run", *options, "--process_id=2") as third,
   ):
-    said = [training.end(1, timeout=120) for training in (first, third)]
+    said = [training.end(1, timeout=300) for training in (first, third)]
   for output in said:
     assert "1 of 3 processes did not come to 127.0.0.1:" in output
-    assert "within 15 s: 1;" in output
+    assert "within 60 s: 1;" in output
   assert not pathlib.Path(tmp_path / "run").exists()

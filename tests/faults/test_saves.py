@@ -24,24 +24,25 @@ def test_six_kills_inside_a_save(tmp_path):
   script = str(pathlib.Path(saver.__file__))
   in_flight = 0
   for turn in range(6):
-    process = subprocess.Popen(
+    with subprocess.Popen(
       [sys.executable, script, str(folder), str(reached + 1)],
       stdout=subprocess.PIPE,
       text=True,
       env=env,
-    )
-    lines = iter(process.stdout.readline, "")
-    # The first save is whole; the second one is interrupted.
-    told = [next(lines) for _ in range(3)]
-    assert told[1].split() == ["saved", str(reached + 1)]
-    assert told[2].split() == ["saving", str(reached + 2)]
-    if turn % 2:  # at once when the save has begun to write
-      while process.poll() is None and not _unfinished(folder):
-        time.sleep(0.001)
-    else:
-      time.sleep(rng.uniform(0, 0.35))
-    process.kill()
-    process.communicate()
+    ) as process:
+      try:
+        lines = iter(process.stdout.readline, "")
+        # The first save is whole; the second one is interrupted.
+        told = [next(lines) for _ in range(3)]
+        assert told[1].split() == ["saved", str(reached + 1)]
+        assert told[2].split() == ["saving", str(reached + 2)]
+        if turn % 2:  # at once when the save has begun to write
+          while process.poll() is None and not _unfinished(folder):
+            time.sleep(0.001)
+        else:
+          time.sleep(rng.uniform(0, 0.35))
+      finally:
+        process.kill()
     in_flight += bool(_unfinished(folder))
 
     checkpoints = checkpoint.Checkpoints(folder)

@@ -1,7 +1,4 @@
-"""Live: big_vision's own code, given our npz.
-
-Needs a checkout of github.com/google-research/big_vision on PYTHONPATH.
-"""
+"""Live: big_vision's own code, given our npz."""
 
 import functools
 import sys
@@ -27,7 +24,9 @@ def import_big_vision():
   try:
     return pytest.importorskip(
       "big_vision.models.vit",
-      reason="no checkout of big_vision on PYTHONPATH",
+      reason="the comparison with big_vision's own code needs a checkout of "
+      "github.com/google-research/big_vision: PYTHONPATH=CHECKOUT "
+      "pytest tests/peers/test_big_vision.py",
       exc_type=ImportError,
     )
   finally:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import ml_collections
 
+from vitkd_jax.training import students
+
 T = TypeVar("T")
 
 SECTIONS = (
@@ -172,13 +174,12 @@ def split(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
   Raises:
     ValueError: a section that there is not.
   """
-  config = config.to_dict()
-  for name in config:
-    if name not in SECTIONS:
-      raise ValueError(
-        f"unknown config section {name!r}; {nearest(name, SECTIONS)}"
-      )
-  return {name: dict(config.get(name) or {}) for name in SECTIONS}
+  sections = students.given(config).to_dict()
+  for name in sections.keys() - set(SECTIONS):
+    raise ValueError(
+      f"unknown config section {name!r}; {nearest(name, SECTIONS)}"
+    )
+  return {name: dict(sections.get(name) or {}) for name in SECTIONS}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
