@@ -5,9 +5,10 @@ import pathlib
 import subprocess
 import sys
 
+import ml_collections
 import pytest
 
-from vitkd_jax import doctor
+from vitkd_jax import doctor, findings, slices
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -42,7 +43,7 @@ REPORT = {
 
 
 def test_a_slices_report_becomes_findings():
-  said = found(doctor._slice(REPORT))
+  said = found(slices.of_report(REPORT))
   assert said["batch"].found.startswith("1024 images, 128 a chip")
   assert said["student"].found.strip() == "1.0 MiB"
   assert said["memory of a chip"].found == "4.00 GiB of 16 GB"
@@ -59,7 +60,7 @@ def test_a_slices_report_becomes_findings():
 def test_a_step_that_does_not_fit_is_wrong():
   refusal = "Used 20.00G of 15.75G hbm"
   report = REPORT | {"fits": False, "refusal": refusal}
-  said = found(doctor._slice(report))
+  said = found(slices.of_report(report))
   assert said["memory of a chip"].good is False
   assert said["memory of a chip"].found == refusal
   assert "cycles" not in said
@@ -75,6 +76,51 @@ def test_a_training_is_examined(tiny_config):
   assert said["head's gradients"].good
   assert said["mimic loss"].good
   assert "GFLOP a step and device" in said["work"].found
+
+
+@pytest.fixture
+def baseline(tiny_config):
+  """A student alone, whose head starts at zero."""
+  plain = tiny_config.to_dict() | {"weights": {"task": 1.0}}
+  for name in ("teacher", "head", "select", "logits"):
+    del plain[name]
+  plain["student"] |= {"head_zeroinit": True}
+  return ml_collections.ConfigDict(plain)
+
+
+def test_a_head_that_starts_at_zero_is_no_alarm(baseline):
+  gradients = found(doctor.examine(baseline))["student's gradients"]
+  assert gradients.good is True
+  total = gradients.found.split()[0]
+  assert gradients.found.startswith(f"{total} of {total} parameters have one; ")
+  assert f"{int(total) - 2} of them from the second step on" in gradients.found
+
+
+def test_parameters_without_a_gradient_are_named():
+  norms = {
+    "student": {"a": {"b": 0.0, "c": 1.0}, "d": float("nan")},
+    "head": {"e": 2.0},
+  }
+  assert doctor._without_gradient(norms) == {
+    "student": ["a/b", "d"],
+    "head": [],
+  }
+
+
+def test_what_takes_a_while_is_announced_before_it(baseline, monkeypatch):
+  said = doctor.findings_of(baseline)
+  monkeypatch.setattr(doctor.experiment, "build", None)  # not called yet
+  assert "data set" in next(said)
+
+
+def test_findings_are_printed_one_by_one(capsys):
+  shown = findings.Shown()
+  shown.show("compiling")
+  assert "(compiling ...)" in capsys.readouterr().out
+  shown.show(doctor.Finding("pixels", "[/b] \x1b[31m", False))
+  out = capsys.readouterr().out
+  assert out.split() == ["WRONG", "pixels", "[/b]", "\ufffd[31m"]
+  assert shown.wrong == ["pixels"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ _CONFIG = "config"
 # Keys of a config that hold paths.
 _PATHS = (("data", "data_dir"), ("teacher", "weights"))
 
+# Of a checkout, or where packages are installed.
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 
 class RefusedError(ValueError):
   """What the user asked for does not fit; the message is the whole answer."""
@@ -89,7 +92,7 @@ def parse(
     RefusedError: the command line does not fit, in one sentence.
   """
   # Configs share a module beside them, wherever they are called from.
-  sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+  sys.path.append(_ROOT)
   argv, wants_help = _read(argv)
   given = any(re.match(f"--?{_CONFIG}(=|$)", arg) for arg in argv)
   try:
@@ -166,19 +169,29 @@ def _help(config_given, with_config):
     file = config_flags.get_config_filename(flags.FLAGS[_CONFIG])
     file = file.partition(":")[0]
   ours = [flag for flag in _ours() if flag.name != _CONFIG]
-  page = manual.text(ours, found, file, with_config=with_config)
+  page = manual.text(
+    ours, found, file, with_config=with_config, where=where_configs_are()
+  )
   print(page, end="", flush=True)
   sys.exit(0)
+
+
+def where_configs_are() -> str:
+  """Half a sentence on the project's own configs."""
+  folder = os.path.join(_ROOT, "configs")
+  if os.path.isfile(os.path.join(folder, "quickstart.py")):
+    return f"the project's own are in {os.path.relpath(folder)}/"
+  return (
+    "the project's own are in the folder configs/ of its repository, which is "
+    "not installed with the package"
+  )
 
 
 def _check_config(flag):
   require(_CONFIG, flag.present)
   path = config_flags.get_config_filename(flag).partition(":")[0]
   if not os.path.isfile(path):
-    raise RefusedError(
-      f"there is no config file {path}; the ones that come with the project "
-      "are in configs/"
-    )
+    raise RefusedError(f"there is no config file {path}; {where_configs_are()}")
   if not isinstance(flag.value, ml_collections.ConfigDict):
     raise RefusedError(
       f"get_config of {path} returned {type(flag.value).__name__}; wanted an "

@@ -13,54 +13,56 @@ Nothing is written but the file after --json. Exit status 0 if all is well, 1
 if a check failed, 2 for a config that cannot be built.
 """
 
-import collections
+from collections.abc import Iterator
 import contextlib
-import dataclasses
 import json
 import pathlib
-import sys
 
 from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.table
 
-from vitkd_jax import command
+from vitkd_jax import command, findings, slices
 from vitkd_jax.data import augment
-from vitkd_jax.training import experiment, sharding, topology
+from vitkd_jax.training import experiment, sharding
 from vitkd_jax.training import objective as objectives
 
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-  """One line of the examination; `good` is None for mere information."""
-
-  what: str
-  found: str
-  good: bool | None = None
+Finding = findings.Finding
+examine_slice = slices.examine_slice
 
 
 def examine(config) -> list[Finding]:
-  """All findings about a config.
+  """All findings about a config, see `findings_of`."""
+  return [x for x in findings_of(config) if isinstance(x, Finding)]
+
+
+def findings_of(config) -> Iterator[Finding | str]:
+  """The findings about a config, each as soon as it is known.
+
+  What takes a while is announced by a string.
 
   Raises:
     ValueError: the config cannot be built.
   """
+  yield "reading the description of the data set, and the teacher"
   parts = experiment.build(config)
+  yield from _plan(parts)
+  yield "reading a batch of images"
   batch = _first_batch(parts)
+  yield from _data(parts, batch)
+  yield "compiling the train step, which takes longest"
   state = parts.create_state()
-  findings = [*_plan(parts), *_data(parts, batch)]
-  findings += _compiled(parts, state, batch)
+  yield from _compiled(parts, state, batch)
   # What follows needs no more memory than the step: one micro-batch, split
   # over the devices as in training.
   batch = {name: x[:: parts.run.accumulate] for name, x in batch.items()}
   batch = sharding.global_batch(batch, parts.mesh)
   if parts.objective.teacher is not None:
-    findings += _teacher(parts, batch)
-  findings += _gradients(parts, state, batch)
-  return findings
+    yield "showing the batch to the teacher"
+    yield from _teacher(parts, batch)
+  yield "computing the gradient of each parameter"
+  yield from _gradients(parts, state, batch)
 
 
 def _first_batch(parts):
@@ -180,22 +182,55 @@ def _gradients(parts, state, batch):
       "of the total) before the first step",
       bool(np.isfinite(raw)),
     )
+  dead = _without_gradient(norms)
+  opened = _opened(state.params)
+  waiting = opened is not None and dead["student"]
+  if waiting:  # do they learn once the head is no longer zero?
+    norms, _ = jax.device_get(
+      compute(opened, parts.teacher_params, batch["image"], batch["label"])
+    )
+    dead = _without_gradient(norms)
   for part in ("student", "head"):
-    flat, _ = jax.tree_util.tree_flatten_with_path(norms[part])
-    if not flat:
+    total = len(jax.tree.leaves(norms[part]))
+    if not total:
       continue
-    dead = [
+    said = f"{total - len(dead[part])} of {total} parameters have one"
+    if dead[part]:
+      said += f"; not {', '.join(dead[part][:4])}"
+    if part == "student" and waiting:
+      said += (
+        f"; {len(waiting)} of them from the second step on, as expected: the "
+        "classification head starts at zero and lets none through before"
+      )
+    yield Finding(f"{part}'s gradients", said, not dead[part])
+
+
+def _without_gradient(norms):
+  """{part: names of the parameters whose gradient is zero or not finite}."""
+  return {
+    part: [
       jax.tree_util.keystr(path, simple=True, separator="/")
-      for path, norm in flat
+      for path, norm in jax.tree_util.tree_flatten_with_path(tree)[0]
       if not (np.isfinite(norm) and norm > 0)
     ]
-    yield Finding(
-      f"{part}'s gradients",
-      f"{len(flat) - len(dead)} of {len(flat)} parameters have one"
-      + (f"; not {', '.join(dead[:4])}" if dead else ""),
-      # A head that starts at zero leaves the student's body without one.
-      not dead or (False if part == "head" else None),
-    )
+    for part, tree in norms.items()
+  }
+
+
+def _opened(params):
+  """The parameters with student's heads that are not zero; None if none is."""
+  student, key = dict(params["student"]), jax.random.key(0)
+  closed = [
+    name
+    for name in ("head", "head_dist")
+    if name in student and not jnp.any(student[name]["kernel"])
+  ]
+  for name in closed:
+    kernel = student[name]["kernel"]
+    noise = 0.02 * jax.random.normal(key, kernel.shape, kernel.dtype)
+    noise = jax.device_put(noise, kernel.sharding)
+    student[name] = student[name] | {"kernel": noise}
+  return {**params, "student": student} if closed else None
 
 
 def _compiled(parts, state, batch):
@@ -207,8 +242,8 @@ def _compiled(parts, state, batch):
   memory = compiled.memory_analysis()
   yield Finding(
     "memory per device",
-    f"{_mebibytes(memory.argument_size_in_bytes)} arguments and "
-    f"{_mebibytes(memory.temp_size_in_bytes)} for the step itself",
+    f"{findings.mebibytes(memory.argument_size_in_bytes)} arguments and "
+    f"{findings.mebibytes(memory.temp_size_in_bytes)} for the step itself",
   )
   held = {
     "parameters": state.params,
@@ -219,7 +254,8 @@ def _compiled(parts, state, batch):
   yield Finding(
     "arrays, whole",
     ", ".join(
-      f"{name} {_mebibytes(sum(x.nbytes for x in jax.tree.leaves(tree)))}"
+      f"{name} "
+      + findings.mebibytes(sum(x.nbytes for x in jax.tree.leaves(tree)))
       for name, tree in held.items()
     ),
   )
@@ -231,107 +267,38 @@ def _compiled(parts, state, batch):
   )
 
 
-def _mebibytes(size):
-  return f"{size / 2**20:.1f} MiB"
-
-
-def examine_slice(config, name: str) -> tuple[list[Finding], dict]:
-  """What the TPU's compiler says of the step on a slice.
-
-  Args:
-    config: of a training.
-    name: of the slice, see `topology.find`.
-
-  Returns:
-    The findings, and the same as JSON's types: see `topology.examine`.
-
-  Raises:
-    ValueError: the config cannot be built, or there is no such slice.
-  """
-  report = topology.examine(config, name)
-  return list(_slice(report)), report
-
-
-def _slice(report):
-  chip = topology.CHIPS[report["slice"].partition(":")[0]]
-  yield Finding(
-    "slice",
-    f"{report['slice']}: {report['chips']} chips of {chip.hbm_gb} GB",
-  )
-  yield Finding(
-    "batch",
-    f"{report['batch_size']} images, {report['images_per_device']} a chip; "
-    f"loss of {', '.join(report['terms'])}; fsdp={report['fsdp']}",
-  )
-  for name, size in report["memory"].items():
-    yield Finding(f"  {name}", f"{_mebibytes(size):>12}")
-  if not report["fits"]:
-    yield Finding("memory of a chip", report["refusal"], False)
-    return
-  total = report["memory_total"] / topology.GIB
-  yield Finding(
-    "memory of a chip", f"{total:.2f} GiB of {chip.hbm_gb} GB", True
-  )
-  yield from _collectives(report["collectives"])
-  yield Finding(
-    "work",
-    f"{report['flops'] / 1e9:.1f} GFLOP a step and chip in products: "
-    f"{report['flops'] / chip.peak * 1e3:.1f} ms at the peak of "
-    f"{chip.peak / 1e12:.0f} TFLOP/s",
-  )
-  once = report["loops_counted_once"]
-  yield Finding(
-    "cycles",
-    f"{report['cycles'] / 1e6:.1f} million by the compiler's estimate, without "
-    f"collectives: {report['cycles'] / chip.clock * 1e3:.1f} ms at "
-    f"{chip.clock / 1e9:.2f} GHz"
-    + (f"; {once} loops of unknown length count once" if once else ""),
-  )
-  yield Finding("compiled in", f"{report['compile_seconds']:.0f} s")
-
-
-def _collectives(found):
-  kinds = collections.defaultdict(list)
-  for one in found:
-    kinds[one["kind"]].append(one)
-  if not kinds:
-    yield Finding("collectives", "none")
-  for kind, ones in kinds.items():
-    # Less than that is a flag or a counter.
-    large = [one for one in ones if one["bytes"] >= 2**10]
-    size = sum(one["bytes"] * one["times"] for one in ones)
-    yield Finding(
-      kind,
-      f"{sum(one['times'] for one in large)} of "
-      f"{sum(one['arrays'] for one in large)} arrays, {_mebibytes(size)} a "
-      f"step, and {len(ones) - len(large)} of less than 1 KiB",
-    )
-
-
 def main(argv):
   """The command line."""
   del argv
   name, path = flags.FLAGS.topology, flags.FLAGS.json
-  with command.refusing():
-    if path and not name:
-      raise ValueError("--json goes with --topology")
-    if name:
-      jax.config.update("jax_platforms", "cpu")
-      findings, report = examine_slice(command.config(), name)
-      if path:
-        pathlib.Path(path).write_text(json.dumps(report, indent=2) + "\n")
-    else:
-      findings = examine(command.config())
-  table = rich.table.Table(box=None, pad_edge=False, show_header=False)
-  marks = {None: "", True: "[green]ok[/green]", False: "[red]WRONG[/red]"}
-  for finding in findings:
-    table.add_row(marks[finding.good], finding.what, finding.found)
-  rich.console.Console(highlight=False).print(table)
-  wrong = [f.what for f in findings if f.good is False]
-  if wrong:
-    raise command.FailedError(f"something is wrong with: {', '.join(wrong)}")
-  print("all is well")
-  sys.stdout.flush()
+  if path and not name:
+    raise command.RefusedError("--json goes with --topology")
+  if name:
+    jax.config.update("jax_platforms", "cpu")
+    found = _of_slice(command.config(), name, path)
+  else:
+    found = findings_of(command.config())
+  shown = findings.Shown()
+  while True:
+    with command.refusing():
+      finding = next(found, None)
+    if finding is None:
+      break
+    shown.show(finding)
+  if shown.wrong:
+    raise command.FailedError(
+      f"something is wrong with: {', '.join(shown.wrong)}"
+    )
+  print("all is well", flush=True)
+
+
+def _of_slice(config, name, path):
+  """As `findings_of`, by the TPU's compiler; writes what it found."""
+  yield f"compiling the train step for {name}, which takes minutes"
+  found, report = examine_slice(config, name)
+  if path:
+    pathlib.Path(path).write_text(json.dumps(report, indent=2) + "\n")
+  yield from found
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def text(
   file: str | None,
   *,
   with_config: bool,
+  where: str,
 ) -> str:
   """The page of the command that runs.
 
@@ -50,6 +51,7 @@ def text(
     config: what --config names, with its overrides; None without one.
     file: path of that config file.
     with_config: the command has a flag --config.
+    where: half a sentence on where config files are.
   """
   main = sys.modules["__main__"]
   program = f"python -m {main.__spec__.name}" if main.__spec__ else sys.argv[0]
@@ -77,6 +79,8 @@ def text(
       "keys with\ntheir values and meanings; --config.SECTION.KEY=VALUE "
       "overrides one. Sections:\n"
       + textwrap.fill(f"{', '.join(sections.SECTIONS)}.", 79)
+      + "\n"
+      + textwrap.fill(f"Config files: {where}.".replace("%", "%%"), 79)
     )
   return parser.format_help()
 
