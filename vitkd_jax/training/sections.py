@@ -176,9 +176,8 @@ def split(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
   """
   sections = students.given(config).to_dict()
   for name in sections.keys() - set(SECTIONS):
-    raise ValueError(
-      f"unknown config section {name!r}; {nearest(name, SECTIONS)}"
-    )
+    near = nearest(name, SECTIONS)
+    raise ValueError(f"unknown config section {name!r}; {near}")
   return {name: dict(sections.get(name) or {}) for name in SECTIONS}
 
 
