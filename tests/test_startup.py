@@ -217,7 +217,8 @@ def test_the_coordinator_is_not_asked_through_a_proxy(
   monkeypatch, given, found
 ):
   for name in (*PROXIES, "no_proxy", "no_grpc_proxy"):
-    monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(name, "")  # so that what is set below is taken back
+    monkeypatch.delenv(name)
   for name, value in given.items():
     monkeypatch.setenv(name, value)
   monkeypatch.setattr(logging.getLogger("jax._src.distributed"), "filters", [])
