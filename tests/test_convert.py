@@ -15,7 +15,7 @@ from vitkd_jax import convert, weights
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
 from vitkd_jax.training import checkpoint
-from vitkd_jax.weights import peers, places, zoo
+from vitkd_jax.weights import peers, places, saving, zoo
 
 FIELDS = dict(
   variant="deit3_small_patch16_224",
@@ -207,6 +207,22 @@ def test_a_checkpoint_has_its_run_s_size(tmp_path, workdir, capsys, recorded):
   if recorded:
     assert "At step 3, on the run's evaluation split: whole images" in card
     assert "5: Öl, b\\|c, d, e, f" in card
+
+
+def test_a_timm_folder_says_its_model(tmp_path, flat):
+  """Its own sizes, and not those of the model that it is called after."""
+  images = preprocess.Preprocess(
+    (28, 28), 31, (0.1,) * 3, (0.2,) * 3, "bilinear"
+  )
+  params = random_params(**FIELDS)
+  weights.save(
+    tmp_path / "timm", params, format="timm", preprocess=images, **FIELDS
+  )
+  run(tmp_path / "timm", tmp_path / "b.safetensors", "flat", check=False)
+  said = places.stated(tmp_path / "b.safetensors")
+  assert said.preprocess == images
+  assert dict(said.fields, variant=said.variant).items() >= FIELDS.items()
+  assert saving.holds(str(tmp_path / "b.safetensors"), params)
 
 
 @pytest.mark.parametrize(

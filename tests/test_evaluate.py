@@ -302,6 +302,53 @@ def test_an_exported_file_is_cropped_as_its_training_was(tmp_path):
   assert crop(several) == (28, 28)
 
 
+def test_another_library_s_folder_is_scored_by_its_own_config(tmp_path):
+  made = vit.Model(10, variant="deit_pico_patch4_28")
+  images = preprocess.Preprocess(
+    (28, 28), 30, (0.1,) * 3, (0.2,) * 3, "bilinear"
+  )
+  for format in ("timm", "huggingface"):
+    weights.save(
+      tmp_path / format,
+      random_params(made, 0),
+      variant="deit_pico_patch4_28",
+      format=format,
+      preprocess=images,
+    )
+    variant = None if format == "timm" else "deit_pico_patch4_28"
+    found = scoring.load(str(tmp_path / format), info(), variant=variant)
+    assert found.images == images
+  # The flagship teacher's: all of the image, though the variant's is 0.9.
+  path = tmp_path / "timm" / "config.json"
+  config = json.loads(path.read_text())
+  config["pretrained_cfg"]["crop_pct"] = 1.0
+  path.write_text(json.dumps(config))
+  found = scoring.load(str(tmp_path / "timm"), info())
+  assert found.images == dataclasses.replace(images, short_side=28)
+  config["pretrained_cfg"]["crop_mode"] = "border"
+  path.write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=r"crop_mode='border'"):
+    scoring.load(str(tmp_path / "timm"), info())
+
+
+def test_a_teacher_gets_the_student_s_images(workdir, tmp_path):
+  """Whatever size and crop it states itself."""
+  images = preprocess.Preprocess((56, 56), 64, (0.1,) * 3, (0.2,) * 3)
+  variant = "deit_pico_patch4_28"
+  made = vit.Model(10, variant=variant)
+  path = tmp_path / "teacher.safetensors"
+  shapes = jax.eval_shape(
+    made.init, jax.random.key(0), jnp.zeros((1, 56, 56, 3))
+  )["params"]
+  params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+  weights.save(path, params, variant=variant, format="flat", preprocess=images)
+  student = scoring.load(str(workdir), info())
+  teacher = scoring.load(str(path), info(), like=student.images)
+  assert (teacher.images.size, teacher.images.short_side) == ((28, 28), None)
+  assert teacher.images.mean == (0.1,) * 3
+  assert teacher.params["pos_embedding"].shape[1] == 49
+
+
 def test_the_checkpoint_of_a_step_is_scored(workdir):
   made = vit.Model(10, variant="deit_pico_patch4_28")
   checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")

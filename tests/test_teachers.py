@@ -1,5 +1,6 @@
 """Teachers: which weights a run learns from, start after start."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from vitkd_jax import command, train, weights
+from vitkd_jax.data import preprocess
 from vitkd_jax.models import vit
 from vitkd_jax.training import checkpoint, experiment, runs, teachers
 
@@ -38,7 +40,8 @@ def config(tiny_config, tmp_path):
 def start(config, workdir):
   """What each start of `train` does first; the parts."""
   parts = experiment.build(config, pinned=train._pinned(workdir))
-  train._claim(workdir, config, parts.teacher_pin)
+  with contextlib.ExitStack() as stack:
+    train._claim(workdir, config, parts, stack)
   return parts
 
 
@@ -140,3 +143,26 @@ def test_a_record_without_a_step_goes_on_and_is_pinned(config, tmp_path):
 def test_a_pin_says_what_it_knows():
   assert str(teachers.Pin("ab" * 32, 7)) == "step 7, SHA-256 abababababab"
   assert str(teachers.Pin()) == "SHA-256 unknown"
+
+
+def test_a_teacher_s_folder_says_how_its_images_are_normalised(
+  tiny_config, tmp_path
+):
+  """Which the variant's mean and deviation need not be."""
+  params = weights.load(
+    tiny_config.teacher.weights, variant=VARIANT, num_classes=10
+  )
+  images = preprocess.Preprocess((28, 28), 28, (0.1,) * 3, (0.2,) * 3)
+  folder = tmp_path / "timm"
+  weights.save(
+    folder, params, variant=VARIANT, format="timm", preprocess=images
+  )
+  assert experiment.build(tiny_config).objective.teacher_stats == (
+    (0.5,) * 3,
+    (0.5,) * 3,
+  )
+  tiny_config.teacher.weights = str(folder)
+  assert experiment.build(tiny_config).objective.teacher_stats == (
+    (0.1,) * 3,
+    (0.2,) * 3,
+  )

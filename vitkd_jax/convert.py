@@ -91,7 +91,7 @@ def convert(options: Options) -> str:
     **fields,
   )
   params, loaded = loaded.params, dataclasses.replace(loaded, params={})
-  given, fields = fields, dict(loaded.fields)
+  fields = dict(loaded.fields)
   size = loaded.image_size
   images = _images(said, variant, loaded)
   names = _class_names(said, options, loaded.num_classes)
@@ -123,7 +123,7 @@ def convert(options: Options) -> str:
     model = vit.Model(loaded.num_classes, variant=variant, **fields)
     ours = _outputs(params, model, size)
     del params  # or the peer's copy would lie beside it
-    plain = not loaded.notes and not given
+    plain = not loaded.notes and not options.field
     _check(options, loaded, variant, fields, size, written, ours, plain)
   return written
 

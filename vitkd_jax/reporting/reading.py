@@ -157,7 +157,7 @@ def read(path: str, name: str) -> Run:
 
 def _series(text: bytes) -> dict[str, Series]:
   points: dict[str, dict[int, float]] = {}
-  for values in runs.metrics(text):
+  for _, values in runs.metrics(text):
     step = values.pop("step")
     for name, value in values.items():
       if isinstance(value, int | float):

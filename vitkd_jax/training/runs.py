@@ -93,8 +93,8 @@ def _read(workdir):
     ) from None
 
 
-def metrics(content: bytes) -> Iterator[dict[str, Any]]:
-  """The whole lines of a metrics.jsonl, in order; each has a "step".
+def metrics(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+  """The whole lines of a metrics.jsonl, as they are and their values.
 
   A killed run may leave its last line half written, a full disk any other.
   """
@@ -104,7 +104,7 @@ def metrics(content: bytes) -> Iterator[dict[str, Any]]:
       values["step"] = int(values["step"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
       continue
-    yield values
+    yield line, values
 
 
 def claim(

@@ -8,7 +8,7 @@ import os
 
 from etils import epath
 
-from vitkd_jax.training import console, endings, events
+from vitkd_jax.training import console, endings, events, runs
 
 
 class Writer:
@@ -64,14 +64,10 @@ class Writer:
     if not self._path.exists():
       return
     content, kept = self._path.read_bytes(), []
-    for line in content.splitlines():
-      try:
-        values = json.loads(line)
-        if values["step"] <= step:
-          kept.append(line + b"\n")
-          self._written.add((values["step"], frozenset(values)))
-      except (ValueError, KeyError, TypeError):
-        continue  # the last line of a killed run may be half written
+    for line, values in runs.metrics(content):
+      if values["step"] <= step:
+        kept.append(line + b"\n")
+        self._written.add((values["step"], frozenset(values)))
     if b"".join(kept) != content:  # through another file: a kill loses nothing
       temporary = self._path.with_suffix(".tmp")
       temporary.write_bytes(b"".join(kept))

@@ -154,7 +154,7 @@ def read_run(folder: str, step: int | None = None) -> dict[str, Any]:
     content = path.read_bytes() if path.exists() else b""
   except OSError as error:
     raise ValueError(f"cannot read {path}: {error}") from None
-  for values in runs.metrics(content):
+  for _, values in runs.metrics(content):
     scores = {k: v for k, v in values.items() if k.startswith("eval_")}
     if scores and step in (None, values["step"]):
       run["evaluation"] = {"step": values["step"], **scores}

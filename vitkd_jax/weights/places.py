@@ -9,7 +9,7 @@ from typing import Any
 
 from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import processors, reading, workdirs
+from vitkd_jax.weights import processors, reading, timm, workdirs
 
 SHIPPED = "shipped:"
 _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
@@ -115,11 +115,13 @@ def _folder(path) -> Stated | None:
 
 def _timm_folder(config) -> Stated:
   variant = config["architecture"]
-  known = published(variants.get(variant))
-  own = config.get("pretrained_cfg") or {}
-  images = processors.from_timm(own, known)
+  own = config.get("pretrained_cfg") or config  # older files have one level
+  images = processors.from_timm(own, published(variants.get(variant)))
   names = config.get("label_names") or own.get("label_names")
-  return Stated(variant, {}, images.size, images, _names(names))
+  if isinstance(names, dict):
+    names = [names.get(str(i)) for i in range(len(names))]
+  fields = timm.fields(config.get("model_args") or {})
+  return Stated(variant, fields, images.size, images, _names(names))
 
 
 def _huggingface_folder(path, config) -> Stated:

@@ -105,7 +105,7 @@ def config(
     "depth": model.depth,
     "num_heads": model.num_heads,
     "mlp_ratio": _mlp_ratio(model),
-    "act_layer": {"erf": "gelu", "tanh": "gelu_tanh"}[model.gelu],
+    "act_layer": {ours: own for own, ours in _ACTIVATIONS.items()}[model.gelu],
     "init_values": model.layerscale_init,
     "no_embed_class": _tokens_after_position(model, variant.name),
   }
@@ -113,7 +113,9 @@ def config(
     arguments |= {
       "reg_tokens": model.registers,
       "class_token": model.has_class_token,
-      "global_pool": {"tok": "token", "gap": "avg"}.get(model.pool_type, "map"),
+      "global_pool": {ours: own for own, ours in _POOLS.items()}[
+        model.pool_type
+      ],
       "fc_norm": model.fc_norm,
     }
   # timm knows descriptions by names; ours have none but themselves.
@@ -133,6 +135,37 @@ def config(
       "classifier": ["head", "head_dist"] if model.distilled else "head",
     },
   }
+
+
+_ACTIVATIONS = {"gelu": "erf", "gelu_tanh": "tanh"}
+_POOLS = {"token": "tok", "avg": "gap", "map": "map"}
+
+
+def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields of `vit.Model` that a config's `model_args` set, if known."""
+  found = {
+    ours: arguments[theirs]
+    for theirs, ours in (
+      ("embed_dim", "width"),
+      ("depth", "depth"),
+      ("num_heads", "num_heads"),
+      ("init_values", "layerscale_init"),
+      ("reg_tokens", "registers"),
+    )
+    if theirs in arguments
+  }
+  patch = arguments.get("patch_size")
+  if patch is not None:
+    found["patch_size"] = (patch,) * 2 if isinstance(patch, int) else (*patch,)
+  if "mlp_ratio" in arguments and "width" in found:
+    found["mlp_dim"] = int(found["width"] * arguments["mlp_ratio"])
+  for theirs, ours, known in (
+    ("act_layer", "gelu", _ACTIVATIONS),
+    ("global_pool", "pool_type", _POOLS),
+  ):
+    if arguments.get(theirs) in list(known):
+      found[ours] = known[arguments[theirs]]
+  return found
 
 
 def _tokens_after_position(model, variant) -> bool:
