@@ -296,6 +296,8 @@ def test_an_exported_file_is_cropped_as_its_training_was(tmp_path):
   weights.save(path, random_params(made, 0), image_size=28, **options)
   assert crop(info()) == (28, None)
   assert crop(several) == (28, 28)
+  photographs = dataclasses.replace(info(), image_size=(48, 64))
+  assert crop(photographs) == (28, 28)  # as for any other size
   whole = dataclasses.replace(cropped, short_side=None)
   weights.save(path, random_params(made, 0), preprocess=whole, **options)
   assert crop(info()) == (28, None)

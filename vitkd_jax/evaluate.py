@@ -140,8 +140,8 @@ def _define_flags():
   flags.DEFINE_integer(
     "image-size",
     0,
-    "side of the crop; default: the workdir's, else whole images of one size,"
-    " else the model's own",
+    "side of the crop; default: the workdir's, else whole images of one size"
+    " up to the model's, else the model's own",
     lower_bound=0,
   )
   flags.DEFINE_integer(

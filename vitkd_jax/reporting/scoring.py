@@ -51,8 +51,8 @@ def load(
   """A model from weights, for the images and classes of a data set.
 
   Images are made as the run, the exported file or another library's folder
-  says; for other weights they are taken whole where they have one size, and
-  else as for the published model.
+  says; for other weights they are taken whole where they have one size that is
+  no larger than the model's, and else as for the published model.
 
   Args:
     path: file or folder of weights, a workdir, or "shipped:NAME".
@@ -115,7 +115,11 @@ def _images(info, said, image_size, eval_resize) -> preprocess.Preprocess:
   if image_size:
     images = images.at((image_size, image_size))
   elif said.preprocess is None or images.whole:
-    if info.image_size is not None:
+    # Photographs of one size are no input of a model that states a smaller.
+    fits = info.image_size is not None and (
+      images.whole or max(info.image_size) <= max(images.size)
+    )
+    if fits:
       images = dataclasses.replace(
         images, size=info.image_size, short_side=None
       )
