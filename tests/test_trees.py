@@ -170,6 +170,13 @@ def test_another_order_of_classes_is_noted(tmp_path, names, words):
   assert not words or words in noted[0]
 
 
+def test_names_in_a_refusal_leave_it_one_line(tmp_path):
+  root = some_tree(tmp_path, "pets", names=["a\nb", "\x1b[31mred"])
+  with pytest.raises(ValueError, match=r"which holds '\\x1b") as error:
+    tree.find(root)
+  assert str(error.value).isprintable()
+
+
 def test_what_is_there_is_said_before_and_after(tmp_path, capsys):
   root = some_tree(tmp_path / "root", "train", "val")
   args = ["pets", "--source", root, "--data-dir", tmp_path]
@@ -302,6 +309,15 @@ def test_other_times_or_options_are_looked_at_anew(tmp_path, capsys):
   status, _, err = run(capsys, *args)  # now it knows these times
   assert (status, "is complete" in err) == (0, True)
   assert run(capsys, *args, "--splits", "train")[0] == 2
+
+
+def test_what_is_written_may_lie_below_the_source(tmp_path, capsys):
+  root = some_tree(tmp_path / "root", "train", "val")
+  for data_dir in (tmp_path / "root", tmp_path / "root" / "out"):
+    args = ["pets", "--source", root, "--data-dir", data_dir]
+    assert run(capsys, *args)[0] == 0
+    status, _, err = run(capsys, *args)
+    assert (status, "is complete" in err) == (0, True)
 
 
 def test_a_missing_shard_is_written_again(tmp_path, capsys):

@@ -158,6 +158,7 @@ def prepare(
       source,
       deep=name not in _PUBLISHED or imagenet.unpacked(source) is not None,
       options={**options, "skip_bad": skip_bad},
+      without=[data_dir, os.path.join(data_dir, name)],
     )
     with _failing(data_dir):
       if folder := shards.finished(data_dir, name, stamp):

@@ -187,7 +187,7 @@ def check_classes(
       below = os.path.join(path, name)
       if splits := [f for f in folders(below) if f.lower() in SPLITS]:
         raise ValueError(
-          f"{below} holds splits ({', '.join(splits)}), whose images would all"
+          f"{below} holds splits ({some(splits)}), whose images would all"
           f" become the class {name}; wanted {root}/SPLIT/CLASS/IMAGE"
           f" ({_TRUST})."
         )
@@ -242,8 +242,8 @@ def _meant(path, direct):
     if len(inside) > 1 or _called_as_splits(inside):
       held = f"which holds {some(inside)}"
       if direct:
-        return f"; did you mean --source {path}, {held}"
-      return f"; move up the folders of {path}, {held}"
+        return f"; did you mean --source {_shown(path)}, {held}"
+      return f"; move up the folders of {_shown(path)}, {held}"
     if not inside:
       break
     path = os.path.join(path, inside[0])
@@ -275,5 +275,10 @@ def _natural(name):
 
 
 def some(names: Sequence[str]) -> str:
-  """The first ten of `names`, which may be many."""
-  return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+  """The first ten of `names`, which may be many, and hold anything."""
+  few = ", ".join(map(_shown, names[:10]))
+  return few + (", ..." if len(names) > 10 else "")
+
+
+def _shown(name):
+  return name if name.isprintable() else ascii(name)

@@ -1,6 +1,6 @@
 """A quick look at a source, by which a second start knows it again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 import hashlib
 import json
@@ -8,7 +8,13 @@ import os
 from typing import Any
 
 
-def stamp(source: str, *, deep: bool, options: Mapping[str, Any]) -> str:
+def stamp(
+  source: str,
+  *,
+  deep: bool,
+  options: Mapping[str, Any],
+  without: Sequence[str] = (),
+) -> str:
   """A hash of a folder's file names, sizes and times, and of `options`.
 
   No file is opened. As long as the hash is the same, so are names and sizes;
@@ -18,9 +24,11 @@ def stamp(source: str, *, deep: bool, options: Mapping[str, Any]) -> str:
     source: a local folder.
     deep: look into its folders, too.
     options: what else decides the data set, JSON-able.
+    without: folders that are not looked into: what is written may lie below.
   """
   digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
   level, known = [source], set()
+  without = {os.path.realpath(path) for path in without}
   with futures.ThreadPoolExecutor(16) as pool:  # a network drive's latency
     while level:
       listed = list(pool.map(_listed, level))
@@ -31,7 +39,7 @@ def stamp(source: str, *, deep: bool, options: Mapping[str, Any]) -> str:
         known.add(identity)
         relative = os.path.relpath(path, source)
         digest.update(os.fsencode(f"{relative}/\n") + b"".join(lines))
-        below += folders
+        below += [f for f in folders if os.path.realpath(f) not in without]
       level = below if deep else []
   return digest.hexdigest()
 
