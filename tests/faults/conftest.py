@@ -20,6 +20,9 @@ Every fault that a training must survive, and the test that makes it:
 17 a peer is missing           test_deaths, ../test_startup
 18 what is kept                ../test_checkpoint
 19 DP = FSDP = hybrid          ../test_steps
+20 two writers, one workdir    test_two_writers, ../test_lock, ../gcs
+21 Ctrl-C, a closed terminal   test_signals, ../test_preemption
+22 a console that goes away    test_deaths, ../test_writer
 """
 
 import functools
