@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 from test_decode import encoded, picture, png
 
-from vitkd_jax.data import decode
+from vitkd_jax.data import decode, metadata
 
 
 def png_with(data, *chunks):
@@ -245,6 +245,15 @@ def test_damaged_checksums_of_metadata_do_not_matter():
 def test_a_tiffs_metadata_do_not_matter(tags, upright):
   data = encoded(picture(), "TIFF", tiffinfo=tags)
   np.testing.assert_array_equal(decode.File(data, upright).pixels(), picture())
+
+
+def test_orientations_are_told():
+  exif = Image.Exif()
+  exif[metadata.ORIENTATION] = 6
+  for format, wanted in (("JPEG", 6), ("PNG", 6), ("WEBP", 6), ("TIFF", 1)):
+    data = encoded(picture(), format, exif=exif)  # a TIFF is turned already
+    assert decode.File(data).orientation() == wanted
+    assert decode.File(encoded(picture(), format)).orientation() == 1
 
 
 def test_a_tiff_is_turned_whatever_its_xmp_is():

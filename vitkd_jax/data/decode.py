@@ -125,6 +125,13 @@ class File:
         opened,
       )
 
+  def orientation(self) -> int:
+    """EXIF's, by which `upright` turns the image: 1 is upright already."""
+    if self._jpeg:
+      return _jpeg_orientation(self._data)
+    opened = self._image or _lenient(self._data, lambda image: image)
+    return 1 if opened.format == "TIFF" else metadata.orientation(opened)
+
   def _too_large(self, most):
     return BadRecordError(
       f"an image of {self.height}x{self.width} pixels is larger than the"
@@ -228,7 +235,7 @@ def _plain_jpeg(data, upright):
   frame = None
   for marker, at in metadata.segments(data):
     if upright and marker == _APP1 and data.startswith(b"Exif", at + 2):
-      if _is_turned(data):
+      if _jpeg_orientation(data) != 1:
         return None
     elif marker in (*_BASELINE, *_PROGRESSIVE):
       frame = marker, at
@@ -247,12 +254,12 @@ def _plain_jpeg(data, upright):
   return None
 
 
-def _is_turned(data):
+def _jpeg_orientation(data):
   try:
     image = Image.open(io.BytesIO(data), formats=["JPEG"])
-  except Exception:
-    return False
-  return metadata.orientation(image) != 1
+  except Exception:  # of its metadata
+    return 1
+  return metadata.orientation(image)
 
 
 @functools.cache
