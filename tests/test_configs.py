@@ -108,7 +108,8 @@ FIELDS = dict(
   posemb="sincos2d", rep_size=7, dropout=0.1, pool_type="gap",
   head_zeroinit=False, scan=True, remat_policy="dots_saveable",
   dtype_mm="float16", gelu="tanh", layerscale_init=0.5, drop_path=0.2,
-  distilled=False, registers=2, init_scheme="big_vision",
+  distilled=False, registers=2, init_scheme="big_vision", class_token=True,
+  fc_norm=True, norm_eps=1e-5,
 )  # fmt: skip
 
 
