@@ -12,7 +12,7 @@ import pytest
 from test_prepare import picture, small_imagenet, tar
 
 from vitkd_jax import evaluate
-from vitkd_jax.data import datasets, decode, subsets
+from vitkd_jax.data import datasets, decode, preprocess, subsets
 from vitkd_jax.data.builders import imagenet, records, shards
 from vitkd_jax.reporting import counting, scoring
 
@@ -129,12 +129,15 @@ def test_the_subsets_have_200_classes():
 # From archives to numbers.
 
 
+_WHOLE = preprocess.Preprocess((8, 9), None, (0.5,) * 3, (0.5,) * 3)
+
+
 @dataclasses.dataclass(frozen=True)
 class Oracle:
   """Knows every image, and what to answer to it."""
 
   params: dict
-  crop: None = None
+  images: preprocess.Preprocess = _WHOLE
 
   def logits(self, params, image):
     image = jnp.float32(image.reshape(len(image), 1, -1))
