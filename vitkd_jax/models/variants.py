@@ -231,6 +231,7 @@ def get(variant: str) -> Variant:
   untagged, _, tag = variant.partition(".")
   if untagged in NAMED:
     return _tagged(NAMED[untagged], tag)
+  variant = variant[:100]  # of a damaged file, perhaps
   near = difflib.get_close_matches(variant, [*NAMED, *SIZES], n=3, cutoff=0.4)
   raise ValueError(
     f"unknown variant {variant!r}: wanted a size such as 'S/16' or a timm name"

@@ -292,6 +292,14 @@ class ViT(nn.Module):
     )
 
 
+# What `Model` takes beside the number of classes.
+FIELDS = tuple(
+  name
+  for name in ViT.__dataclass_fields__
+  if name not in ("num_classes", "parent", "name")
+)
+
+
 def Model(
   num_classes: int | None = None,
   *,
@@ -311,14 +319,9 @@ def Model(
       heads that do not divide the width, or a distillation token without a
       CLS token.
   """
-  known = [
-    name
-    for name in ViT.__dataclass_fields__
-    if name not in ("num_classes", "parent", "name")
-  ]
   for name in fields:
-    if name not in known and name != "name":
-      near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    if name not in FIELDS and name != "name":
+      near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0)
       raise ValueError(
         f"unknown model field {name!r}; the nearest is {near[0]!r}"
       )

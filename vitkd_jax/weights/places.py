@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
 
 from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import processors, reading, timm, workdirs
+from vitkd_jax.weights import opening, processors, reading, timm, workdirs
 
 SHIPPED = "shipped:"
 _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
+
+_LONGEST_JSON = 100_000_000  # bytes
 
 # The weights' file in a folder, in order of preference.
 _IN_FOLDER = (
@@ -90,13 +91,29 @@ def stated(path: str | os.PathLike) -> Stated:
   if "://" in path:
     return Stated()
   try:
-    if os.path.isdir(path):
-      return _folder(path) or _file(find(path))
-    return _file(find(path))
-  except (TypeError, KeyError, AttributeError) as error:
+    said = _folder(path) if os.path.isdir(path) else None
+    said = said or _file(find(path))
+    _check(said)
+  except (TypeError, KeyError, AttributeError, IndexError) as error:
     raise ValueError(
       f"{path!r} is damaged: what it says of its model cannot be read ({error})"
     ) from None
+  except ValueError as error:
+    if path in str(error):
+      raise
+    raise ValueError(f"{path}: {error}") from None
+  return said
+
+
+def _check(said: Stated) -> None:
+  """Refuses a model that nobody could build, before anybody does."""
+  if said.variant is None:
+    return
+  if not isinstance(said.variant, str) or len(said.variant) > 100:
+    raise ValueError(
+      f"variant={str(said.variant)[:100]!r}: expected the name of a model"
+    )
+  vit.Model(None, variant=said.variant, **said.fields)
 
 
 def _folder(path) -> Stated | None:
@@ -134,8 +151,7 @@ def _huggingface_folder(path, config) -> Stated:
 
 
 def _workdir(path, config, student) -> Stated:
-  known = vit.ViT.__dataclass_fields__
-  fields = _tuples({k: v for k, v in student.items() if k in known})
+  fields = _tuples({k: v for k, v in student.items() if k in vit.FIELDS})
   variant = student["variant"]
   images, names = config.get("preprocess"), config.get("class_names")
   if images:
@@ -146,7 +162,7 @@ def _workdir(path, config, student) -> Stated:
   short = preprocessing.short_side(
     data.get("image_size") or 0, data.get("eval_resize") or 0
   )
-  file = os.path.join(path, "student.safetensors")
+  file = os.path.join(path, workdirs.EXPORTED)
   size = (data["image_size"],) * 2 if short else None
   if size is None and os.path.exists(file):
     size = _file(file).image_size
@@ -165,24 +181,33 @@ def _file(path) -> Stated:
     return Stated()
   variant = metadata["variant"]
   size = image_size(metadata)
-  images = json.loads(metadata.get("preprocess", "null"))
+  images = _value(metadata, "preprocess")
+  short = _value(metadata, "eval_resize")
   if images:
     images = preprocessing.from_dict(images)
-  elif size and int(metadata.get("eval_resize", 0)):  # older files
+  elif size and short:  # older files
     named = variants.get(variant)
-    short = int(metadata["eval_resize"])
     images = preprocessing.Preprocess(size, short, named.mean, named.std)
-  fields = _tuples(json.loads(metadata.get("fields", "{}")))
-  names = json.loads(metadata.get("class_names", "null"))
-  return Stated(variant, fields, size, images, _names(names))
+  fields = _value(metadata, "fields")
+  if fields is not None and not isinstance(fields, dict):
+    raise ValueError(f"fields={str(fields)[:100]}: expected fields of a model")
+  names = _value(metadata, "class_names")
+  return Stated(variant, _tuples(fields or {}), size, images, _names(names))
+
+
+def _value(metadata: dict[str, str], key: str) -> Any:
+  """What a flat file says of one thing; None where it says nothing."""
+  return opening.parse_json(metadata.get(key, "null"), key)
 
 
 def _names(names) -> tuple[str, ...] | None:
   """Class names; None for none, or mere numbers, which name nothing."""
   if not names:
     return None
-  if not all(isinstance(name, str) for name in names):
-    raise ValueError(f"class names {names!r}: expected texts")
+  if not isinstance(names, list | tuple) or not all(
+    isinstance(name, str) for name in names
+  ):
+    raise ValueError(f"class names {str(names)[:100]}: expected texts")
   return None if nameless(names) else tuple(names)
 
 
@@ -212,9 +237,20 @@ def published(
 
 
 def image_size(metadata: dict[str, str]) -> tuple[int, int] | None:
-  """Rows and columns in pixels that a flat file states, if it does."""
-  size = json.loads(metadata.get("image_size", "null"))
-  return size and (int(size[0]), int(size[1]))
+  """Rows and columns in pixels that a flat file states, if it does.
+
+  Raises:
+    ValueError: it states something else.
+  """
+  size = _value(metadata, "image_size")
+  if size is None:
+    return None
+  sides = size if isinstance(size, list) else []
+  if len(sides) != 2 or not all(map(preprocessing.is_side, sides)):
+    raise ValueError(
+      f"image_size={str(size)[:100]}: expected rows and columns in pixels"
+    )
+  return sides[0], sides[1]
 
 
 def config_beside(file: str) -> dict[str, Any]:
@@ -231,11 +267,8 @@ def _tuples(fields):
 
 def read_json(path: str) -> dict[str, Any]:
   """The object in a file, {} where there is no file or it holds another."""
-  if not os.path.exists(path):
+  if not os.path.lexists(path):
     return {}
-  try:
-    with open(path, encoding="utf-8") as file:
-      found = json.load(file)
-  except (OSError, ValueError) as error:
-    raise ValueError(f"cannot read {path!r}: {error}") from None
+  with opening.opened(path) as file:
+    found = opening.parse_json(file.read(_LONGEST_JSON), repr(path))
   return found if isinstance(found, dict) else {}

@@ -142,7 +142,7 @@ def _plain_values(torch) -> contextlib.AbstractContextManager:
   """
   scalar = np.float64(0).__reduce__()[0]
   array = np.zeros(0).__reduce__()[0]
-  numbers = "?bBhHiIqQefd"
+  numbers = "?bBhHiIlLqQefd"
   allowed = [
     argparse.Namespace,
     pathlib.PosixPath,

@@ -1,0 +1,61 @@
+"""What a file says of its model is bounded before anything is built."""
+
+import json
+
+import numpy as np
+import pytest
+from test_weights import MODELS, flat, random_params
+
+from vitkd_jax.weights import files, places
+
+FIELDS = MODELS["deit"]
+
+
+@pytest.mark.parametrize(
+  "metadata, words",
+  [
+    (dict(image_size="[100000, 100000]"), "image_size=.*in pixels"),
+    (dict(image_size="[28]"), "image_size=.*in pixels"),
+    (dict(image_size="{"), "image_size: expected JSON"),
+    (dict(fields='{"depth": 1000000}'), "depth=1000000.*at most 512"),
+    (dict(fields='{"width": 1e9}'), "width="),
+    (dict(fields='{"patch_size": [[1], 2]}'), "patch_size="),
+    (dict(fields='{"dept": 1}'), "nearest is 'depth'"),
+    (dict(fields="3"), "fields=3: expected fields of a model"),
+    (dict(fields="[" * 100_000), "nested too deep"),
+    (dict(variant="[" * 100_000), "expected the name|unknown variant"),
+    (dict(class_names="3"), "class names 3"),
+  ],
+)
+def test_metadata_of_a_flat_file(tmp_path, metadata, words):
+  path = tmp_path / "w.safetensors"
+  said = {"variant": FIELDS["variant"], "fields": '{"depth": 2}'}
+  files.write_safetensors(path, flat(random_params(**FIELDS)), said | metadata)
+  with pytest.raises(ValueError, match=words) as error:
+    places.stated(path)
+  assert str(path) in str(error.value)
+  assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+  "config",
+  [
+    dict(architecture=["deit_tiny_patch16_224"]),
+    dict(architecture={"a": 1}),
+    dict(config=dict(student=dict(variant=[1]))),
+    dict(config=dict(student=dict(variant="S/16", depth=10**6))),
+    dict(config=dict(student=dict(variant="S/16"), data=3)),
+    dict(model_type="vit", id2label=3),
+  ],
+)
+def test_nested_and_unhashable_values_of_a_config(tmp_path, config):
+  np.savez(tmp_path / "model.safetensors", a=np.ones(2))
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=str(tmp_path)):
+    places.stated(tmp_path)
+
+
+def test_a_config_nested_too_deep(tmp_path):
+  (tmp_path / "config.json").write_text("[" * 100_000)
+  with pytest.raises(ValueError, match="nested too deep"):
+    places.stated(tmp_path)
