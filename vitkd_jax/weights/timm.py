@@ -158,7 +158,13 @@ def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
   if patch is not None:
     found["patch_size"] = (patch,) * 2 if isinstance(patch, int) else (*patch,)
   if "mlp_ratio" in arguments and "width" in found:
-    found["mlp_dim"] = int(found["width"] * arguments["mlp_ratio"])
+    width, ratio = found["width"], arguments["mlp_ratio"]
+    if not all(map(preprocess.is_number, (width, ratio))):
+      raise ValueError(
+        f"embed_dim={str(width)[:60]} and mlp_ratio={str(ratio)[:60]}: "
+        "expected numbers"
+      )
+    found["mlp_dim"] = int(width * ratio)
   for theirs, ours, known in (
     ("act_layer", "gelu", _ACTIVATIONS),
     ("global_pool", "pool_type", _POOLS),
