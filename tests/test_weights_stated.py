@@ -59,3 +59,12 @@ def test_a_config_nested_too_deep(tmp_path):
   (tmp_path / "config.json").write_text("[" * 100_000)
   with pytest.raises(ValueError, match="nested too deep"):
     places.stated(tmp_path)
+
+
+def test_a_long_value_is_not_quoted_whole(tmp_path):
+  (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+  said = json.dumps({"image_processor_type": "x" * 5000})
+  (tmp_path / "preprocessor_config.json").write_text(said)
+  with pytest.raises(ValueError, match="image_processor_type") as error:
+    places.stated(tmp_path)
+  assert len(str(error.value)) < 1000

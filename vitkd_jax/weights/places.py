@@ -14,6 +14,7 @@ SHIPPED = "shipped:"
 _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
 
 _LONGEST_JSON = 100_000_000  # bytes
+_LONGEST_SENTENCE = 400  # characters of a refusal
 
 # The weights' file in a folder, in order of preference.
 _IN_FOLDER = (
@@ -99,9 +100,12 @@ def stated(path: str | os.PathLike) -> Stated:
       f"{path!r} is damaged: what it says of its model cannot be read ({error})"
     ) from None
   except ValueError as error:
-    if path in str(error):
+    text = str(error)
+    if path in text:
       raise
-    raise ValueError(f"{path}: {error}") from None
+    if len(text) > _LONGEST_SENTENCE:  # it quotes a value of the file
+      text = text[:_LONGEST_SENTENCE] + "..."
+    raise ValueError(f"{path}: {text}") from None
   return said
 
 
