@@ -74,23 +74,6 @@ def build(
   return experiment.build(config, devices, planned)
 
 
-def shapes(parts: experiment.Experiment) -> tuple[Any, Any, dict[str, Any]]:
-  """What the train step is called with, as shapes on the devices."""
-  state = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    jax.eval_shape(parts.make_init(), jax.random.key(0)),
-    parts.state_shardings(),
-  )
-  split, size = sharding.batch(parts.mesh), parts.run.batch_size
-  batch = {
-    "image": jax.ShapeDtypeStruct(
-      (size, *parts.image_shape), jnp.uint8, sharding=split
-    ),
-    "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split),
-  }
-  return state, parts.teacher_params, batch
-
-
 def batch(parts: experiment.Experiment) -> dict[str, np.ndarray]:
   """Random uint8 images [B, H, W, 3] and labels int32 [B]."""
   rng, size = np.random.default_rng(0), parts.run.batch_size

@@ -1,13 +1,16 @@
 """From config to parts: what is read, and what is refused before a compile."""
 
+import contextlib
+
 import jax
 import ml_collections
 import numpy as np
 import pytest
 
 from vitkd_jax import weights
+from vitkd_jax.distill import losses
 from vitkd_jax.models import vit
-from vitkd_jax.training import experiment
+from vitkd_jax.training import experiment, objective, sharding
 
 
 def test_build_reads_every_section(tiny_config):
@@ -81,6 +84,9 @@ def edit(config, path, value):
     ("head.ratio", 0.5, "config.head.ratio; the nearest is 'mask_ratio'"),
     ("select.low_place", "+mlpp", "the nearest is '+mlp'"),
     ("select.low_blocks", (0, 7), "names block 7"),
+    ("select.low_place", "encoded", "low_place='encoded' is after the last"),
+    ("student.depth", 1, "names block 1 (low_blocks=(0, 1), high_block=-1)"),
+    ("student.pool_type", "none", "step cannot be built: logits (16, 16, 10)"),
     ("logits.tau", 2.0, "config.logits.tau; the nearest is 'temperature'"),
     ("schedule.kind", "linear", "wanted 'mmcls' or 'deit'"),
     ("schedule.warmup_epochs", 100.0, "does not fit a training of 12"),
@@ -170,3 +176,42 @@ def test_mixing_wants_pairs(tiny_config):
     experiment.build(tiny_config, jax.devices()[:1])
   tiny_config.augment.mixup_alpha = tiny_config.augment.cutmix_alpha = 0.0
   experiment.build(tiny_config, jax.devices()[:1])
+
+
+def test_a_shallow_student_without_select_is_refused(tiny_config):
+  """The default blocks are the method's, and may be more than it has."""
+  tiny_config.student.depth = 1
+  del tiny_config.select
+  with pytest.raises(ValueError, match=r"shallower model has 1 block$"):
+    experiment.build(tiny_config)
+  tiny_config.weights = dict(task=1.0, kl=1.0)  # no maps: any depth will do
+  assert experiment.build(tiny_config).objective.head is None
+
+
+def test_whatever_tracing_refuses_is_one_sentence(tiny_config, monkeypatch):
+  def broken(*args, **kwargs):
+    raise TypeError("no\nsuch thing")
+
+  monkeypatch.setattr(losses, "nkd", broken)
+  with pytest.raises(ValueError, match=r"^the training step .* TypeError: no$"):
+    experiment.build(tiny_config)
+
+
+def test_the_build_s_trace_is_the_one_that_is_compiled(
+  tiny_config, monkeypatch
+):
+  """Seeing that a step can be traced costs a start nothing."""
+  traced = []
+  gradients = objective.gradients
+  monkeypatch.setattr(
+    objective,
+    "gradients",
+    lambda *args: traced.append(1) or gradients(*args),
+  )
+  parts = experiment.build(tiny_config)
+  assert len(traced) == 1
+  with contextlib.closing(parts.inputs.train(0)) as batches:
+    batch = sharding.global_batch(next(batches), parts.mesh)
+  state = parts.create_state()
+  parts.make_train_step().lower(state, parts.teacher_params, batch)
+  assert len(traced) == 1

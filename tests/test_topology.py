@@ -81,7 +81,7 @@ def plan(config):
 
 def test_a_plan_has_the_shapes_of_the_real_training(tiny_config):
   real = experiment.build(tiny_config)
-  state, teacher, batch = topology.arguments(plan(edited(tiny_config)))
+  state, teacher, batch = plan(edited(tiny_config)).step_shapes()
   assert all(
     isinstance(leaf, jax.ShapeDtypeStruct)
     for leaf in jax.tree.leaves((state, teacher, batch))
@@ -123,7 +123,7 @@ def size(tree):
 
 def test_held_counts_one_devices_share(tiny_config):
   parts = plan(edited(tiny_config))
-  state, teacher, _ = topology.arguments(parts)
+  state, teacher, _ = parts.step_shapes()
   held = topology.held(parts)
   assert held["student"] == size(state.params["student"])
   assert held["head"] == size(state.params["head"])
@@ -160,14 +160,14 @@ def compiled(config, devices, fsdp):
 def check_data_parallel(parts, program):
   assert moved(parts, program, "all-gather") == ([], 0)
   _, summed = moved(parts, program, "all-reduce")
-  state, _, _ = topology.arguments(parts)
+  state, _, _ = parts.step_shapes()
   gradients = size(state.params)
   # In float32, or in bfloat16 where a product's gradient is; and the means.
   assert gradients / 2 < summed < gradients + 1024
 
 
 def check_fsdp(parts, program):
-  state, teacher, _ = topology.arguments(parts)
+  state, teacher, _ = parts.step_shapes()
   shapes, gathered = moved(parts, program, "all-gather")
   wanted = {squeezed(x.shape) for x in jax.tree.leaves((state.params, teacher))}
   assert shapes

@@ -90,8 +90,9 @@ def _train(config, workdir, parts, notes, keep_compiled):
   dog = watchdog.Watchdog(workdir, jax.process_index(), parts.run.step_timeout)
   with dog, checkpoints:
     with command.refusing():
-      like = jax.eval_shape(parts.make_init(), jax.random.key(0))
-      restored = checkpoints.restore(like, parts.state_shardings())
+      restored = checkpoints.restore(
+        parts.state_shapes(), parts.state_shardings()
+      )
     state = parts.create_state() if restored is None else restored.state
     first_step = _agreed(int(state.step))
     with writers.Writer(

@@ -33,7 +33,7 @@ def cost(case: str, batch: int, devices: int) -> dict:
 
   config = cases.config(case, batch=batch)
   parts = cases.build(config, jax.devices()[:devices])
-  lowered = parts.make_train_step().lower(*cases.shapes(parts))
+  lowered = parts.make_train_step().lower(*parts.step_shapes())
   # The plain kernels: those of XLA's libraries differ from CPU to CPU.
   compiled = lowered.compile(
     compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""}

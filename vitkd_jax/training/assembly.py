@@ -5,6 +5,7 @@ All that does not fit together is a ValueError of one sentence.
 
 from collections.abc import Mapping
 import dataclasses
+import inspect
 from typing import Any
 
 from vitkd_jax.data import datasets
@@ -97,13 +98,17 @@ def make_objective(
       f"{objective.student_grid[0]}x{objective.student_grid[1]}; set "
       "config.teacher.resample=True to bring its maps to the student's grid"
     )
+  head = _head(objective, teacher, section["head"])
+  select = _select(section["select"])
+  if head is not None:
+    _check_blocks(select, min(teacher.depth, student.depth))
   objective = dataclasses.replace(
     objective,
     teacher=teacher,
     teacher_stats=_stats(config.variant, from_file and config.weights),
     teacher_grid=grid,
-    head=_head(objective, teacher, section["head"]),
-    select=_select(section["select"], teacher, student),
+    head=head,
+    select=select,
     **_logits(section["logits"]),
   )
   rules = sharding.FSDP if run.fsdp_teacher else sharding.REPLICATE
@@ -164,18 +169,36 @@ def _logits(values) -> dict[str, float]:
   return dataclasses.asdict(config)
 
 
-def _select(values, teacher, student) -> Mapping[str, Any]:
-  sections.check_keywords(
-    tokens.select, "select", values, given=("num_prefix_tokens",)
-  )
+def _select(values) -> dict[str, Any]:
+  """All keywords of `tokens.select` but the prefix."""
+  given = ("num_prefix_tokens",)
+  sections.check_keywords(tokens.select, "select", values, given)
+  known = inspect.signature(tokens.select).parameters
+  defaults = {
+    name: known[name].default
+    for name in known
+    if known[name].kind is inspect.Parameter.KEYWORD_ONLY and name not in given
+  }
+  values = defaults | values
   for name in ("low_place", "high_place"):
-    tokens.check_place(values.get(name, "+mlp"))
-  blocks = (*values.get("low_blocks", ()), values.get("high_block", -1))
-  depth = min(teacher.depth, student.depth)
+    tokens.check_place(values[name])
+  return values
+
+
+def _check_blocks(select, depth) -> None:
+  """Refuses maps that the shallower model does not have."""
+  if select["low_place"] == "encoded":
+    raise ValueError(
+      "config.select.low_place='encoded' is after the last block: expected a "
+      "place in a block, such as '+mlp'"
+    )
+  blocks = [*select["low_blocks"]]
+  if select["high_place"] != "encoded":
+    blocks.append(select["high_block"])
   for block in blocks:
     if not -depth <= block < depth:
       raise ValueError(
-        f"config.select names block {block}, but the shallower model has "
-        f"{depth} blocks"
+        f"config.select names block {block} (low_blocks="
+        f"{tuple(select['low_blocks'])}, high_block={select['high_block']}), "
+        f"but the shallower model has {depth} block" + "s" * (depth > 1)
       )
-  return values

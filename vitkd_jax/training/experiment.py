@@ -6,9 +6,11 @@ ValueError of one sentence.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -63,6 +65,9 @@ class Experiment:
   teacher_pin: teachers.Pin
   teacher_notes: tuple[str, ...]
 
+  # Each is one object, so that what was traced at the build, to see whether it
+  # can be, is not traced again by who compiles it.
+
   def make_init(self):
     """PRNG key -> the first TrainState."""
     return states.make_init(
@@ -79,13 +84,64 @@ class Experiment:
     init = jax.jit(self.make_init(), out_shardings=self.state_shardings())
     return init(jax.random.key(self.run.seed))
 
+  def state_shapes(self) -> states.TrainState:
+    """The state of the run as sharded shapes."""
+    return self._state_shapes
+
   def state_shardings(self):
     """The shardings of `make_init`'s state on the mesh."""
-    rules = sharding.FSDP if self.run.fsdp > 1 else sharding.REPLICATE
-    return states.shardings(self.make_init(), self.mesh, rules)
+    return jax.tree.map(lambda leaf: leaf.sharding, self._state_shapes)
+
+  def step_shapes(self) -> tuple[Any, Any, dict[str, jax.ShapeDtypeStruct]]:
+    """State, teacher's parameters and batch of a step, as sharded shapes."""
+    return self._state_shapes, self.teacher_params, self._batch_shapes()
 
   def make_train_step(self):
     """The train step, jitted: (state, teacher_params, batch) -> both."""
+    return self._train_step
+
+  def make_eval_step(self):
+    """The student's eval step, jitted: (sums, params, batch) -> sums."""
+    return self._eval_step
+
+  def check(self) -> None:
+    """Traces both steps; what the compilation would refuse is refused here.
+
+    Raises:
+      ValueError: parts of the config that do not go together.
+    """
+    try:
+      jax.eval_shape(self._train_step, *self.step_shapes())
+      batch = self._batch_shapes(weight=((), jnp.float32))
+      sums = sharding.place(
+        jax.eval_shape(steps.zero_sums), sharding.replicated(self.mesh)
+      )
+      params = self._state_shapes.params["student"]
+      jax.eval_shape(self._eval_step, sums, params, batch)
+    except Exception as error:  # models and losses raise what they like
+      text = f"{error}".strip().partition("\n")[0]
+      if not isinstance(error, ValueError):
+        text = f"{type(error).__name__}: {text}"
+      raise ValueError(f"the training step cannot be built: {text}") from error
+
+  def _batch_shapes(self, **more):
+    split, size = sharding.batch(self.mesh), self.run.batch_size
+    leaves = {"image": (self.image_shape, jnp.uint8), "label": ((), jnp.int32)}
+    return {
+      name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=split)
+      for name, (shape, dtype) in (leaves | more).items()
+    }
+
+  @functools.cached_property
+  def _state_shapes(self):
+    # The paths of moments and EMA end in their parameter's: one rule for all.
+    rules = sharding.FSDP if self.run.fsdp > 1 else sharding.REPLICATE
+    shapes = jax.eval_shape(self.make_init(), jax.random.key(0))
+    where = sharding.tree(shapes, self.mesh, rules)
+    return sharding.place(shapes, where)
+
+  @functools.cached_property
+  def _train_step(self):
     replicated = sharding.replicated(self.mesh)
 
     def gather(params):
@@ -111,8 +167,8 @@ class Experiment:
       compiler_options=compiler.options(self.mesh),
     )
 
-  def make_eval_step(self):
-    """The student's eval step, jitted: (sums, params, batch) -> sums."""
+  @functools.cached_property
+  def _eval_step(self):
     step = steps.make_eval_step(
       self.objective.student, self.objective.student_stats
     )
@@ -182,7 +238,7 @@ def build(
       f"config.run.profile_at={run.profile_at}: the run has {total_steps} steps"
     )
   schedule = _schedule(section["schedule"], num_train, run, total_steps)
-  return Experiment(
+  parts = Experiment(
     run=run,
     data=data,
     inputs=images,
@@ -206,6 +262,8 @@ def build(
     teacher_pin=teacher.pin if teacher else teachers.Pin(),
     teacher_notes=teacher.notes if teacher else (),
   )
+  parts.check()
+  return parts
 
 
 def _schedule(values, num_train, run, total_steps):

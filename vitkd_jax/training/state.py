@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vitkd_jax.training import sharding
-
 
 @flax.struct.dataclass
 class TrainState:
@@ -55,12 +53,3 @@ def make_init(
     )
 
   return init
-
-
-def shardings(init: Callable, mesh: Any, rules: Any) -> Any:
-  """The TrainState's shardings; moments and EMA follow their parameters.
-
-  Their paths end in the parameter's, so that one rule serves all.
-  """
-  shapes = jax.eval_shape(init, jax.random.key(0))
-  return sharding.tree(shapes, mesh, rules)

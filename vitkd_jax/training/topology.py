@@ -16,12 +16,11 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-import jax.numpy as jnp
 import ml_collections
 
 from vitkd_jax.data import datasets
 from vitkd_jax.models import variants
-from vitkd_jax.training import experiment, hlo, sections, sharding
+from vitkd_jax.training import experiment, hlo, sections
 from vitkd_jax.training import objective as objectives
 
 GIB = 2**30
@@ -197,24 +196,6 @@ def planned(config: ml_collections.ConfigDict) -> experiment.Planned:
   return experiment.Planned(info, size, num_train)
 
 
-def arguments(parts: experiment.Experiment) -> tuple[Any, Any, Any]:
-  """State, teacher's parameters and batch of a step, as sharded shapes."""
-  state = jax.eval_shape(parts.make_init(), jax.random.key(0))
-  state = jax.tree.map(
-    lambda x, where: x.update(sharding=where), state, parts.state_shardings()
-  )
-  split, size = sharding.batch(parts.mesh), parts.run.batch_size
-  batch = {
-    "image": ((size, *parts.image_shape), jnp.uint8),
-    "label": ((size,), jnp.int32),
-  }
-  batch = {
-    name: jax.ShapeDtypeStruct(*what, sharding=split)
-    for name, what in batch.items()
-  }
-  return state, parts.teacher_params, batch
-
-
 def compile_step(
   parts: experiment.Experiment, options: Mapping[str, Any] | None = None
 ) -> Any:
@@ -227,7 +208,7 @@ def compile_step(
   Raises:
     MemoryError: the step does not fit the chips; the compiler's sentence.
   """
-  lowered = parts.make_train_step().lower(*arguments(parts))
+  lowered = parts.make_train_step().lower(*parts.step_shapes())
   try:
     return lowered.compile(compiler_options=options and dict(options))
   except jax.errors.JaxRuntimeError as error:
@@ -239,7 +220,7 @@ def compile_step(
 
 def held(parts: experiment.Experiment) -> dict[str, int]:
   """Bytes on one device of all that outlives a step, by class."""
-  state, teacher, batch = arguments(parts)
+  state, teacher, batch = parts.step_shapes()
   student, head = state.params["student"], state.params["head"]
   classes = {
     "student": student,
