@@ -26,7 +26,15 @@ import numpy as np
 from vitkd_jax import command, weights
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import card, loading, peers, places, saving, zoo
+from vitkd_jax.weights import (
+  card,
+  loading,
+  peers,
+  places,
+  remote,
+  saving,
+  zoo,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +104,7 @@ def convert(options: Options) -> str:
   images = _images(said, variant, loaded)
   names = _class_names(said, options, loaded.num_classes)
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
-  local = loaded.file and "://" not in loaded.file
-  digest = weights.sha256(loaded.file) if local else None
+  digest = loaded.sha256()
   written = weights.save(
     options.output,
     params,
@@ -113,8 +120,7 @@ def convert(options: Options) -> str:
   )
   took = time.monotonic() - began
   _say("read", f"{options.input} ({loaded.format}), {count:,} parameters")
-  if digest:
-    _say("", f"SHA-256 {digest}")
+  _say("", f"SHA-256 {digest}")
   for note in loaded.notes:
     _say("note", note)
   _say("wrote", f"{written} ({options.to}) in {took:.1f} s")
@@ -219,6 +225,7 @@ def _check(
   options, loaded, variant, fields, size, written, ours, plain
 ) -> None:
   """Prints the largest differences between our outputs and others'."""
+  plain = plain and not remote.is_remote(loaded.file)
   if plain and loaded.format == "timm" and options.input == loaded.file:
     theirs = functools.partial(
       peers.of_timm_file, loaded.file, variant, loaded.num_classes, size
@@ -230,6 +237,9 @@ def _check(
       theirs = functools.partial(peers.of_folder, loaded.format, folder, size)
       _compare(f"{loaded.format} on the folder read", ours, theirs)
   if options.to in peers.LIBRARIES and written != options.output:
+    if remote.is_remote(options.output):
+      _say("check", f"not compared: {options.to} reads local folders alone")
+      return
     theirs = functools.partial(
       peers.of_folder, options.to, options.output, size
     )

@@ -82,7 +82,11 @@ def _workdirs(paths):
       inside.sort(key=lambda p: _natural(p.name))
     found += [str(p) for p in inside] or [path.rstrip("/") or path]
   # A run counts once, however its path is written.
-  return list({os.path.realpath(path): path for path in found}.values())
+  return list({_real(path): path for path in found}.values())
+
+
+def _real(path):
+  return path if "://" in path else os.path.realpath(path)
 
 
 def _natural(name):
@@ -167,7 +171,7 @@ def main(argv):
     raise command.RefusedError("name one or more workdirs of runs; see --help")
   out, markdown = report(argv[1:], flags.FLAGS.out)
   print(markdown)
-  print(f"report: {os.path.relpath(out)}/index.html")
+  print(f"report: {out if '://' in out else os.path.relpath(out)}/index.html")
 
 
 if __name__ == "__main__":

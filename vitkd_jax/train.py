@@ -11,10 +11,8 @@ import contextlib
 import dataclasses
 import functools
 import os
-import tempfile
 
 from absl import flags
-from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -202,19 +200,15 @@ def _export(workdir, config, parts, state):
   # A finished run that starts again leaves its file, and its hash, as it is.
   if jax.process_index() == 0 and not saving.holds(path, student):
     fields = config.student.to_dict()
-    with tempfile.TemporaryDirectory() as folder:
-      local = os.path.join(folder, os.path.basename(path))
-      weights.save(
-        local if "://" in path else path,
-        jax.device_get(student),
-        variant=fields.pop("variant"),
-        format="flat",
-        preprocess=_images(parts),
-        class_names=parts.info.class_names,
-        **fields,
-      )
-      if "://" in path:
-        epath.Path(local).copy(path, overwrite=True)
+    weights.save(
+      path,
+      jax.device_get(student),
+      variant=fields.pop("variant"),
+      format="flat",
+      preprocess=_images(parts),
+      class_names=parts.info.class_names,
+      **fields,
+    )
   return path
 
 

@@ -8,12 +8,13 @@ import contextlib
 import hashlib
 import json
 import os
+import pathlib
 import tempfile
 
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from vitkd_jax.weights import opening, shards
+from vitkd_jax.weights import opening, remote, shards
 
 Arrays = dict[str, np.ndarray]
 
@@ -37,10 +38,18 @@ def sha256(path: str | os.PathLike) -> str:
 def replacing(path: str | os.PathLike):
   """Yields a temporary name that becomes `path` when the body has succeeded.
 
+  The path may be a URL.
+
   Raises:
     ValueError: the file cannot be written.
   """
   path = os.fspath(path)
+  if remote.is_remote(path):
+    with tempfile.TemporaryDirectory() as folder:
+      local = pathlib.Path(folder, os.path.basename(path))
+      yield str(local)
+      remote.write(path, local.read_bytes())
+    return
   folder = os.path.dirname(path) or "."
   temporary = None
   try:

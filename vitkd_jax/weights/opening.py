@@ -1,20 +1,25 @@
 """Opens files of weights, and what is wrong with one before it is read."""
 
 import contextlib
+import io
 import json
 import os
 import pathlib
 import stat
 from typing import Any, BinaryIO
 
+from vitkd_jax.weights import remote
+
 
 def opened(path: str) -> BinaryIO:
-  """A regular file, open to be read.
+  """A regular file, open to be read; a remote one whole in memory.
 
   Raises:
     ValueError: there is none, it cannot be read, or it is a FIFO, a device or
       a folder, of which reading may never end.
   """
+  if remote.is_remote(path):
+    return io.BytesIO(remote.read(path))
   try:
     mode = os.stat(path).st_mode
     if stat.S_ISREG(mode):

@@ -8,7 +8,14 @@ from typing import Any
 
 from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import opening, processors, reading, timm, workdirs
+from vitkd_jax.weights import (
+  opening,
+  processors,
+  reading,
+  remote,
+  timm,
+  workdirs,
+)
 
 SHIPPED = "shipped:"
 _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
@@ -44,13 +51,15 @@ def find(path: str, *, saved: bool = False) -> str | None:
         f"no teacher {name!r} is shipped; there are: {', '.join(known)}"
       )
     return str(_SHIPPED_FOLDER / f"{name}.safetensors")
-  if "://" not in path and not os.path.lexists(path):
-    raise ValueError(f"there are no weights at {path!r}")
-  if not os.path.isdir(path):
+  if remote.is_remote(path) and remote.exists(path):
     return path
-  ours = os.path.isdir(os.path.join(path, "checkpoints"))
+  if not is_folder(path):
+    if remote.is_remote(path) or not os.path.lexists(path):
+      raise ValueError(f"there are no weights at {path!r}")
+    return path
+  ours = is_folder(os.path.join(path, "checkpoints"))
   for name in () if ours and saved else _IN_FOLDER:
-    if os.path.exists(os.path.join(path, name)):
+    if _exists(os.path.join(path, name)):
       return os.path.join(path, name)
   if ours or os.path.basename(os.path.normpath(path)) == "checkpoints":
     return None
@@ -89,10 +98,8 @@ def stated(path: str | os.PathLike) -> Stated:
     ValueError: there is nothing at the path, or it is damaged.
   """
   path = os.fspath(path)
-  if "://" in path:
-    return Stated()
   try:
-    said = _folder(path) if os.path.isdir(path) else None
+    said = _folder(path) if is_folder(path) else None
     said = said or _file(find(path))
     _check(said)
   except (TypeError, KeyError, AttributeError, IndexError) as error:
@@ -168,7 +175,7 @@ def _workdir(path, config, student) -> Stated:
   )
   file = os.path.join(path, workdirs.EXPORTED)
   size = (data["image_size"],) * 2 if short else None
-  if size is None and os.path.exists(file):
+  if size is None and _exists(file):
     size = _file(file).image_size
   if size is None:
     return Stated(variant, fields)
@@ -269,9 +276,20 @@ def _tuples(fields):
   return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 
 
+def is_folder(path: str) -> bool:
+  """Whether a path, or a URL, is a folder's."""
+  if remote.is_remote(path):
+    return remote.is_folder(path)
+  return os.path.isdir(path)
+
+
+def _exists(path: str) -> bool:
+  return (remote.exists if remote.is_remote(path) else os.path.exists)(path)
+
+
 def read_json(path: str) -> dict[str, Any]:
   """The object in a file, {} where there is no file or it holds another."""
-  if not os.path.lexists(path):
+  if not (_exists(path) or os.path.lexists(path)):
     return {}
   with opening.opened(path) as file:
     found = opening.parse_json(file.read(_LONGEST_JSON), repr(path))

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from vitkd_jax.weights import opening, shards, torch_files
+from vitkd_jax.weights import opening, remote, shards, torch_files
 
 Arrays = dict[str, np.ndarray]
 
@@ -62,12 +62,8 @@ def read(path: str | os.PathLike, which: str | None = None) -> Content:
   path = os.fspath(path)
   if shards.is_index(path):
     return _read_shards(path, which)
-  if "://" in path:
-    content = io.BytesIO(_remote(path))
-  else:
-    content = opening.opened(path)
   try:
-    with content:
+    with opening.opened(path) as content:
       found = _read(path, content, which)
     arrays = {k: _as_float32(path, k, a) for k, a in found.arrays.items()}
   except MemoryError:
@@ -106,23 +102,15 @@ def read_metadata(path: str) -> dict[str, str]:
   Raises:
     ValueError: the file is missing or damaged.
   """
+  if remote.is_remote(path):  # the header alone, of what may be gigabytes
+    start = remote.read(path, 0, 8)
+    length = min(int.from_bytes(start, "little"), _LONGEST_HEADER)
+    content = io.BytesIO(start + remote.read(path, 8, 8 + length))
+    return _safetensors_header(path, content, len(content.getvalue()))[0]
   with opening.opened(path) as file:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return _safetensors_header(path, file, size)[0]
-
-
-def _remote(url: str) -> bytes:
-  """The bytes behind a URL; tensorstore speaks gs:// without TensorFlow."""
-  import tensorstore as ts
-
-  try:
-    result = ts.KvStore.open(url).result().read("").result()
-  except Exception as error:
-    raise ValueError(f"cannot read weights from {url!r}: {error}") from None
-  if result.state != "value":
-    raise ValueError(f"cannot read weights from {url!r}: no such object")
-  return result.value
 
 
 def _kind(path: str, head: bytes, content) -> str:
@@ -227,7 +215,7 @@ def _read_shards(path, which) -> Content:
 
 def _size(path: str) -> int:
   with opening.opened(path) as file:
-    return os.fstat(file.fileno()).st_size
+    return file.seek(0, os.SEEK_END)
 
 
 def _as_float32(path, name, array: np.ndarray) -> np.ndarray:
