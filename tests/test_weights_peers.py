@@ -4,6 +4,8 @@
 transformers; the live comparison is in tests/peers.
 """
 
+import json
+
 import jax
 import numpy as np
 from peers import families
@@ -139,6 +141,18 @@ def test_a_pre_logits_layer_is_not_lost(tmp_path):
   with pytest.raises(ValueError, match="timm has no model with rep_size"):
     weights.save(tmp_path / "out", params, format="timm", **family.model)
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", ["timm", "big_vision"])
+def test_an_epsilon_that_a_format_cannot_say_is_not_lost(tmp_path, format):
+  family = families.FAMILIES["timm_deit"]
+  fields = family.model | {"norm_eps": 1e-5}
+  params = load(write(tmp_path, "timm_deit"), family)
+  with pytest.raises(ValueError, match=f"{format}'s models .* has 1e-05"):
+    weights.save(tmp_path / "out.npz", params, format=format, **fields)
+  weights.save(tmp_path / "hf", params, format="huggingface", **fields)
+  config = json.loads((tmp_path / "hf" / "config.json").read_text())
+  assert config["layer_norm_eps"] == 1e-5
 
 
 def test_a_stated_gelu_is_held_to(tmp_path):

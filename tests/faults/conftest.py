@@ -21,7 +21,7 @@ Every fault that a training must survive, and the test that makes it:
 18 what is kept                ../test_checkpoint
 19 DP = FSDP = hybrid          ../test_steps
 20 two writers, one workdir    test_two_writers, ../test_lock, ../gcs
-21 Ctrl-C, a closed terminal   test_signals, ../test_preemption
+21 Ctrl-C, a closed terminal   test_signals, ../test_notices
 22 a console that goes away    test_deaths, ../test_writer
 """
 

@@ -125,6 +125,7 @@ def save(
           "big_vision's model has neither a distillation token nor registers "
           "nor a norm after the pooling; write format='flat' or 'timm'"
         )
+      timm.check_norm(model, "big_vision")
       theirs = leaves
     case "flat":
       theirs = leaves

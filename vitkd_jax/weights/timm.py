@@ -78,6 +78,7 @@ def write(
       f"timm has no model with rep_size={model.rep_size} and "
       f"pool_type={model.pool_type!r}; write format='flat'"
     )
+  check_norm(model, "timm")
   theirs = rules.to_theirs(RULES, leaves)
   prefix = model.num_prefix_tokens
   if prefix and not _tokens_after_position(model, variant):
@@ -85,6 +86,19 @@ def write(
     zeros = np.zeros((1, prefix, model.width), np.float32)
     theirs["pos_embed"] = np.concatenate([zeros, theirs["pos_embed"]], 1)
   return theirs
+
+
+def check_norm(model: vit.ViT, library: str) -> None:
+  """Refuses a LayerNorm that a library's config has no word for.
+
+  Raises:
+    ValueError: its epsilon is not the one that the library's models have.
+  """
+  if model.norm_eps != vit.ViT.norm_eps:
+    raise ValueError(
+      f"{library}'s models have norm_eps={vit.ViT.norm_eps}, this one has "
+      f"{model.norm_eps}; write format='huggingface' or 'flat'"
+    )
 
 
 def config(
