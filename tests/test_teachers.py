@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 
 from vitkd_jax import command, train, weights
-from vitkd_jax.data import preprocess
+from vitkd_jax.data import datasets, preprocess
 from vitkd_jax.models import vit
-from vitkd_jax.training import checkpoint, experiment, runs, teachers
+from vitkd_jax.training import (
+  checkpoint,
+  experiment,
+  runs,
+  sharding,
+  teacher_check,
+  teachers,
+)
 
 VARIANT = "deit3_pico_patch4_28"
 
@@ -166,3 +173,57 @@ def test_a_teacher_s_folder_says_how_its_images_are_normalised(
     (0.1,) * 3,
     (0.2,) * 3,
   )
+
+
+def with_names(path, names):
+  """A teacher's file that names its classes."""
+  weights.save(
+    path, unfolded(0.5), variant=VARIANT, format="flat", class_names=names
+  )
+  return str(path)
+
+
+def test_the_order_of_the_classes_is_compared(tiny_config, tmp_path):
+  names = list(datasets.info("fashion_mini").class_names)
+
+  def notes(names):
+    tiny_config.teacher.weights = with_names(tmp_path / "t.safetensors", names)
+    return experiment.build(tiny_config).teacher_notes
+
+  assert notes(names) == ()
+  assert notes([str(i) for i in range(10)]) == ()  # mere numbers name nothing
+  (note,) = notes(["shirt-like", *names[1:]])
+  assert note == (
+    "its class names are not fashion_mini's: class 0 is 'shirt-like' there and "
+    f"{names[0]!r} here"
+  )
+  swapped = [names[0], names[2], names[1], *names[3:]]
+  with pytest.raises(ValueError, match="in another order: class 1 is") as said:
+    notes(swapped)
+  assert "convert --classes" in str(said.value)
+  # Token maps need no classes.
+  tiny_config.weights = dict(task=1.0, mimic=1.0)
+  assert notes(swapped) == ()
+
+
+def test_the_teacher_s_accuracy_is_what_its_logits_say(tiny_config):
+  """Against the model as the objective runs it, block by block."""
+  parts = experiment.build(tiny_config)
+  with contextlib.closing(parts.inputs.train(0)) as batches:
+    local = next(batches)
+  image = np.float32(local["image"]) / 255
+  view = parts.objective.teacher_view(parts.teacher_params, image)
+  guess = np.asarray(view[0]).argmax(-1)
+  # Labels that half of the guesses meet: a random teacher's own meet none.
+  label = np.where(np.arange(16) % 2, guess, (guess + 1) % 10).astype(np.int32)
+  batch = {"image": local["image"], "label": label}
+  batch = sharding.global_batch(batch, parts.mesh)
+  score = teacher_check.score(parts, batch)
+  assert score.top1 == 0.5
+  assert score.chance == 0.1
+  assert score.good
+  assert len(teacher_check.lines(score)) == 1
+  assert teacher_check.score(parts, batch, every=2).top1 == 0.0
+  said = teacher_check.lines(teacher_check.Score(0.12, 0.1))
+  assert said[0].startswith("teacher's accuracy: 12.0% on the first training")
+  assert said[1].startswith("WARNING: the teacher hardly knows these classes")

@@ -24,6 +24,7 @@ from vitkd_jax.training import (
   profiling,
   sharding,
   steps,
+  teacher_check,
   watchdog,
 )
 from vitkd_jax.training import state as states
@@ -88,6 +89,11 @@ class Loop:
   def _train(self, state, first_step, evaluated, batches):
     parts, total = self._parts, self._parts.total_steps
     batch = self._next(batches)
+    if first_step == 0 and teacher_check.compares_logits(parts):
+      self._dog.beat("the teacher's accuracy", long=True)
+      score = teacher_check.score(parts, batch, parts.run.accumulate)
+      for line in teacher_check.lines(score):
+        self._writer.line(line)
     step_fn = self._compile(state, batch)
     self._stop_if_noticed(first_step, state)
     if not evaluated and _due(first_step, parts.run.eval_every, total):

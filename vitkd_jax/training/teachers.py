@@ -87,6 +87,9 @@ def load(
   model = vit.Model(loaded.num_classes, variant=config.variant, **loaded.fields)
   params = _freeze(model, loaded.params, config.dtype)
   notes = loaded.notes
+  if logit_terms:
+    names = places.stated(config.weights).class_names
+    notes += compare_classes(f"the teacher {config.weights}", names, info)
   if loaded.saved:
     notes += (
       "to resume, this run reads that checkpoint again; where it may be "
@@ -150,6 +153,32 @@ def plan(
 
   params = jax.eval_shape(make, jax.random.key(0))
   return Teacher(_frozen(model, config.dtype), params)
+
+
+def compare_classes(
+  who: str, names: Sequence[str] | None, info: datasets.Info
+) -> tuple[str, ...]:
+  """Notes on a model's class names beside the dataset's.
+
+  Args:
+    who: the model, for the message.
+    names: its class names; None where they are not known.
+    info: of the dataset, of as many classes.
+
+  Raises:
+    ValueError: the same classes in another order.
+  """
+  own = info.class_names
+  if not names or places.nameless(own) or tuple(names) == tuple(own):
+    return ()
+  first = next(i for i, name in enumerate(names) if name != own[i])
+  differing = f"class {first} is {names[first]!r} there and {own[first]!r} here"
+  if sorted(names) == sorted(own):
+    raise ValueError(
+      f"{who} has the classes of {info.name} in another order: {differing}; "
+      "python -m vitkd_jax.convert --classes puts them in this one"
+    )
+  return (f"its class names are not {info.name}'s: {differing}",)
 
 
 def check_patches(who: str, model: vit.ViT, height: int, width: int) -> None:
