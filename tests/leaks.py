@@ -1,5 +1,6 @@
 """What a test may not leave to the next one."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -65,7 +66,8 @@ class Watch:
     names = []
     for pid in new:
       names.append(_command(pid).replace(b"\0", b" ").decode(errors="replace"))
-      os.kill(pid, signal.SIGKILL)
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     return names
 
 

@@ -365,7 +365,7 @@ def test_worker_processes_change_nothing():
 
 
 def test_a_worker_outlives_a_preemption_notice():
-  names = (signal.SIGTERM, signal.SIGINT)
+  names = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
   before = [signal.getsignal(name) for name in names]
   try:
     workers.ignore_signals()

@@ -8,7 +8,7 @@ import pytest
 
 from vitkd_jax import evaluate, report
 from vitkd_jax.data import printable
-from vitkd_jax.reporting import scoring
+from vitkd_jax.reporting import counting
 
 ODD = ("[/b]", "[bold]x", r"$\foo$", "a$b", "\x1b[31mred", "\ud800", ":smile:")
 
@@ -38,7 +38,7 @@ def found(names):
     "top5": count,
     "nll": 1.0,
   }
-  return scoring.results(sums, names)
+  return counting.results(sums, names)
 
 
 def assert_plain(text):

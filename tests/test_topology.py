@@ -15,6 +15,13 @@ from vitkd_jax.training import experiment, hlo, topology
 LIBTPU = importlib.util.find_spec("libtpu") is not None
 
 
+@pytest.fixture(autouse=True)
+def off_cloud(monkeypatch):
+  """What libtpu is told of the machine ends with each test."""
+  for name, value in topology._OFF_CLOUD.items():
+    monkeypatch.setenv(name, value)
+
+
 def edited(config, **runs):
   config = config.copy_and_resolve_references()
   config.teacher.weights = "/nowhere/teacher.safetensors"
