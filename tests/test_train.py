@@ -163,6 +163,7 @@ def test_checkpoints_come_by_the_clock_too(tiny_config, tmp_path, capsys):
 def test_a_finished_run_at_a_constant_rate_goes_on(tiny_config, tmp_path):
   """As if it had been as long from the first."""
   whole, grown = tmp_path / "whole", tmp_path / "grown"
+  tiny_config.weights.update(mimic=0.0, generation=0.0, nkd=0.0)
   tiny_config.schedule.end = tiny_config.schedule.peak
   result = train.train(tiny_config, str(whole))
   epochs = tiny_config.run.epochs

@@ -41,6 +41,15 @@ def test_what_is_no_regular_file_is_refused(tmp_path, make, words, call):
     call(path)
 
 
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  params = random_params(**FIELDS)
+  weights.save("~/w.npz", params, format="flat", image_size=SIZE, **FIELDS)
+  assert (tmp_path / "w.npz").exists()
+  read = load("~/w.npz")
+  np.testing.assert_array_equal(read["head"]["bias"], params["head"]["bias"])
+
+
 def test_a_folder_in_a_file_s_place(tmp_path):
   (tmp_path / "model.safetensors").mkdir()
   with pytest.raises(ValueError, match="got a folder"):

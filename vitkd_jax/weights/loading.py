@@ -143,7 +143,7 @@ def load_with_notes(
     raise ValueError(f"head={head!r}: wanted 'keep' or 'init'")
   workdirs.check(which, step)
   variants.get(variant)  # an unknown name is said before a file is read
-  path = os.fspath(path)
+  path = os.path.expanduser(path)
   file = places.find(path, saved=(which, step) != (None, None))
   notes, config, metadata, saved = [], {}, {}, None
   if file is None:

@@ -97,7 +97,7 @@ def stated(path: str | os.PathLike) -> Stated:
   Raises:
     ValueError: there is nothing at the path, or it is damaged.
   """
-  path = os.fspath(path)
+  path = os.path.expanduser(path)
   try:
     said = _folder(path) if is_folder(path) else None
     said = said or _file(find(path))

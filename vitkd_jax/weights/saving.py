@@ -84,7 +84,7 @@ def save(
   ):
     if value not in known:
       raise ValueError(f"{name}={value!r}: wanted one of {', '.join(known)}")
-  path = os.fspath(path)
+  path = os.path.expanduser(path)
   named = variants.get(variant)
   keeps_layerscale = format in ("timm", "flat") or (
     format == "huggingface" and "dinov2" in variant
