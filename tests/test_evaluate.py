@@ -304,6 +304,25 @@ def test_an_exported_file_is_cropped_as_its_training_was(tmp_path):
   assert crop(several) == (28, 28)
 
 
+def test_classes_in_another_order_are_not_scored(tmp_path):
+  """Right answers would count as wrong, with nothing said."""
+  names = info().class_names
+  path = str(tmp_path / "student.safetensors")
+  made = vit.Model(10, variant="deit_pico_patch4_28")
+  for order in (names, names[::-1]):
+    weights.save(
+      path,
+      random_params(made, 0),
+      variant="deit_pico_patch4_28",
+      format="flat",
+      class_names=order,
+    )
+    if order == names:
+      scoring.load(path, info())
+  with pytest.raises(ValueError, match="in another order: class 0 is"):
+    scoring.load(path, info())
+
+
 def test_another_library_s_folder_is_scored_by_its_own_config(tmp_path):
   made = vit.Model(10, variant="deit_pico_patch4_28")
   images = preprocess.Preprocess(

@@ -66,8 +66,9 @@ def load(
       its own are mean and standard deviation alone.
 
   Raises:
-    ValueError: the weights do not fit, their variant is unknown, or there is
-      a size before the crop, but no crop.
+    ValueError: the weights do not fit, their variant is unknown, they have
+      the classes in another order, or there is a size before the crop, but no
+      crop.
   """
   said = places.stated(path)
   if variant not in (None, said.variant):
@@ -94,7 +95,8 @@ def load(
       f"{path} has {loaded.num_classes or 'no'} classes, {info.name} has "
       f"{info.num_classes}; take a data set of the model's classes (--data)"
     )
-  for note in loaded.notes:
+  others = teachers.compare_classes(path, said.class_names, info)
+  for note in (*loaded.notes, *others):
     print(f"{path}: {note}")
   model = vit.Model(info.num_classes, variant=said.variant, **loaded.fields)
   teachers.check_patches("model", model, *images.size)
