@@ -6,5 +6,7 @@ cd "$(dirname "$0")/.."
 source launch/setup.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-# One worker a core; each test file stays in one, for its shared set-up.
-exec .venv/bin/python -m pytest -n auto --dist loadfile --max-worker-restart 0 -m "not slow" "$@"
+# One worker a core; each test file stays in one, for its shared set-up, and
+# they start in the order that tests/conftest.py gives them.
+exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+  --max-worker-restart 0 -m "not slow" "$@"

@@ -24,6 +24,29 @@ from vitkd_jax import weights
 from vitkd_jax.models import vit
 
 TINY = dict(variant="test/7", pool_type="tok", head_zeroinit=False)
+# The files that take longest, of few tests: they go first, or one worker would
+# be at them alone at the end.
+LONGEST = "test_steps", "test_train", "test_configs", "test_doctor"
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(
+    key=lambda item: (
+      LONGEST.index(item.path.stem)
+      if item.path.stem in LONGEST
+      else len(LONGEST)
+    )
+  )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs(tmp_path_factory):
+  """Each process compiles equal programs once, in whatever test they are."""
+  folder = tmp_path_factory.mktemp("programs")
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  # XLA's own caches would be part of a program's key.
+  jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 @pytest.fixture(autouse=True)

@@ -146,7 +146,11 @@ def test_fields_that_nobody_set_are_the_variants():
 @pytest.mark.parametrize("name", ["vitkd_i1k", "baseline_i1k"])
 @pytest.mark.parametrize("recipe", ["mmcls", "deit"])
 @pytest.mark.parametrize("epochs, steps", [(None, 16), (1, 8), (0.5, 4)])
-def test_a_trial_is_short_and_may_be_shorter(name, recipe, epochs, steps):
+def test_a_trial_is_short_and_may_be_shorter(
+  name, recipe, epochs, steps, monkeypatch
+):
+  # `test_every_config_builds` traces the steps.
+  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
   arg = f"runlocal,recipe={recipe}"
   if epochs == 1:
     arg += ",epochs=1"
