@@ -27,7 +27,7 @@ from PIL import Image
 
 from benchmarks import arguments, cases
 from vitkd_jax.data import augment, randaugment
-from vitkd_jax.training import hlo, topology
+from vitkd_jax.estimate import hlo, topology
 
 SIZE = 224
 MIX = dict(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1)

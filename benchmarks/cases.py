@@ -10,9 +10,10 @@ import numpy as np
 
 from configs import common, quickstart, vitkd_i1k
 from vitkd_jax import weights
+from vitkd_jax.cluster import sharding
 from vitkd_jax.data import augment, datasets
 from vitkd_jax.models import variants, vit
-from vitkd_jax.training import experiment, sharding
+from vitkd_jax.training import experiment
 
 PAIRS = tuple(vitkd_i1k.PAIRS)
 CASES = ("quickstart", *PAIRS)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from benchmarks import arguments
 from vitkd_jax.distill import heads
 from vitkd_jax.models import variants, vit
-from vitkd_jax.training import checkpoint
+from vitkd_jax.runs import checkpoint
 
 INTERVAL_SECONDS = 300
 

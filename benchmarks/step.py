@@ -38,8 +38,9 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import cases  # noqa: E402
+from vitkd_jax.cluster import sharding  # noqa: E402
+from vitkd_jax.estimate import flops  # noqa: E402
 from vitkd_jax.training import objective as objectives  # noqa: E402
-from vitkd_jax.training import sharding  # noqa: E402
 
 
 def main(argv=None):
@@ -99,7 +100,7 @@ def run_case(config, parts, rate, args):
   contestants = {"ours": ours}
   if not args.no_peer:
     contestants |= _peers(config, ours, theirs, batch, args)
-  formula = objectives.flops_per_image(parts.objective)
+  formula = flops.per_image(parts.objective)
   print(
     "FLOPs an image by formula: "
     + ", ".join(f"{part} {x / 1e9:.3f} G" for part, x in formula.items())

@@ -18,8 +18,7 @@ import sys
 import time
 
 from benchmarks import arguments, cases, lines
-from vitkd_jax.training import hlo, topology
-from vitkd_jax.training import objective as objectives
+from vitkd_jax.estimate import flops, hlo, topology
 
 PARTS = (
   "teacher forward",
@@ -92,8 +91,8 @@ def _estimate(case, piece, parts, args):
   for name, count in spent.items():
     by_part[part(places.get(name, lines.NOWHERE))] += count
   chip = topology.CHIPS[piece.chip]
-  flops = objectives.flops_per_image(parts.objective)["total"] * args.images
-  floor = flops / (chip.peak / chip.clock)
+  work = flops.per_image(parts.objective)["total"] * args.images
+  floor = work / (chip.peak / chip.clock)
   total = sum(spent.values())
   row = [f"{total / 1e6:.2f}", f"{floor / 1e6:.2f}", f"{total / floor:.2f}"]
   row += [f"{by_part[name] / 1e6:.2f}" for name in PARTS]

@@ -7,8 +7,9 @@ import typing
 import ml_collections
 
 from vitkd_jax.data import augment
+from vitkd_jax.distill import terms as loss_terms
 from vitkd_jax.models import variants
-from vitkd_jax.training import objective, students
+from vitkd_jax.training import fields as student_fields
 
 
 def parse_arg(arg: str | None, **defaults):
@@ -59,7 +60,7 @@ def choose(name: str, value: str, choices):
 
 def weights(**terms: float) -> dict[str, float]:
   """Section `weights`: the task's 1, the terms given, 0 for all others."""
-  return dict.fromkeys(objective.TERMS, 0.0) | dict(task=1.0) | terms
+  return dict.fromkeys(loss_terms.TERMS, 0.0) | dict(task=1.0) | terms
 
 
 def adamw(clip_norm: float) -> ml_collections.ConfigDict:
@@ -147,7 +148,7 @@ def student(**fields) -> ml_collections.ConfigDict:
   Those are there without a value, so that each can be overridden.
   """
   config = ml_collections.ConfigDict(fields)
-  for name, kind in students.FIELDS.items():
+  for name, kind in student_fields.FIELDS.items():
     if name not in fields:
       config[name] = ml_collections.config_dict.placeholder(kind)
   return config

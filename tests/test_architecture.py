@@ -10,13 +10,31 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "vitkd_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Which parts of the package a part may import; the entry points may all.
-ALLOWED = {
+# Folders and single files from the top down: each may import those below it,
+# and itself. The commands stand above them all, imported by nobody.
+LAYERS = (
+  "commandline",
+  "reporting",
+  "estimate",
+  "training",
+  "evaluation",
+  "runs",
+  "cluster",
+  "weights",
+  "distill",
+  "data",
+  "models",
+  "remote",
+  "check",
+  "errors",
+)
+# Narrower than their place among the layers: all of `vitkd_jax` that they may
+# import.
+ONLY = {
   "models": {"models"},
   "distill": {"distill", "models.linear"},
-  "data": {"data"},
-  "weights": {"weights", "models", "training", "data.preprocess"},
-  "training": {"training", "data", "weights", "models", "distill"},
+  "data": {"data", "remote", "check"},
+  "weights": {"weights", "models", "data.preprocess", "remote", "check"},
 }
 # What `models` and `distill` may need from outside: users carry them away.
 LIGHT = {"jax", "flax", "optax", "einops", "numpy"}
@@ -33,25 +51,58 @@ def imports(path):
 
 
 def part(path):
-  parts = path.relative_to(PACKAGE).parts
-  return parts[0] if len(parts) > 1 else None
+  """The folder or file of the package's first level."""
+  return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_imports_point_one_way(path):
-  if part(path) not in ALLOWED:
-    return
+def ours(path):
+  """Parts of the package that a file imports, as ["data", "preprocess"]."""
   for name in imports(path):
-    names = name.split(".")
-    if names[0] == "vitkd_jax" and len(names) > 1:
-      allowed = ALLOWED[part(path)]
-      assert names[1] in allowed or ".".join(names[1:3]) in allowed, name
+    first, *rest = name.split(".")
+    if first == "vitkd_jax" and rest:
+      yield rest
+
+
+def is_command(name):
+  return (PACKAGE / f"{name}.py").exists() and name not in LAYERS
+
+
+@pytest.mark.parametrize(
+  "path", FILES, ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_imports_point_down(path):
+  own = part(path)
+  for name in ours(path):
+    if name[0] == "__version__" or name[0] == own:
+      continue
+    assert not is_command(name[0]), f"{path} imports the command {name[0]}"
+    assert name[0] in LAYERS, f"{path} imports {name[0]}, which has no layer"
+    if own in LAYERS:
+      assert LAYERS.index(own) < LAYERS.index(name[0]), (
+        f"{path} is in {own}, and imports {'.'.join(name)} above it"
+      )
+    if own in ONLY:
+      assert {name[0], ".".join(name[:2])} & ONLY[own], (
+        f"{path} imports {'.'.join(name)}; {own} may import {ONLY[own]}"
+      )
+
+
+def test_configs_import_no_command():
+  for path in (PACKAGE.parent / "configs").glob("*.py"):
+    for name in ours(path):
+      assert not is_command(name[0]), f"{path} imports {name[0]}"
+      assert name[0] not in LAYERS[:3], f"{path} imports {name[0]}"
+
+
+def test_every_folder_has_its_layer():
+  folders = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()}
+  assert folders <= set(LAYERS)
 
 
 @pytest.mark.parametrize(
   "path",
   [p for p in FILES if part(p) in ("models", "distill")],
-  ids=lambda p: p.stem,
+  ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_models_and_losses_need_little(path):
   outside = {name.split(".")[0] for name in imports(path)}
@@ -63,6 +114,18 @@ def test_only_one_module_imports_orbax():
     p.name for p in FILES if any(n.startswith("orbax") for n in imports(p))
   }
   assert users == {"checkpoint.py"}
+
+
+def test_reporting_imports_no_jax():
+  code = (
+    "import sys, importlib, pkgutil, vitkd_jax.reporting as r\n"
+    "for m in pkgutil.iter_modules(r.__path__):\n"
+    "  importlib.import_module(f'vitkd_jax.reporting.{m.name}')\n"
+    "assert 'vitkd_jax.reporting.page' in sys.modules\n"
+    "bad = {'jax', 'flax', 'orbax', 'grain'} & set(sys.modules)\n"
+    "assert not bad, bad\n"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_training_imports_neither_tensorflow_nor_torch():

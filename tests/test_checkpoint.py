@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitkd_jax.training import checkpoint, fingerprint, sharding
+from vitkd_jax.cluster import sharding
+from vitkd_jax.runs import checkpoint, fingerprint
 
 # Orbax leaves the coroutines of a read that fails to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(

@@ -12,7 +12,7 @@ import sys
 import jax
 import pytest
 
-from vitkd_jax import command, manual
+from vitkd_jax.commandline import command, manual
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/quickstart.py"
@@ -120,7 +120,7 @@ def test_too_little_memory_or_disk_is_told(capsys, monkeypatch, error, words):
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_output_that_nobody_reads_or_that_has_few_characters(encoding):
   program = (
-    "from vitkd_jax import command\n"
+    "from vitkd_jax.commandline import command\n"
     "def main(_):\n"
     "  for _ in range(10**5): print('\\u00b1 1')\n"
     "command.run(main, with_config=False)"
@@ -205,7 +205,7 @@ def test_a_tilde_is_the_home_folder(tmp_path):
 def test_an_interrupt_ends_the_process_at_once():
   program = (
     "import atexit, signal, time\n"
-    "from vitkd_jax import command\n"
+    "from vitkd_jax.commandline import command\n"
     # A shell's background jobs, and their children, ignore it.
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "def main(_):\n"
@@ -275,7 +275,7 @@ def test_a_program_without_standard_streams(tmp_path, redirect, status, said):
   """Their numbers go to no other file, and little output is no error."""
   program = (
     "import os\n"
-    "from vitkd_jax import command\n"
+    "from vitkd_jax.commandline import command\n"
     "def main(_):\n"
     f"  fd = os.open({str(tmp_path / 'file')!r}, os.O_CREAT)\n"
     "  assert fd > 2\n"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitkd_jax.training import compiler, sharding
+from vitkd_jax.cluster import compiler, sharding
 
 
 @pytest.fixture
@@ -45,23 +45,23 @@ def cache_dir():
 def test_on_a_bucket_xla_keeps_nothing_beside(tmp_path, monkeypatch, cache_dir):
   # XLA derives its cache for GPUs from JAX's folder, and knows no gs://.
   monkeypatch.setattr(compiler.epath, "Path", lambda folder: tmp_path)
-  compiler.Kept("gs://bucket/run/compilation_cache")
+  compiler.CompilationCache("gs://bucket/run/compilation_cache")
   assert jax.config.jax_persistent_cache_enable_xla_caches == "none"
 
 
 def test_what_a_killed_process_left_half_written_goes(tmp_path, cache_dir):
   (tmp_path / "jit_step-1-cache").write_text("whole")
-  kept = compiler.Kept(str(tmp_path))
+  kept = compiler.CompilationCache(str(tmp_path))
   assert jax.config.jax_compilation_cache_dir == str(tmp_path)
   with kept.compiling():
     assert (tmp_path / "unfinished").exists()
-  compiler.Kept(str(tmp_path))
+  compiler.CompilationCache(str(tmp_path))
   assert [path.name for path in tmp_path.iterdir()] == ["jit_step-1-cache"]
 
   with contextlib.suppress(KeyboardInterrupt), kept.compiling():
     (tmp_path / "jit_step-1-cache").write_text("wh")
     raise KeyboardInterrupt
-  compiler.Kept(str(tmp_path))
+  compiler.CompilationCache(str(tmp_path))
   assert not tmp_path.exists()
   with kept.compiling():  # makes it anew
     pass

@@ -12,7 +12,8 @@ import pytest
 from configs import common
 from vitkd_jax.data import datasets
 from vitkd_jax.models import vit
-from vitkd_jax.training import experiment, students
+from vitkd_jax.training import experiment
+from vitkd_jax.training import fields as student_fields
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -115,7 +116,7 @@ FIELDS = dict(
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in CASES}))
 def test_every_field_of_the_student_can_be_overridden(name, monkeypatch):
-  assert FIELDS.keys() == students.FIELDS.keys()
+  assert FIELDS.keys() == student_fields.FIELDS.keys()
   config = load(name, None)
   values = flags.FlagValues()
   words = ["program"]
@@ -125,7 +126,7 @@ def test_every_field_of_the_student_can_be_overridden(name, monkeypatch):
   monkeypatch.setattr("sys.argv", words)
   config_flags.DEFINE_config_dict("config", config, flag_values=values)
   values(words)
-  found = students.given(config).student.to_dict()
+  found = student_fields.given(config).student.to_dict()
   assert found.pop("variant") == load(name, None).student.variant
   assert found == FIELDS
 
@@ -133,14 +134,16 @@ def test_every_field_of_the_student_can_be_overridden(name, monkeypatch):
 def test_fields_that_nobody_set_are_the_variants():
   wanted = dict(variant="deit_pico_patch4_28", init_scheme="big_vision")
   config = load("quickstart", None)
-  assert students.given(config).student.to_dict() == wanted
+  assert student_fields.given(config).student.to_dict() == wanted
   # What was a plain dict in between makes the same model.
   again = ml_collections.ConfigDict(config.to_dict())
-  found = students.given(again).student.to_dict()
+  found = student_fields.given(again).student.to_dict()
   assert vit.Model(**found) == vit.Model(**wanted), found
   # A None that was written stays: deit3 without its LayerScale.
   own = ml_collections.ConfigDict({"student": {"layerscale_init": None}})
-  assert students.given(own).student.to_dict() == {"layerscale_init": None}
+  assert student_fields.given(own).student.to_dict() == {
+    "layerscale_init": None
+  }
 
 
 @pytest.mark.parametrize("name", ["vitkd_i1k", "baseline_i1k"])

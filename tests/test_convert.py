@@ -14,8 +14,8 @@ import pytest
 from vitkd_jax import convert, weights
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
-from vitkd_jax.training import checkpoint
-from vitkd_jax.weights import peers, places, saving, zoo
+from vitkd_jax.runs import checkpoint
+from vitkd_jax.weights import resolve, saving, verify, zoo
 
 FIELDS = dict(
   variant="deit3_small_patch16_224",
@@ -128,7 +128,7 @@ def test_the_evaluation_s_crop_is_stated_on(tmp_path, asked, size, short_side):
   images = preprocess.Preprocess((28, 28), 30, (0.1,) * 3, (0.2,) * 3)
   weights.save(path, params, format="flat", preprocess=images, **FIELDS)
   run(path, written, "flat", image_size=asked, check=False)
-  found = places.stated(written).preprocess
+  found = resolve.stated(written).preprocess
   assert found == dataclasses.replace(
     images, size=(size, size), short_side=short_side
   )
@@ -146,7 +146,7 @@ def test_a_workdir_s_crop_is_stated_on(tmp_path, flat, data, short_side):
   record = {"config": {"student": FIELDS, "data": data}}
   (tmp_path / "config.json").write_text(json.dumps(record))
   written = run(tmp_path, tmp_path / "b.safetensors", "flat", check=False)
-  assert places.stated(written).preprocess.short_side == short_side
+  assert resolve.stated(written).preprocess.short_side == short_side
 
 
 NAMES = ["Öl", "b|c", "d", "e", "f"]
@@ -219,7 +219,7 @@ def test_a_timm_folder_says_its_model(tmp_path, flat):
     tmp_path / "timm", params, format="timm", preprocess=images, **FIELDS
   )
   run(tmp_path / "timm", tmp_path / "b.safetensors", "flat", check=False)
-  said = places.stated(tmp_path / "b.safetensors")
+  said = resolve.stated(tmp_path / "b.safetensors")
   assert said.preprocess == images
   assert dict(said.fields, variant=said.variant).items() >= FIELDS.items()
   assert saving.holds(str(tmp_path / "b.safetensors"), params)
@@ -242,7 +242,7 @@ def test_class_names_go_with_their_classes(tmp_path, flat, options, kept):
   for format in ("timm", "huggingface"):
     run(tmp_path / "a.safetensors", tmp_path / format, format, check=False)
   for path in ("a.safetensors", "timm", "huggingface"):
-    said = places.stated(tmp_path / path)
+    said = resolve.stated(tmp_path / path)
     assert said.class_names == (kept and tuple(kept)), path
 
 
@@ -255,7 +255,7 @@ def test_as_many_names_as_classes(tmp_path):
   numbers = list(map(str, range(5)))  # of a set that has no names
   path = tmp_path / "a.safetensors"
   weights.save(path, params, format="flat", class_names=numbers, **FIELDS)
-  assert places.stated(path).class_names is None
+  assert resolve.stated(path).class_names is None
 
 
 class Broken:
@@ -283,7 +283,7 @@ def test_a_broken_library_compares_nothing(
       raise answer
     return answer
 
-  monkeypatch.setattr(peers.importlib, "import_module", imported)
+  monkeypatch.setattr(verify.importlib, "import_module", imported)
   run(flat, tmp_path / "out", to)
   assert (tmp_path / "out" / "model.safetensors").exists()
   (said,) = [

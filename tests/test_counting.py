@@ -1,4 +1,4 @@
-"""Tests of vitkd_jax.reporting.counting on ImageNet's test sets."""
+"""Tests of vitkd_jax.evaluation's evaluators on ImageNet's test sets."""
 
 import dataclasses
 import hashlib
@@ -14,29 +14,28 @@ from test_prepare import picture, small_imagenet, tar
 from vitkd_jax import evaluate
 from vitkd_jax.data import datasets, decode, preprocess, subsets
 from vitkd_jax.data.builders import imagenet, records, shards
-from vitkd_jax.reporting import counting, scoring
+from vitkd_jax.evaluation import agreement, classification, running, scoring
 
 B, C = 64, 7
 
 
 def counted(batch, logits, taught=None, classes=None):
   """Results of one batch whose images are its logits."""
-  step = jax.jit(
-    counting.make_step(
-      lambda params, image: params,
-      None if taught is None else lambda params, image: params,
-      classes,
-    )
-  )
-  sums = counting.zero_sums(
-    logits.shape[-1],
-    taught is not None,
-    with_subset=classes is not None,
-    label_sets="labels" in batch,
-  )
+  names = [str(i) for i in range(logits.shape[-1])]
+  evaluators = {
+    "student": classification.Classification(classes, names, "labels" in batch)
+  }
+  if taught is not None:
+    evaluators["teacher"] = agreement.Agreement(classes)
+  params = {"student": logits, "teacher": taught}
+  models = dict.fromkeys(evaluators, lambda params, image: params)
+  step = jax.jit(running.make_step(models, evaluators))
   batch = {"image": np.zeros((len(logits), 1)), **batch}
-  sums = step(sums, {"student": logits, "teacher": taught}, batch)
-  return counting.results(sums, [str(i) for i in range(logits.shape[-1])])
+  sums = step(running.zero_sums(evaluators), params, batch)
+  found = {}
+  for name, evaluator in evaluators.items():
+    found |= evaluator.compute(sums[name])
+  return found
 
 
 def log_softmax(x):

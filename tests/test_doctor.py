@@ -8,7 +8,8 @@ import sys
 import ml_collections
 import pytest
 
-from vitkd_jax import doctor, findings, slices
+from vitkd_jax import doctor
+from vitkd_jax.estimate import findings
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -43,7 +44,7 @@ REPORT = {
 
 
 def test_a_slices_report_becomes_findings():
-  said = found(slices.of_report(REPORT))
+  said = found(findings.of_report(REPORT))
   assert said["batch"].found.startswith("1024 images, 128 a chip")
   assert said["student"].found.strip() == "1.0 MiB"
   assert said["memory of a chip"].found == "4.00 GiB of 16 GB"
@@ -60,7 +61,7 @@ def test_a_slices_report_becomes_findings():
 def test_a_step_that_does_not_fit_is_wrong():
   refusal = "Used 20.00G of 15.75G hbm"
   report = REPORT | {"fits": False, "refusal": refusal}
-  said = found(slices.of_report(report))
+  said = found(findings.of_report(report))
   assert said["memory of a chip"].good is False
   assert said["memory of a chip"].found == refusal
   assert "cycles" not in said

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from vitkd_jax.training import experiment, sharding
+from vitkd_jax.cluster import sharding
+from vitkd_jax.training import experiment
 
 STEPS = 1000
 

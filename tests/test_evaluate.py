@@ -1,4 +1,4 @@
-"""Tests of vitkd_jax.evaluate and vitkd_jax.reporting.scoring."""
+"""Tests of vitkd_jax.evaluate and vitkd_jax.evaluation.scoring."""
 
 import dataclasses
 import json
@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitkd_jax import command, evaluate, weights
+from vitkd_jax import evaluate, weights
+from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets, preprocess
+from vitkd_jax.evaluation import agreement, classification, running, scoring
 from vitkd_jax.models import vit
-from vitkd_jax.reporting import counting, scoring
-from vitkd_jax.training import checkpoint
+from vitkd_jax.runs import checkpoint
 
 FIELDS = dict(
   width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=(14, 14),
@@ -46,26 +47,34 @@ def softmax(x):
 
 
 def by_hand(pad_weight=0.0, teacher=TEACHER):
-  step = jax.jit(
-    counting.make_step(
-      lambda params, image: params + 0 * image[:, :1],
-      None if teacher is None else lambda params, image: params,
-    )
-  )
+  models = {"student": lambda params, image: params + 0 * image[:, :1]}
+  evaluators = {"student": classification.Classification(class_names=CLASSES)}
+  if teacher is not None:
+    models["teacher"] = lambda params, image: params
+    evaluators["teacher"] = agreement.Agreement()
+  step = jax.jit(running.make_step(models, evaluators))
   batch = {
     "image": np.zeros((6, 6), np.float32),
     "label": LABEL,
     "weight": np.array([1, 1, 1, 1, 1, pad_weight], np.float32),
   }
   params = {"student": STUDENT, "teacher": teacher}
-  sums = counting.zero_sums(6, teacher is not None)
+  sums = running.zero_sums(evaluators)
   for _ in range(2):  # sums go on
     sums = step(sums, params, batch)
   return sums
 
 
+def results(sums):
+  found = classification.Classification(class_names=CLASSES)
+  found = found.compute(sums["student"])
+  if "teacher" in sums:
+    found |= agreement.Agreement().compute(sums["teacher"])
+  return found
+
+
 def test_numbers_by_hand():
-  found = counting.results(by_hand(), CLASSES)
+  found = results(by_hand())
   confusion = np.zeros((6, 6), int)
   for true, predicted in ((0, 0), (1, 0), (5, 0), (5, 0), (3, 3)):
     confusion[true, predicted] += 2
@@ -89,8 +98,10 @@ def test_numbers_by_hand():
 
 def test_counts_are_integers():
   sums = by_hand()
-  for name in ("confusion", "count", "top1", "top5", "agree", "teacher_top1"):
-    assert sums[name].dtype == jnp.int32
+  for name in ("confusion", "count", "top1", "top5"):
+    assert sums["student"][name].dtype == jnp.int32
+  for name in ("count", "agree", "teacher_top1"):
+    assert sums["teacher"][name].dtype == jnp.int32
 
 
 def test_padding_that_is_not_finite_does_not_count(monkeypatch):
@@ -99,19 +110,20 @@ def test_padding_that_is_not_finite_does_not_count(monkeypatch):
   spoiled[5] = np.inf
   monkeypatch.setattr(sys.modules[__name__], "STUDENT", spoiled)
   jax.tree.map(np.testing.assert_array_equal, by_hand(), whole)
-  assert counting.results(by_hand(1.0), CLASSES)["count"] == 12
+  assert results(by_hand(1.0))["count"] == 12
 
 
 def test_a_teacher_equal_to_the_student():
-  found = counting.results(by_hand(teacher=STUDENT), CLASSES)
+  found = results(by_hand(teacher=STUDENT))
   assert found["agreement"] == 1
   assert found["kl"] == pytest.approx(0, abs=1e-6)
   assert found["teacher_top1"] == found["top1"]
 
 
 def test_an_empty_split_is_refused():
-  with pytest.raises(ValueError, match="empty"):
-    counting.results(counting.zero_sums(6), CLASSES)
+  for evaluator in (classification.Classification(), agreement.Agreement()):
+    with pytest.raises(ValueError, match="the split is empty"):
+      evaluator.compute(evaluator.init())
 
 
 class Source:
@@ -256,7 +268,10 @@ def test_refusals(workdir):
     ((), "--weights is missing"),
     (("--weights", file, "--variant=deit_nano"), "unknown variant"),
     (("--weights", file, "--image-size=-4"), "non-negative"),
-    (("--weights", file, "--image-size=30"), "no whole number of the model's"),
+    (
+      ("--weights", file, "--image-size=30"),
+      "not divisible by the model's patch size",
+    ),
   ):
     done = run_cli(*args)
     assert done.returncode == 2
@@ -406,15 +421,16 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_work(
 
 def test_many_classes_show_the_worst(capsys):
   confusion = np.diag(np.arange(40)) + np.eye(40, k=1, dtype=int)
-  found = counting.results(
+  found = classification.Classification(
+    class_names=[*map(str, range(40))]
+  ).compute(
     {
       "confusion": confusion,
       "count": confusion.sum(),
       "top1": np.trace(confusion),
       "top5": 0,
       "nll": 0.0,
-    },
-    map(str, range(40)),
+    }
   )
   evaluate.show(found, "title")
   text = capsys.readouterr().out

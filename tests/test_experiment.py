@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from vitkd_jax import weights
+from vitkd_jax.cluster import sharding
 from vitkd_jax.distill import losses
 from vitkd_jax.models import vit
-from vitkd_jax.training import experiment, objective, sharding
+from vitkd_jax.training import experiment, objective
 
 
 def test_build_reads_every_section(tiny_config):
@@ -72,7 +73,7 @@ def edit(config, path, value):
     ("augment.erase", 2.0, "erase"),
     ("student.dpth", 3, "unknown model field 'dpth'; the nearest is 'depth'"),
     ("student.variant", "deit_tiny", "nearest are deit_tiny"),
-    ("student.patch_size", (5, 5), "28x28 pixels are no whole number"),
+    ("student.patch_size", (5, 5), "28x28 pixels are not divisible by"),
     ("weights.mimick", 1.0, "config.weights.mimick; the nearest is 'mimic'"),
     ("weights.mimic", -1.0, "config.weights.mimic=-1.0"),
     ("weights.mimic", float("nan"), "config.weights.mimic=nan"),

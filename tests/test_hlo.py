@@ -6,7 +6,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import pytest
 
-from vitkd_jax.training import hlo, sharding
+from vitkd_jax.cluster import sharding
+from vitkd_jax.estimate import hlo
 
 # Of each kind of line that libtpu 0.0.42 and XLA's CPU compiler wrote.
 TEXT = """HloModule jit_step, is_scheduled=true

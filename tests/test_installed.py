@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from vitkd_jax import arguments
+from vitkd_jax.commandline import arguments
 
 ROOT = pathlib.Path(__file__).parents[1]
 

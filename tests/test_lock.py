@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from vitkd_jax.training import lock
+from vitkd_jax.runs import lock
 
 
 def test_the_second_is_refused_and_told_who_holds_it(tmp_path):
@@ -35,7 +35,7 @@ def test_a_failure_within_releases_it(tmp_path):
 
 _HOLDER = """
 import subprocess, sys, time
-from vitkd_jax.training import lock
+from vitkd_jax.runs import lock
 with lock.hold(sys.argv[1]):
   # A child that gets every file that children get, and outlives its parent.
   child = subprocess.Popen(

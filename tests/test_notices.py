@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from vitkd_jax.training import preemption
+from vitkd_jax.cluster import preemption
 
 # SIGTERM is JAX's, whose place a handler takes that says so at once.
 _HEAD = """
 import contextlib, ctypes, signal, sys, time
-from vitkd_jax.training import preemption
+from vitkd_jax.cluster import preemption
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGTERM, lambda *_: print("SIGTERM", flush=True))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
+from vitkd_jax.estimate import flops
 from vitkd_jax.training import objective as objectives
 
 
@@ -63,25 +64,25 @@ def test_flops_are_those_that_others_count(pair, teacher, student):
   """10^9 multiplications with a sum: timm's model cards of DeiT, Tiny and
   Small, and torchvision's table for ViT_L_16 (61.55) and ViT_B_16 (17.56)."""
   parts = cases.build(cases.config(pair, batch=8), jax.devices()[:1])
-  flops = objectives.flops_per_image(parts.objective)
-  assert flops["teacher"] / 2e9 == pytest.approx(teacher, abs=0.05)
+  found = flops.per_image(parts.objective)
+  assert found["teacher"] / 2e9 == pytest.approx(teacher, abs=0.05)
   # The backward pass is twice the forward pass, but for the embedding.
   objective = parts.objective
   stem = 196 * 768 * objective.student.width / 1e9
-  assert flops["student"] / 2e9 == pytest.approx(3 * student - stem, abs=0.15)
-  assert flops["total"] == sum(flops[x] for x in ("teacher", "student", "head"))
+  assert found["student"] / 2e9 == pytest.approx(3 * student - stem, abs=0.15)
+  assert found["total"] == sum(found[x] for x in ("teacher", "student", "head"))
 
 
 def test_flops_of_the_head_by_hand():
   parts = cases.build(cases.config("s3-ti", batch=8), jax.devices()[:1])
   # Three aligners 192 -> 384 and two 3x3 convolutions of 384 channels.
   by_hand = 3 * 2 * 196 * (3 * 192 * 384 + 2 * 9 * 384**2)
-  whole = objectives.flops_per_image(parts.objective)
+  whole = flops.per_image(parts.objective)
   assert whole["head"] == by_hand
   terms = {"task": 1.0, "nkd": 1.0}
   bare = dataclasses.replace(parts.objective, head=None, weights=terms)
-  flops = objectives.flops_per_image(bare)
-  assert flops["head"] == 0
-  assert flops["teacher"] == whole["teacher"]
+  found = flops.per_image(bare)
+  assert found["head"] == 0
+  assert found["teacher"] == whole["teacher"]
   alone = dataclasses.replace(bare, teacher=None, weights={"task": 1.0})
-  assert objectives.flops_per_image(alone)["teacher"] == 0
+  assert flops.per_image(alone)["teacher"] == 0

@@ -8,7 +8,7 @@ import pytest
 
 from vitkd_jax import evaluate, report
 from vitkd_jax.data import printable
-from vitkd_jax.reporting import counting
+from vitkd_jax.evaluation import classification
 
 ODD = ("[/b]", "[bold]x", r"$\foo$", "a$b", "\x1b[31mred", "\ud800", ":smile:")
 
@@ -38,7 +38,7 @@ def found(names):
     "top5": count,
     "nll": 1.0,
   }
-  return counting.results(sums, names)
+  return classification.Classification(class_names=names).compute(sums)
 
 
 def assert_plain(text):

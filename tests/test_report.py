@@ -10,9 +10,10 @@ import re
 import numpy as np
 import pytest
 
-from vitkd_jax import command, report
-from vitkd_jax.reporting import page, plotting, reading, summary, tables
-from vitkd_jax.training import runs as training_runs
+from vitkd_jax import report
+from vitkd_jax.commandline import command
+from vitkd_jax.reporting import page, plotting, summary, tables
+from vitkd_jax.runs import history, reading
 
 ACCURACY = {"baseline": (0.70, 0.72, 0.74), "both": (0.75, 0.76, 0.83)}
 WEIGHTS = {
@@ -172,12 +173,12 @@ def edit(run, section, **keys):
 def test_what_changes_no_result_makes_no_method(tmp_path):
   """The keys that a resumed run may change, and those that are not given."""
   write_run(tmp_path / "a")
-  for i, key in enumerate(training_runs.FREE[1:]):
+  for i, key in enumerate(history.FREE[1:]):
     _, section, name = key.split(".")
     edit(write_run(tmp_path / f"b{i}", seed=i), section, **{name: 7})
   edit(write_run(tmp_path / "c", seed=99), "student", depth=None)
   (group,) = summary.group(read_all(tmp_path))
-  assert len(group.runs) == len(training_runs.FREE) + 1
+  assert len(group.runs) == len(history.FREE) + 1
   edit(write_run(tmp_path / "d"), "student", depth=3)
   assert len(summary.group(read_all(tmp_path))) == 2
 

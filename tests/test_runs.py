@@ -5,7 +5,17 @@ import json
 import ml_collections
 import pytest
 
-from vitkd_jax.training import runs
+from vitkd_jax.runs import reading
+from vitkd_jax.runs import workdir as workdirs
+from vitkd_jax.training import defaults
+
+
+def claim(*args, **options):
+  workdirs.claim(*args, default=defaults.default, **options)
+
+
+def read_config(workdir):
+  return ml_collections.ConfigDict(reading.record(workdir)["config"])
 
 
 def make(**run):
@@ -16,9 +26,9 @@ def make(**run):
 
 def test_the_same_run_may_start_again_and_log_more_often(tmp_path):
   workdir = tmp_path / "deep" / "run"
-  runs.claim(workdir, make(), "abc")
-  runs.claim(workdir, make(log_every=5, fsdp=2), "abc")
-  assert runs.read_config(workdir).run.log_every == 5
+  claim(workdir, make(), "abc")
+  claim(workdir, make(log_every=5, fsdp=2), "abc")
+  assert read_config(workdir).run.log_every == 5
 
 
 @pytest.mark.parametrize(
@@ -32,16 +42,16 @@ def test_the_same_run_may_start_again_and_log_more_often(tmp_path):
 def test_another_run_is_refused_and_nothing_is_lost(
   tmp_path, config, sha, said
 ):
-  runs.claim(tmp_path, make(), "abc")
+  claim(tmp_path, make(), "abc")
   before = (tmp_path / "config.json").read_bytes()
   with pytest.raises(ValueError, match="holds a different run") as refusal:
-    runs.claim(tmp_path, config, sha)
+    claim(tmp_path, config, sha)
   assert said in str(refusal.value)
   assert "it holds no results yet" in str(refusal.value)
   assert (tmp_path / "config.json").read_bytes() == before
   (tmp_path / "checkpoints" / "5").mkdir(parents=True)
   with pytest.raises(ValueError, match=r"it was started with$"):
-    runs.claim(tmp_path, config, sha)
+    claim(tmp_path, config, sha)
 
 
 def with_rate(epochs, end, **more):
@@ -51,15 +61,15 @@ def with_rate(epochs, end, **more):
 
 
 def test_a_run_at_a_constant_rate_may_grow(tmp_path):
-  runs.claim(tmp_path, with_rate(2.0, end=0.1))
+  claim(tmp_path, with_rate(2.0, end=0.1))
   student = tmp_path / "student.safetensors"
   student.touch()
-  runs.claim(tmp_path, with_rate(2.0, end=0.1))
+  claim(tmp_path, with_rate(2.0, end=0.1))
   assert student.exists()
-  runs.claim(tmp_path, with_rate(3.0, end=0.1), write=False)
-  assert runs.read_config(tmp_path).run.epochs == 2
-  runs.claim(tmp_path, with_rate(3.0, end=0.1))
-  assert runs.read_config(tmp_path).run.epochs == 3
+  claim(tmp_path, with_rate(3.0, end=0.1), write=False)
+  assert read_config(tmp_path).run.epochs == 2
+  claim(tmp_path, with_rate(3.0, end=0.1))
+  assert read_config(tmp_path).run.epochs == 3
   assert not student.exists()  # else a launcher would take the run for done
 
 
@@ -72,15 +82,15 @@ def test_a_run_at_a_constant_rate_may_grow(tmp_path):
   ],
 )
 def test_any_other_run_may_not(tmp_path, config, said):
-  runs.claim(tmp_path, with_rate(2.0, end=0.0))
+  claim(tmp_path, with_rate(2.0, end=0.0))
   with pytest.raises(ValueError, match=said):
-    runs.claim(tmp_path, config)
+    claim(tmp_path, config)
 
 
 def test_a_run_at_a_constant_rate_does_not_shrink(tmp_path):
-  runs.claim(tmp_path, with_rate(2.0, end=0.1))
+  claim(tmp_path, with_rate(2.0, end=0.1))
   with pytest.raises(ValueError, match="holds a different run"):
-    runs.claim(tmp_path, with_rate(1.0, end=0.1))
+    claim(tmp_path, with_rate(1.0, end=0.1))
 
 
 def written(folder, **sections):
@@ -95,10 +105,10 @@ def test_keys_that_came_later_are_as_their_defaults(tmp_path):
   config = written(tmp_path, run={"seed": 0}, augment={"shift": 1})
   config.run.accumulate = 1
   config.augment.fill = (0.485, 0.456, 0.406)
-  runs.claim(tmp_path, config)
+  claim(tmp_path, config)
   config.augment.erase = 0.5
   with pytest.raises(ValueError, match=r"augment.erase was 0\.0 and is 0\.5"):
-    runs.claim(tmp_path, config)
+    claim(tmp_path, config)
 
 
 def test_a_run_that_turned_images_goes_on_so(tmp_path):
@@ -106,46 +116,46 @@ def test_a_run_that_turned_images_goes_on_so(tmp_path):
   given = written(tmp_path, data={"name": "birds"})
   given.data.exif = False
   given.lock()
-  assert runs.read_config(tmp_path).data.exif is True
+  assert read_config(tmp_path).data.exif is True
   with pytest.raises(ValueError, match="exif was True and is False"):
-    runs.claim(tmp_path, given)
-  config, notes = runs.carried_on(tmp_path, given)
+    claim(tmp_path, given)
+  config, notes = reading.carried_on(tmp_path, given)
   assert config.data.exif is True
   assert given.data.exif is False
   assert len(notes) == 1
   assert "config.data.exif=True: so this run was started" in notes[0]
-  runs.claim(tmp_path, config)
+  claim(tmp_path, config)
   # From then on config.json has the key, and another value is another run.
-  assert runs.carried_on(tmp_path, given) == (given, [])
+  assert reading.carried_on(tmp_path, given) == (given, [])
   with pytest.raises(ValueError, match="exif was True and is False"):
-    runs.claim(tmp_path, given)
+    claim(tmp_path, given)
 
 
 @pytest.mark.parametrize("sections", [{"data": {"name": "birds"}}, {"run": {}}])
 def test_a_new_run_does_not_pass_for_an_older_one(tmp_path, sections):
   config = ml_collections.ConfigDict(sections)  # that names no exif
-  assert runs.carried_on(tmp_path, config) == (config, [])
-  runs.claim(tmp_path, config)
-  assert not runs.read_config(tmp_path).get("data", {}).get("exif", False)
-  assert runs.carried_on(tmp_path, config) == (config, [])
-  runs.claim(tmp_path, config)
+  assert reading.carried_on(tmp_path, config) == (config, [])
+  claim(tmp_path, config)
+  assert not read_config(tmp_path).get("data", {}).get("exif", False)
+  assert reading.carried_on(tmp_path, config) == (config, [])
+  claim(tmp_path, config)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl"])
 def test_files_without_a_config_are_refused(tmp_path, name):
   (tmp_path / name).mkdir()
   with pytest.raises(ValueError, match=r"no config\.json"):
-    runs.claim(tmp_path, make())
+    claim(tmp_path, make())
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"config": 3}'])
 def test_a_damaged_config_is_said(tmp_path, text):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(ValueError, match="is damaged"):
-    runs.claim(tmp_path, make())
+    claim(tmp_path, make())
 
 
 def test_a_file_is_no_workdir(tmp_path):
   (tmp_path / "file").touch()
   with pytest.raises(ValueError, match="is a file"):
-    runs.claim(tmp_path / "file", make())
+    claim(tmp_path / "file", make())

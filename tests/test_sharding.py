@@ -5,7 +5,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from vitkd_jax.training import sharding
+from vitkd_jax.cluster import sharding
 
 
 def shape(*sizes):

@@ -11,7 +11,7 @@ import time
 from jax._src import clusters
 import pytest
 
-from vitkd_jax.training import startup
+from vitkd_jax.cluster import startup
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_alone_it_listens_on_loopback_only_and_starts_at_once():
   code = """
 import os, signal, time
 import jax
-from vitkd_jax.training import preemption, startup
+from vitkd_jax.cluster import preemption, startup
 began = time.monotonic()
 startup.start()
 assert time.monotonic() - began < 60  # not the 300 s of the others
@@ -228,7 +228,7 @@ def test_the_coordinator_is_not_asked_through_a_proxy(
 
 
 def test_a_proxy_that_does_not_answer_is_not_waited_for():
-  code = "from vitkd_jax.training import startup; startup.start()"
+  code = "from vitkd_jax.cluster import startup; startup.start()"
   env = {
     name: value for name, value in os.environ.items() if "proxy" not in name
   }
@@ -254,7 +254,7 @@ def test_a_proxy_that_does_not_answer_is_not_waited_for():
 )
 def test_options_of_jax_that_are_in_the_way_are_named(option, value):
   code = (
-    "from vitkd_jax.training import startup\n"
+    "from vitkd_jax.cluster import startup\n"
     "try:\n"
     "  startup.check_environment()\n"
     "except ValueError as error:\n"

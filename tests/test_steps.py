@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitkd_jax.cluster import sharding
 from vitkd_jax.data import datasets, loader
-from vitkd_jax.training import experiment, hlo, sharding, steps
+from vitkd_jax.estimate import hlo
+from vitkd_jax.training import experiment
 from vitkd_jax.training import objective as objectives
 
 
@@ -276,51 +278,3 @@ def test_a_step_that_is_not_finite_changes_nothing(fixed, batches, start):
   # The schedule goes by the updates that were made.
   rate = means(reports[0])["learning_rate"]
   np.testing.assert_allclose(rate, parts.schedule(2), rtol=1e-6)
-
-
-def test_eval_is_exact_for_padding_and_ties():
-  class Fixed:
-    """Logits that depend on the first pixel alone."""
-
-    def apply(self, variables, image):
-      del variables
-      table = jnp.array([
-        [3.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0],
-        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
-      ])  # fmt: skip
-      return table[jnp.round(image[:, 0, 0, 0]).astype(int)], {}
-
-  step = jax.jit(steps.make_eval_step(Fixed(), ((0.0,) * 3, (1.0,) * 3)))
-  image = np.zeros((5, 1, 1, 3), np.uint8)
-  image[2:] = 255
-  batch = {
-    "image": image,
-    "label": np.array([0, 4, 0, 5, 0], np.int32),
-    "weight": np.array([1, 1, 1, 1, 0], np.float32),
-  }
-  sums = jax.device_get(step(steps.zero_sums(), {}, batch))
-  # Ties count for the lower class: label 0 is first, label 5 sixth.
-  assert sums["top1"] == 2
-  assert sums["top5"] == 3
-  assert sums["count"] == 4
-  z = np.log(np.exp([3, 2, 1, 0, 0, 0, 0]).sum())
-  np.testing.assert_allclose(
-    sums["nll"], (z - 3) + (z - 0) + 2 * np.log(7), rtol=1e-6
-  )
-
-
-def test_a_model_of_nan_scores_nothing():
-  class Broken:
-    """Nothing but NaN."""
-
-    def apply(self, variables, image):
-      return jnp.full((len(image), 10), jnp.nan), variables
-
-  step = steps.make_eval_step(Broken(), ((0.0,) * 3, (1.0,) * 3))
-  batch = {
-    "image": np.zeros((4, 1, 1, 3), np.uint8),
-    "label": np.arange(4, dtype=np.int32),
-    "weight": np.ones(4, np.float32),
-  }
-  sums = step(steps.zero_sums(), {}, batch)
-  assert (int(sums["top1"]), int(sums["top5"])) == (0, 0)

@@ -9,17 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from vitkd_jax import command, train, weights
+from vitkd_jax import train, weights
+from vitkd_jax.cluster import sharding
+from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets, preprocess
 from vitkd_jax.models import vit
-from vitkd_jax.training import (
-  checkpoint,
-  experiment,
-  runs,
-  sharding,
-  teacher_check,
-  teachers,
-)
+from vitkd_jax.runs import checkpoint, reading, students
+from vitkd_jax.training import experiment, teacher_check, teachers
 
 VARIANT = "deit3_pico_patch4_28"
 
@@ -120,9 +116,9 @@ def test_a_copy_of_the_step_is_the_same_teacher(config, tmp_path):
   workdir = str(tmp_path / "run")
   pin = start(config, workdir).teacher_pin
   path = str(tmp_path / "copy.safetensors")
-  loaded = weights.load(
+  loaded = students.load(
     tmp_path / "teacher", variant=VARIANT, num_classes=10, step=3
-  )
+  ).params
   weights.save(path, loaded, variant=VARIANT, format="flat")
   shutil.rmtree(tmp_path / "teacher")
   config.teacher.weights = path
@@ -144,7 +140,7 @@ def test_a_record_without_a_step_goes_on_and_is_pinned(config, tmp_path):
   path.write_text(json.dumps(record | {"teacher_sha256": None}))
   start(config, str(workdir))
   assert json.loads(path.read_text()).items() >= pinned.items()
-  assert runs.read_record(str(workdir))["teacher_step"] == 3
+  assert reading.record(str(workdir))["teacher_step"] == 3
 
 
 def test_a_pin_says_what_it_knows():

@@ -10,7 +10,8 @@ import math
 import jax
 import pytest
 
-from vitkd_jax.training import experiment, hlo, topology
+from vitkd_jax.estimate import hlo, topology
+from vitkd_jax.training import experiment
 
 LIBTPU = importlib.util.find_spec("libtpu") is not None
 

@@ -9,11 +9,13 @@ import pytest
 import safetensors.numpy
 import test_profiling
 
-from vitkd_jax import command, train, weights
+from vitkd_jax import errors, train, weights
+from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets
-from vitkd_jax.reporting import scoring
-from vitkd_jax.training import checkpoint, endings, experiment, lock, loop
-from vitkd_jax.weights import places
+from vitkd_jax.evaluation import scoring
+from vitkd_jax.runs import checkpoint, lock
+from vitkd_jax.training import experiment, loop
+from vitkd_jax.weights import resolve
 
 # What depends on the clock.
 TIMES = ("images_per_second", "data_wait", "eta_seconds")
@@ -85,7 +87,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
   )
   assert one_file.read_bytes() == file.read_bytes()
   for path in (whole, file):
-    said = places.stated(path)
+    said = resolve.stated(path)
     assert (said.preprocess.size, said.preprocess.short_side) == (
       (28, 28),
       None,
@@ -135,7 +137,7 @@ def test_divergence_stops_the_run_and_keeps_good_checkpoints(
   tiny_config.schedule.warmup_start = 1e-3
   tiny_config.run.checkpoint_every = 1
   tiny_config.run.max_bad_steps = 3
-  with pytest.raises(endings.FailedError, match=r"the 3\. update in") as stop:
+  with pytest.raises(errors.FailedError, match=r"the 3\. update in") as stop:
     train.train(tiny_config, str(tmp_path))
   assert "gradient became NaN or infinite" in str(stop.value)
   assert "config.schedule.peak" in str(stop.value)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitkd_jax.models import layers, vit
+from vitkd_jax.models import layers, posemb, vit
 
 DEPTH = 2
 SMALL = dict(width=16, depth=DEPTH, mlp_dim=24, num_heads=2, patch_size=(4, 4))
@@ -654,19 +654,19 @@ def test_resize_posemb_by_hand(grid):
     cubic_weights(4, grid[1]),
     table,
   )
-  got = jax.jit(lambda x: vit.resize_posemb(x, grid))(
+  got = jax.jit(lambda x: posemb.resize_posemb(x, grid))(
     table.reshape(1, 16, 8).astype(np.float32)
   )
   np.testing.assert_allclose(got, expected.reshape(1, -1, 8), atol=1e-5)
-  ones = vit.resize_posemb(jnp.ones((1, 16, 8)), grid)
+  ones = posemb.resize_posemb(jnp.ones((1, 16, 8)), grid)
   np.testing.assert_allclose(ones, 1, rtol=1e-6)
 
 
 def test_resize_posemb_leaves_its_own_grid_alone():
   table = jnp.ones((1, 6, 8))
-  assert vit.resize_posemb(table, (2, 3)) is table
+  assert posemb.resize_posemb(table, (2, 3)) is table
   with pytest.raises(ValueError, match=r"6 tokens is no square.*2x2"):
-    vit.resize_posemb(table, (2, 2))
+    posemb.resize_posemb(table, (2, 2))
 
 
 def test_another_image_size_is_served_by_resizing():
@@ -674,7 +674,7 @@ def test_another_image_size_is_served_by_resizing():
   model = small(pool_type="tok")
   leaves = filled(model, 8, 8)
   resized = dict(leaves)
-  resized["pos_embedding"] = vit.resize_posemb(
+  resized["pos_embedding"] = posemb.resize_posemb(
     jnp.asarray(leaves["pos_embedding"]), (3, 4)
   )
   images = image(12, 16)
@@ -696,7 +696,7 @@ def test_sincos_by_hand():
           math.sin(y * omega),
           math.cos(y * omega),
         )
-  got = vit.sincos_2d(height, width, dim)
+  got = posemb.sincos_2d(height, width, dim)
   assert got.dtype == jnp.float32
   np.testing.assert_allclose(got[0], expected, atol=1e-6)
 
@@ -704,7 +704,7 @@ def test_sincos_by_hand():
 @pytest.mark.parametrize("dim", [4, 10])
 def test_sincos_refuses(dim):
   with pytest.raises(ValueError, match=f"divisible by 4; got {dim}"):
-    vit.sincos_2d(2, 2, dim)
+    posemb.sincos_2d(2, 2, dim)
 
 
 # Building.

@@ -5,7 +5,7 @@ import sys
 
 CODE = """
 import ctypes, sys, threading, time
-from vitkd_jax.training import watchdog
+from vitkd_jax.cluster import watchdog
 watchdog._GRACE_SECONDS = 5
 watchdog._LONG = 99
 other = threading.Thread(target=time.sleep, args=(60,), daemon=True)

@@ -12,7 +12,7 @@ import pytest
 from vitkd_jax import weights
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import vit
-from vitkd_jax.weights import big_vision, files, places, saving
+from vitkd_jax.weights import big_vision, files, resolve, saving
 
 SIZE = 28
 MODELS = {
@@ -327,7 +327,7 @@ def test_a_flat_file_states_its_model(tmp_path):
   params = random_params(**fields)
   path = tmp_path / "w.safetensors"
   weights.save(path, params, format="flat", drop_path=0.1, **fields)
-  said = places.stated(path)
+  said = resolve.stated(path)
   assert dict(said.fields, variant=said.variant) == fields
   assert (said.image_size, said.preprocess) == ((SIZE, SIZE), None)
   images = preprocess.Preprocess((SIZE, SIZE), 40, (0.1,) * 3, (0.2,) * 3)
@@ -335,11 +335,11 @@ def test_a_flat_file_states_its_model(tmp_path):
   weights.save(
     path, params, format="flat", preprocess=images, class_names=names, **fields
   )
-  said = places.stated(path)
+  said = resolve.stated(path)
   assert said.preprocess == images
   assert said.class_names == tuple(names)
   np.savez(tmp_path / "w.npz", **flat(params))
-  assert places.stated(tmp_path / "w.npz") == places.Stated()
+  assert resolve.stated(tmp_path / "w.npz") == resolve.Stated()
 
 
 @pytest.mark.parametrize(
@@ -379,4 +379,4 @@ def test_without_torch_a_pth_says_what_to_do(tmp_path, monkeypatch):
 
 def test_weights_that_are_not_there(tmp_path):
   with pytest.raises(ValueError, match="there are no weights at"):
-    places.stated(tmp_path / "typo.npz")
+    resolve.stated(tmp_path / "typo.npz")

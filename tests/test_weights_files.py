@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_weights import MODELS, SIZE, flat, random_params
 
-from vitkd_jax import weights
-from vitkd_jax.weights import files, opening, places, reading
+from vitkd_jax import check, weights
+from vitkd_jax.weights import files, reading, resolve
 
 FIELDS = MODELS["big_vision"]
 
@@ -25,7 +25,7 @@ def write(path, **changes):
   return path
 
 
-@pytest.mark.parametrize("call", [load, places.stated, weights.sha256])
+@pytest.mark.parametrize("call", [load, resolve.stated, weights.sha256])
 @pytest.mark.parametrize(
   "make, words",
   [
@@ -70,7 +70,7 @@ def test_more_than_the_memory_is_not_read(tmp_path):
   sparse(path, 10**12)
   with pytest.raises(ValueError, match=r"holds 1,000.0 GB, and this machine"):
     load(path)
-  assert places.stated(path).variant is None
+  assert resolve.stated(path).variant is None
 
 
 def test_an_archive_that_unpacks_to_more_than_the_memory(tmp_path, monkeypatch):
@@ -244,4 +244,4 @@ def test_a_null_character_in_a_name():
   with pytest.raises(ValueError, match="cannot read weights"):
     reading.read("w\0.npz")
   with pytest.raises(ValueError, match="nested too deep"):
-    opening.parse_json("[" * 100_000, "the file")
+    check.parse_json("[" * 100_000, "the file")

@@ -13,7 +13,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from vitkd_jax import weights
-from vitkd_jax.models import vit
+from vitkd_jax.models import posemb, vit
 from vitkd_jax.weights import loading, mmpretrain, rules
 
 SHAPES = families.shapes()
@@ -196,7 +196,7 @@ def test_position_embeddings_are_resized_and_said(tmp_path, name):
     **family.model,
   )
   native = load(write(tmp_path, name), family)
-  want = vit.resize_posemb(native["pos_embedding"], (4, 6))
+  want = posemb.resize_posemb(native["pos_embedding"], (4, 6))
   np.testing.assert_array_equal(loaded.params["pos_embedding"], want)
   np.testing.assert_array_equal(loaded.params["cls"], native["cls"])
   assert "4x4 to 4x6" in loaded.notes[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_weights import MODELS, flat, random_params
 
-from vitkd_jax.weights import files, places
+from vitkd_jax.weights import files, resolve
 
 FIELDS = MODELS["deit"]
 
@@ -32,7 +32,7 @@ def test_metadata_of_a_flat_file(tmp_path, metadata, words):
   said = {"variant": FIELDS["variant"], "fields": '{"depth": 2}'}
   files.write_safetensors(path, flat(random_params(**FIELDS)), said | metadata)
   with pytest.raises(ValueError, match=words) as error:
-    places.stated(path)
+    resolve.stated(path)
   assert str(path) in str(error.value)
   assert len(str(error.value)) < 500
 
@@ -52,13 +52,13 @@ def test_nested_and_unhashable_values_of_a_config(tmp_path, config):
   np.savez(tmp_path / "model.safetensors", a=np.ones(2))
   (tmp_path / "config.json").write_text(json.dumps(config))
   with pytest.raises(ValueError, match=str(tmp_path)):
-    places.stated(tmp_path)
+    resolve.stated(tmp_path)
 
 
 def test_a_config_nested_too_deep(tmp_path):
   (tmp_path / "config.json").write_text("[" * 100_000)
   with pytest.raises(ValueError, match="nested too deep"):
-    places.stated(tmp_path)
+    resolve.stated(tmp_path)
 
 
 def test_a_long_value_is_not_quoted_whole(tmp_path):
@@ -66,5 +66,5 @@ def test_a_long_value_is_not_quoted_whole(tmp_path):
   said = json.dumps({"image_processor_type": "x" * 5000})
   (tmp_path / "preprocessor_config.json").write_text(said)
   with pytest.raises(ValueError, match="image_processor_type") as error:
-    places.stated(tmp_path)
+    resolve.stated(tmp_path)
   assert len(str(error.value)) < 1000

@@ -15,8 +15,7 @@ import pytest
 
 from vitkd_jax import weights
 from vitkd_jax.models import vit
-from vitkd_jax.training import checkpoint
-from vitkd_jax.weights import loading, workdirs
+from vitkd_jax.runs import checkpoint, students
 
 FIELDS = dict(variant="test", depth=2, patch_size=(7, 7), image_size=28)
 OPTIONS = dict(num_classes=5, scan=True, **FIELDS)
@@ -72,37 +71,43 @@ def test_a_checkpoint_is_its_average_unless_which_says_otherwise(tmp_path):
     ({"step": "2", "which": "student"}, 2, "student of the checkpoint of step"),
     ({"step": 2}, 102, "moving average of the checkpoint of step 2"),
   ):
-    loaded = loading.load_with_notes(tmp_path, **asked, **OPTIONS)
+    loaded = students.load(tmp_path, **asked, **OPTIONS)
     assert_same(loaded.params, student(seed))
     assert loaded.notes[0].startswith(note)
     assert loaded.format == "checkpoint"
   # The folder `checkpoints` itself is the same.
-  loaded = weights.load(tmp_path / "checkpoints", **OPTIONS)
-  assert_same(loaded, student(103))
+  loaded = students.load(tmp_path / "checkpoints", **OPTIONS)
+  assert_same(loaded.params, student(103))
+  with pytest.raises(ValueError, match=r"runs\.students\.load reads them"):
+    weights.load(tmp_path, **OPTIONS)
 
 
 def test_without_an_average_it_is_the_student(tmp_path):
   save(tmp_path, (1, None), ema=False)
-  loaded = loading.load_with_notes(tmp_path, **OPTIONS)
+  loaded = students.load(tmp_path, **OPTIONS)
   assert_same(loaded.params, student(1))
   assert loaded.notes == ("student of the checkpoint of step 1",)
   with pytest.raises(ValueError, match="keeps no moving average"):
-    weights.load(tmp_path, which="ema", **OPTIONS)
+    students.load(tmp_path, which="ema", **OPTIONS)
 
 
 def test_what_was_exported_goes_before_the_checkpoints(tmp_path):
   save(tmp_path, (3, 0.1))
   path = tmp_path / "student.safetensors"
   weights.save(path, student(7), format="flat", scan=True, **FIELDS)
-  loaded = loading.load_with_notes(tmp_path, **OPTIONS)
+  loaded = students.load(tmp_path, **OPTIONS)
   assert_same(loaded.params, student(7))
   assert loaded.notes == ("the student that the run exported",)
   assert loaded.sha256() == weights.sha256(path)
-  assert not loading.load_with_notes(path, **OPTIONS).notes
+  assert not students.load(path, **OPTIONS).notes
   for asked, seed in (({"which": "student"}, 3), ({"step": "latest"}, 103)):
-    assert_same(weights.load(tmp_path, **asked, **OPTIONS), student(seed))
+    loaded = students.load(tmp_path, **asked, **OPTIONS)
+    assert_same(loaded.params, student(seed))
   with pytest.raises(ValueError, match="needs a workdir with checkpoints"):
-    weights.load(path, step="best", **OPTIONS)
+    students.load(path, step="best", **OPTIONS)
+  assert_same(weights.load(tmp_path, **OPTIONS), student(7))
+  with pytest.raises(ValueError, match=r"runs\.students\.load reads"):
+    weights.load(tmp_path, which="student", **OPTIONS)
 
 
 def test_the_best_or_a_number_is_taken(tmp_path, caplog):
@@ -110,8 +115,8 @@ def test_the_best_or_a_number_is_taken(tmp_path, caplog):
   caplog.clear()  # of slow saves
 
   def read(step):
-    saved = workdirs.read(tmp_path, "student", step)[1]
-    want = workdirs.sha256(
+    saved = students.read(tmp_path, "student", step)[1]
+    want = students.sha256(
       weights.reading.read(export(tmp_path / "x.npz", saved.step)).arrays
     )
     assert saved.sha256 == want
@@ -137,11 +142,11 @@ def export(path, seed):
 
 def test_refusals(tmp_path):
   with pytest.raises(ValueError, match="'student' or 'ema'"):
-    workdirs.read(tmp_path, "head", None)
+    students.read(tmp_path, "head", None)
   with pytest.raises(ValueError, match="there is no folder"):
-    workdirs.read(tmp_path / "none", None, None)
+    students.read(tmp_path / "none", None, None)
   with pytest.raises(ValueError, match="holds no checkpoint"):
-    workdirs.read(tmp_path, None, None)
+    students.read(tmp_path, None, None)
   assert not list(pathlib.Path(tmp_path).iterdir())
 
 
@@ -150,29 +155,29 @@ def test_the_hash_is_of_the_parameters_and_of_no_file(tmp_path):
   leaves = {"a/b": np.arange(6, dtype=np.float32), "c": np.float32(3)}
   text = b"a/b float32 (6,)\n" + struct.pack("<6f", *range(6))
   text += b"c float32 ()\n" + struct.pack("<f", 3)
-  got = workdirs.sha256(leaves)
+  got = students.sha256(leaves)
   assert got == hashlib.sha256(text).hexdigest()
-  assert got == workdirs.sha256(dict(reversed(leaves.items())))
+  assert got == students.sha256(dict(reversed(leaves.items())))
   strided = np.arange(12, dtype=np.float32)[::2] / 2
-  assert got == workdirs.sha256(leaves | {"a/b": strided})
+  assert got == students.sha256(leaves | {"a/b": strided})
   others = [
     leaves | {"a/b": np.arange(6, dtype=np.float32).reshape(2, 3)},
     leaves | {"a/b": np.arange(6, dtype=np.int32)},
     leaves | {"a/b": np.nextafter(leaves["a/b"], np.float32(9))},
     {"a/d": leaves["a/b"], "c": leaves["c"]},
   ]
-  assert len({got, *map(workdirs.sha256, others)}) == 5
+  assert len({got, *map(students.sha256, others)}) == 5
   # The same step, saved in another workdir beside others.
   save(tmp_path / "one", (1, None))
   save(tmp_path / "two", (1, 0.5), (2, 0.1))
-  one = workdirs.read(tmp_path / "one", None, None)[1]
-  assert one == workdirs.read(tmp_path / "two", None, 1)[1]
-  assert one.sha256 != workdirs.read(tmp_path / "two", None, 2)[1].sha256
+  one = students.read(tmp_path / "one", None, None)[1]
+  assert one == students.read(tmp_path / "two", None, 1)[1]
+  assert one.sha256 != students.read(tmp_path / "two", None, 2)[1].sha256
 
 
 def test_orbax_s_warnings_come_back(tmp_path):
   save(tmp_path, (1, None))
   level = logging.getLogger("absl").level
-  workdirs.read(tmp_path, None, None)
+  students.read(tmp_path, None, None)
   assert logging.getLogger("absl").level == level
   assert os.listdir(tmp_path) == ["checkpoints"]

@@ -15,7 +15,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from vitkd_jax.training import endings, writer
+from vitkd_jax import errors
+from vitkd_jax.runs import metrics as writers
 
 
 def lines(tmp_path):
@@ -24,7 +25,7 @@ def lines(tmp_path):
 
 
 def make(tmp_path, first_step=0):
-  return writer.Writer(tmp_path, first_step=first_step, total_steps=10)
+  return writers.Writer(tmp_path, first_step=first_step, total_steps=10)
 
 
 def test_lines_and_events_are_written(tmp_path):
@@ -150,11 +151,11 @@ def test_a_console_that_goes_away_ends_nothing(tmp_path, monkeypatch, error):
 
 
 def test_warnings_and_the_end_are_in_the_log(tmp_path):
-  with contextlib.suppress(endings.FailedError), make(tmp_path) as w:
+  with contextlib.suppress(errors.FailedError), make(tmp_path) as w:
     logging.getLogger("vitkd_jax.data.loader").warning("%d bad", 3)
     logging.getLogger("vitkd_jax.data.loader").info("nothing")
     w.line("told")
-    raise endings.FailedError("it cannot go on")
+    raise errors.FailedError("it cannot go on")
   logging.getLogger("vitkd_jax.data.loader").warning("after the end")
   text = (tmp_path / "train.log").read_text()
   said = [line.split(" ", 2)[2] for line in text.splitlines()]
@@ -170,7 +171,7 @@ def test_a_log_that_cannot_be_written_ends_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize("quiet", [True])
 def test_other_processes_print_nothing(tmp_path, capsys, quiet):
-  with writer.Writer(tmp_path, first_step=0, total_steps=1, quiet=quiet) as w:
+  with writers.Writer(tmp_path, first_step=0, total_steps=1, quiet=quiet) as w:
     w.progress(1, VALUES)
     w.line("text")
   assert capsys.readouterr().out == ""

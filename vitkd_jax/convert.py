@@ -19,22 +19,15 @@ import os
 import time
 
 from absl import flags
-from etils import epath
 import jax
 import numpy as np
 
-from vitkd_jax import command, weights
+from vitkd_jax import remote, weights
+from vitkd_jax.commandline import command
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import (
-  card,
-  loading,
-  peers,
-  places,
-  remote,
-  saving,
-  zoo,
-)
+from vitkd_jax.runs import reading, students
+from vitkd_jax.weights import card, loading, resolve, saving, verify, zoo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +76,10 @@ def convert(options: Options) -> str:
   Raises:
     ValueError: in one sentence, what does not fit.
   """
-  said = places.stated(options.input)
+  said = students.stated(options.input)
   variant, fields = _model(options, said)
   began = time.monotonic()
-  loaded = loading.load_with_notes(
+  loaded = students.load(
     options.input,
     variant=variant,
     num_classes=_num_classes(options),
@@ -200,18 +193,20 @@ def _integers(flag, values) -> list[int] | None:
 
 def _card(options, variant, said, images, names, loaded, count, digest):
   """The model card of a folder; None where no folder is written."""
-  if options.to not in peers.LIBRARIES:
+  if options.to not in verify.LIBRARIES:
     return None
   variant = variants.get(variant)
   run = {}
-  if epath.Path(options.input).is_dir():
-    run = card.read_run(options.input, loaded.saved and loaded.saved.step)
+  if reading.config_of(options.input) is not None:
+    run = reading.record(options.input)
+    step = loaded.saved and loaded.saved.step
+    run["evaluation"] = reading.evaluation(options.input, step)
   return card.text(
     variant=variant,
     format=options.to,
     parameters=count,
     num_classes=loaded.num_classes,
-    images=images or places.published(variant, loaded.image_size),
+    images=images or resolve.published(variant, loaded.image_size),
     class_names=names,
     source=os.path.basename(os.path.normpath(options.input)),
     source_sha256=digest,
@@ -228,20 +223,20 @@ def _check(
   plain = plain and not remote.is_remote(loaded.file)
   if plain and loaded.format == "timm" and options.input == loaded.file:
     theirs = functools.partial(
-      peers.of_timm_file, loaded.file, variant, loaded.num_classes, size
+      verify.of_timm_file, loaded.file, variant, loaded.num_classes, size
     )
     _compare("timm on the file read", ours, theirs)
-  elif plain and loaded.format in peers.LIBRARIES and loaded.file:
+  elif plain and loaded.format in verify.LIBRARIES and loaded.file:
     folder = os.path.dirname(loaded.file)
     if os.path.exists(os.path.join(folder, "config.json")):
-      theirs = functools.partial(peers.of_folder, loaded.format, folder, size)
+      theirs = functools.partial(verify.of_folder, loaded.format, folder, size)
       _compare(f"{loaded.format} on the folder read", ours, theirs)
-  if options.to in peers.LIBRARIES and written != options.output:
+  if options.to in verify.LIBRARIES and written != options.output:
     if remote.is_remote(options.output):
       _say("check", f"not compared: {options.to} reads local folders alone")
       return
     theirs = functools.partial(
-      peers.of_folder, options.to, options.output, size
+      verify.of_folder, options.to, options.output, size
     )
     _compare(f"{options.to} on the folder written", ours, theirs)
     return
@@ -264,14 +259,14 @@ def _check(
 
 def _outputs(params, model, size) -> np.ndarray:
   with jax.default_matmul_precision("highest"):
-    out, _ = jax.jit(model.apply)({"params": params}, peers.image(size))
+    out, _ = jax.jit(model.apply)({"params": params}, verify.image(size))
   return np.asarray(out)
 
 
 def _compare(what, ours, theirs) -> None:
   try:
     theirs = theirs()
-  except peers.SilentError as reason:
+  except verify.SilentError as reason:
     _say("check", f"{what}: not compared, because {reason}")
     return
   if theirs is None:

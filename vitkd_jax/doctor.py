@@ -23,13 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitkd_jax import command, findings, slices
+from vitkd_jax.cluster import sharding
+from vitkd_jax.commandline import command
 from vitkd_jax.data import augment
-from vitkd_jax.training import experiment, sharding, teacher_check
+from vitkd_jax.estimate import findings, flops
+from vitkd_jax.training import experiment, teacher_check
 from vitkd_jax.training import objective as objectives
 
 Finding = findings.Finding
-examine_slice = slices.examine_slice
+examine_slice = findings.examine_slice
 
 
 def examine(config) -> list[Finding]:
@@ -253,11 +255,11 @@ def _compiled(parts, state, batch):
       for name, tree in held.items()
     ),
   )
-  flops = objectives.flops_per_image(parts.objective)["total"]
-  flops *= parts.run.batch_size / parts.mesh.size
+  work = flops.per_image(parts.objective)["total"]
+  work *= parts.run.batch_size / parts.mesh.size
   yield Finding(
     "work",
-    f"{flops / 1e9:.1f} GFLOP a step and device, in matrix products",
+    f"{work / 1e9:.1f} GFLOP a step and device, in matrix products",
   )
 
 

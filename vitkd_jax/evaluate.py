@@ -20,9 +20,11 @@ import numpy as np
 import rich.console
 import rich.table
 
-from vitkd_jax import command
+from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets, loader, printable
-from vitkd_jax.reporting import figures, plotting, scoring
+from vitkd_jax.evaluation import scoring
+from vitkd_jax.reporting import figures, plotting
+from vitkd_jax.runs import reading
 
 
 def show(found: Mapping[str, Any], title: str) -> None:
@@ -186,8 +188,7 @@ def main(argv):
   with command.refusing():
     if given["out"]:  # before the work, which would be lost
       _make(given["out"])
-    config = scoring.workdir_config(given["weights"])
-    data = {} if config is None else config.data
+    data = (reading.config_of(given["weights"]) or {}).get("data") or {}
     asked = {
       "weights": given["weights"],
       "variant": given["variant"],

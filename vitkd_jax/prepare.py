@@ -22,7 +22,8 @@ import sys
 
 from etils import epath
 
-from vitkd_jax import command
+from vitkd_jax import remote
+from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets
 from vitkd_jax.data.builders import (
   fashion,
@@ -181,7 +182,7 @@ def _builder(name, source, options):
       f"{name!r} is no name of a data set; wanted letters, digits and"
       " underscores, as my_birds."
     )
-  if "://" in source:
+  if remote.is_remote(source):
     raise ValueError(f"--source={source}: wanted a folder of this machine.")
   make = _PUBLISHED.get(name, functools.partial(tree.data_set, name))
   if folder := tfrecord.find(name, source):
@@ -228,7 +229,9 @@ def _failing(data_dir) -> Iterator[None]:
     raise command.RefusedError(str(error)) from error
   except Exception as error:
     # What the clients of buckets raise has no base of its own.
-    if "://" not in data_dir and not isinstance(error, (OSError, RuntimeError)):
+    if not remote.is_remote(data_dir) and not isinstance(
+      error, (OSError, RuntimeError)
+    ):
       raise
     raise command.FailedError(
       f"{str(error).rstrip('.')}. The shards that are finished stay; start the"

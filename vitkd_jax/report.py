@@ -16,16 +16,11 @@ import sys
 from absl import flags
 from etils import epath
 
-from vitkd_jax import command
+from vitkd_jax import remote
+from vitkd_jax.commandline import command
 from vitkd_jax.data import printable
-from vitkd_jax.reporting import (
-  figures,
-  page,
-  plotting,
-  reading,
-  summary,
-  tables,
-)
+from vitkd_jax.reporting import figures, page, plotting, summary, tables
+from vitkd_jax.runs import reading
 
 
 def report(paths: Sequence[str], out: str | None = None) -> tuple[str, str]:
@@ -86,7 +81,7 @@ def _workdirs(paths):
 
 
 def _real(path):
-  return path if "://" in path else os.path.realpath(path)
+  return path if remote.is_remote(path) else os.path.realpath(path)
 
 
 def _natural(name):
@@ -113,7 +108,7 @@ def _read(folders):
 
 def _names(folders):
   """The last parts of the paths, as many as make them different."""
-  parts = [epath.Path(_absolute(folder)).parts for folder in folders]
+  parts = [epath.Path(remote.absolute(folder)).parts for folder in folders]
   for depth in range(1, max(map(len, parts)) + 1):
     names = ["/".join(p[-depth:]) for p in parts]
     if len(set(names)) == len(names):
@@ -121,15 +116,11 @@ def _names(folders):
   return [str(folder) for folder in folders]
 
 
-def _absolute(path):
-  return path if "://" in path else os.path.abspath(path)
-
-
 def _default_out(paths, runs):
   if len(runs) == 1 and len(paths) == 1:
     single = runs[0].path
     return epath.Path(single) / "report"
-  above = [set(epath.Path(_absolute(run.path)).parents) for run in runs]
+  above = [set(epath.Path(remote.absolute(run.path)).parents) for run in runs]
   common = max(set.intersection(*above), key=lambda p: len(p.parts))
   return common / "report"
 
@@ -171,7 +162,8 @@ def main(argv):
     raise command.RefusedError("name one or more workdirs of runs; see --help")
   out, markdown = report(argv[1:], flags.FLAGS.out)
   print(markdown)
-  print(f"report: {out if '://' in out else os.path.relpath(out)}/index.html")
+  shown = out if remote.is_remote(out) else os.path.relpath(out)
+  print(f"report: {shown}/index.html")
 
 
 if __name__ == "__main__":

@@ -17,24 +17,14 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from vitkd_jax import command, weights
-from vitkd_jax.training import (
-  checkpoint,
-  compiler,
-  console,
-  endings,
-  experiment,
-  lock,
-  loop,
-  preemption,
-  profiling,
-  runs,
-  sharding,
-  students,
-  teachers,
-  watchdog,
-)
-from vitkd_jax.training import writer as writers
+from vitkd_jax import errors, remote, weights
+from vitkd_jax.cluster import compiler, console, preemption, sharding, watchdog
+from vitkd_jax.commandline import command
+from vitkd_jax.runs import checkpoint, lock, reading
+from vitkd_jax.runs import metrics as writers
+from vitkd_jax.runs import workdir as workdirs
+from vitkd_jax.training import defaults, experiment, loop, profiling, teachers
+from vitkd_jax.training import fields as student_fields
 from vitkd_jax.weights import saving
 
 # Of a refusal that process 0 tells the others.
@@ -57,21 +47,21 @@ def train(
 
   Raises:
     command.RefusedError: the config or the workdir does not fit.
-    endings.FailedError: too many updates in a row were not finite, the input
+    errors.FailedError: too many updates in a row were not finite, the input
       broke, or a checkpoint could not be written.
-    endings.PreemptedError: a notice came; the state is saved.
+    errors.PreemptedError: a notice came; the state is saved.
   """
   with contextlib.ExitStack() as stack:
     with command.refusing():
-      config = students.given(config)
-      config, notes = runs.carried_on(workdir, config)
+      config = student_fields.given(config)
+      config, notes = reading.carried_on(workdir, config)
       parts = experiment.build(config, pinned=_pinned(workdir))
       parts.inputs.open()
       _claim(workdir, config, parts, stack)
     try:
       return _train(config, workdir, parts, notes, keep_compiled)
     except OSError as error:  # a full disk, a share that went away
-      raise endings.FailedError(
+      raise errors.FailedError(
         f"a file of the run could not be read or written: {error}; its "
         "checkpoints are intact"
       ) from error
@@ -83,7 +73,7 @@ def _train(config, workdir, parts, notes, keep_compiled):
   if keep_compiled:
     compiling = _keep_compiled(workdir)
   checkpoints = checkpoint.Checkpoints(
-    runs.checkpoint_dir(workdir), keep=parts.run.keep
+    workdirs.checkpoint_dir(workdir), keep=parts.run.keep
   )
   dog = watchdog.Watchdog(workdir, jax.process_index(), parts.run.step_timeout)
   with dog, checkpoints:
@@ -129,7 +119,7 @@ def _train(config, workdir, parts, notes, keep_compiled):
 
 def _pinned(workdir):
   """The teacher's weights that an earlier start of the run took, if any."""
-  record = runs.read_record(workdir)
+  record = reading.record(workdir)
   if record is None:
     return None
   return teachers.Pin(record.get("teacher_sha256"), record.get("teacher_step"))
@@ -138,11 +128,12 @@ def _pinned(workdir):
 def _claim(workdir, config, parts, stack):
   """Makes the workdir this run's alone, until `stack` is left."""
   claim = functools.partial(
-    runs.claim,
+    workdirs.claim,
     workdir,
     config,
     parts.teacher_pin.sha256,
     command.line(),
+    default=defaults.default,
     teacher_step=parts.teacher_pin.step,
     about={
       "preprocess": dataclasses.asdict(_images(parts)),
@@ -160,7 +151,7 @@ def _claim(workdir, config, parts, stack):
   refusal = _said_by_the_first(refusal)
   if refusal:
     raise ValueError(refusal)
-  if runs.read_record(workdir) is None:
+  if reading.record(workdir) is None:
     raise ValueError(
       f"process {jax.process_index()} does not see the config.json that "
       f"process 0 wrote to {workdir}: all processes must share the workdir"
@@ -183,7 +174,7 @@ def _agreed(step: int) -> int:
     return step
   found = np.ravel(multihost_utils.process_allgather(np.int32(step)))
   if (found != step).any():
-    raise endings.FailedError(
+    raise errors.FailedError(
       f"the processes restored different steps, {found.tolist()}: some of them "
       "cannot read a checkpoint that others can"
     )
@@ -196,7 +187,7 @@ def _export(workdir, config, parts, state):
   student = jax.jit(lambda x: x, out_shardings=sharding.replicated(parts.mesh))(
     student
   )
-  path = runs.export_path(workdir)
+  path = workdirs.export_path(workdir)
   # A finished run that starts again leaves its file, and its hash, as it is.
   if jax.process_index() == 0 and not saving.holds(path, student):
     fields = config.student.to_dict()
@@ -236,9 +227,10 @@ def _keep_compiled(workdir):
     return (
       contextlib.nullcontext
     )  # the user's own, whose other programs are not ours to delete
-  if "://" not in workdir:
-    workdir = os.path.abspath(workdir)
-  return compiler.Kept(os.path.join(workdir, "compilation_cache")).compiling
+  workdir = remote.absolute(workdir)
+  return compiler.CompilationCache(
+    os.path.join(workdir, "compilation_cache")
+  ).compiling
 
 
 def main(argv):

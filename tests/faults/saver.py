@@ -8,7 +8,7 @@ import sys
 
 import jax.numpy as jnp
 
-from vitkd_jax.training import checkpoint
+from vitkd_jax.runs import checkpoint
 
 
 def state(step):

@@ -13,7 +13,8 @@ import pytest
 import runner
 import saver
 
-from vitkd_jax.training import checkpoint, sharding
+from vitkd_jax.cluster import sharding
+from vitkd_jax.runs import checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,10 @@ import time
 from absl import flags
 import jax
 
-from vitkd_jax import command, train
-from vitkd_jax.training import inputs, startup, watchdog
+from vitkd_jax import train
+from vitkd_jax.cluster import startup, watchdog
+from vitkd_jax.commandline import command
+from vitkd_jax.training import inputs
 
 _METRICS = "metrics.jsonl"
 _FAULT, _, _AT = os.environ.get("FAULT", "").partition(":")

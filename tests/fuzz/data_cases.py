@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from test_prepare import make_tree, picture, tar
 
 from fuzz import mutate, runner
-from vitkd_jax import command, evaluate, prepare
+from vitkd_jax import evaluate, prepare
+from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets, decode
 from vitkd_jax.data.builders import imagenet, images, layout, records, shards
 from vitkd_jax.reporting import figures, plotting

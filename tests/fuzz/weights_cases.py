@@ -15,7 +15,8 @@ from fuzz import mutate
 from fuzz.runner import Target
 from vitkd_jax import weights
 from vitkd_jax.models import vit
-from vitkd_jax.weights import big_vision, card, files, loading, places
+from vitkd_jax.runs import reading, students
+from vitkd_jax.weights import big_vision, files
 
 SIZE = 28
 SMALL = dict(width=8, depth=1, num_heads=2, mlp_dim=16, patch_size=(7, 7))
@@ -45,17 +46,18 @@ def params():
 def read(path, **given):
   """Reads a path of weights as the commands do."""
   given = {**DEIT, "image_size": SIZE, **given}
-  said = places.stated(path)
+  said = students.stated(path)
   if said.variant is not None:
     given |= {"variant": said.variant, **said.fields}
     if said.image_size is not None:
       given["image_size"] = said.image_size
-  loaded = loading.load_with_notes(path, num_classes="file", **given)
+  loaded = students.load(path, num_classes="file", **given)
   given.pop("image_size", None)
   fields = given | loaded.fields
   vit.Model(loaded.num_classes, **fields)
   if path.is_dir():
-    card.read_run(str(path))
+    reading.config_of(str(path))
+    reading.evaluation(str(path))
 
 
 def odd_array(array, rng):

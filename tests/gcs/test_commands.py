@@ -16,10 +16,11 @@ import pytest
 
 from vitkd_jax import convert, doctor, report, weights
 from vitkd_jax.data import datasets
+from vitkd_jax.evaluation import scoring
 from vitkd_jax.models import vit
-from vitkd_jax.reporting import scoring
-from vitkd_jax.training import checkpoint, experiment
-from vitkd_jax.weights import places
+from vitkd_jax.runs import checkpoint
+from vitkd_jax.training import experiment
+from vitkd_jax.weights import resolve
 
 pytestmark = pytest.mark.filterwarnings(
   # gcsfs hands aiohttp whole files.
@@ -88,7 +89,7 @@ def test_a_workdir_is_scored_as_one_on_the_disk_is(run):
     assert_same(scoring.load(run, info, **asked).params, parameters(seed))
   # A file alone says its model, too, from its header.
   file = f"{run}/student.safetensors"
-  assert places.stated(file).variant == VARIANT
+  assert resolve.stated(file).variant == VARIANT
   assert_same(scoring.load(file, info).params, parameters(9))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vitkd_jax.data import datasets
-from vitkd_jax.training import checkpoint
+from vitkd_jax.runs import checkpoint
 
 pytestmark = [
   # gcsfs hands aiohttp whole files.

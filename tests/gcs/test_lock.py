@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from vitkd_jax.training import lock
+from vitkd_jax.runs import lock
 
 WORKDIR = "gs://runs/one"
 

@@ -29,7 +29,7 @@ def cost(case: str, batch: int, devices: int) -> dict:
   import jax
 
   from benchmarks import cases
-  from vitkd_jax.training import hlo
+  from vitkd_jax.estimate import hlo
 
   config = cases.config(case, batch=batch)
   parts = cases.build(config, jax.devices()[:devices])

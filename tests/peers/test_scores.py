@@ -152,10 +152,10 @@ def test_transformers(case, backend):
 
 def test_what_we_wrote_is_read_back(case):
   images, *_, folders = case
-  from vitkd_jax.weights import places
+  from vitkd_jax.weights import resolve
 
   for folder in folders.values():
-    said = places.stated(folder)
+    said = resolve.stated(folder)
     found = said.preprocess
     assert (found.size, found.mean, found.std) == (images.size, MEAN, STD)
     assert found.short_side == (images.short_side or min(images.size))

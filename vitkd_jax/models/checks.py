@@ -111,6 +111,25 @@ def check(model: Any) -> None:
     )
 
 
+def check_patches(
+  who: str, patch_size: tuple[int, int], height: int, width: int
+) -> None:
+  """Raises ValueError unless images are a whole number of patches.
+
+  Args:
+    who: the model, for the message.
+    patch_size: its rows and columns of a patch, in pixels.
+    height: of the images, in pixels.
+    width: likewise.
+  """
+  if height % patch_size[0] or width % patch_size[1]:
+    raise ValueError(
+      f"images of {height}x{width} pixels are not divisible by the {who}'s "
+      f"patch size, {patch_size[0]}x{patch_size[1]}; choose another patch_size "
+      "or image size"
+    )
+
+
 def _real(value) -> bool:
   return isinstance(value, numbers.Real) and not isinstance(value, bool)
 

@@ -38,6 +38,18 @@ SIZES = {
 }
 
 
+# Fields of a model that say how it is run or initialised, not what it is.
+RUNTIME_FIELDS = (
+  "dropout",
+  "drop_path",
+  "dtype_mm",
+  "head_zeroinit",
+  "init_scheme",
+  "remat_policy",
+  "scan",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
   """A named model: what builds it and what its images look like.

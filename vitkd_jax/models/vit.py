@@ -15,57 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitkd_jax.models import checks, layers, linear, variants
-
-
-def sincos_2d(height: int, width: int, dim: int) -> jax.Array:
-  """The fixed 2-D sine-cosine embedding of MoCo v3, arXiv:2104.02057.
-
-  Returns:
-    [1, height * width, dim] float32.
-
-  Raises:
-    ValueError: dim is not a multiple of 4, or below 8.
-  """
-  if dim % 4 or dim < 8:
-    raise ValueError(
-      f"sincos2d needs a width of 8 or more, divisible by 4; got {dim}"
-    )
-  omega = 10_000.0 ** -(jnp.arange(dim // 4) / (dim // 4 - 1))
-  y, x = jnp.mgrid[:height, :width]
-  y, x = (jnp.einsum("m,d->md", a.flatten(), omega) for a in (y, x))
-  parts = [jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]
-  return jnp.concatenate(parts, axis=1)[None].astype(jnp.float32)
-
-
-def resize_posemb(posemb: jax.Array, grid: tuple[int, int]) -> jax.Array:
-  """Position embeddings of another grid, resampled by anti-aliased bicubic.
-
-  This is timm's `resample_abs_pos_embed` (bicubic, antialias): both use the
-  kernel with a = -1/2. big_vision's loader resamples linearly.
-
-  Args:
-    posemb: [1, N, D]; N is taken as a square grid.
-    grid: rows and columns wanted.
-
-  Returns:
-    [1, rows * columns, D]; `posemb` itself where N is already that.
-
-  Raises:
-    ValueError: N is no square, so that its grid is unknown.
-  """
-  _, tokens, width = posemb.shape
-  if tokens == grid[0] * grid[1]:
-    return posemb
-  side = math.isqrt(tokens)
-  if side * side != tokens:
-    raise ValueError(
-      f"position embedding of {tokens} tokens is no square grid and cannot be "
-      f"resized to {grid[0]}x{grid[1]}; use the image size it was made for"
-    )
-  square = jnp.reshape(posemb, (side, side, width))
-  resized = jax.image.resize(square, (*grid, width), "cubic", antialias=True)
-  return jnp.reshape(resized, (1, -1, width))
+from vitkd_jax.models import checks, equal, layers, linear, posemb, variants
 
 
 class ViT(nn.Module):
@@ -137,6 +87,34 @@ class ViT(nn.Module):
   def grid(self, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of patch tokens for an image of that many pixels."""
     return height // self.patch_size[0], width // self.patch_size[1]
+
+  def forward_flops(self, grid: tuple[int, int]) -> tuple[float, float]:
+    """Of the patches' embedding, and of all that follows but a MAP head.
+
+    Matrix products alone, two FLOPs for a multiplication and its sum.
+
+    Args:
+      grid: rows and columns of patch tokens.
+    """
+    patches, width = math.prod(grid), self.width
+    length = patches + self.num_prefix_tokens
+    stem = 2.0 * patches * 3 * math.prod(self.patch_size) * width
+    block = 2.0 * length * width * (4 * width + 2 * (self.mlp_dim or 4 * width))
+    block += 4.0 * length**2 * width
+    classes = 2.0 * width * (self.num_classes or 0) * (1 + self.distilled)
+    return stem, self.depth * block + classes
+
+  def frozen(self, params: Any, dtype: str) -> tuple["ViT", Any]:
+    """See `protocol.Backbone.frozen`; LayerScale is folded away."""
+    if self.layerscale_init is not None:
+      # Exact for a frozen model, and one product less per branch.
+      params = equal.fold_layerscale(params)
+    params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
+    return self.clone(layerscale_init=None, dtype_mm=dtype), params
+
+  def quick_to_compile(self, params: Any) -> tuple["ViT", Any]:
+    """See `protocol.Backbone.quick_to_compile`; the blocks are scanned."""
+    return self.clone(scan=True), equal.stack_blocks(params)
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool = False):
@@ -239,10 +217,12 @@ class ViT(nn.Module):
 
   def _posemb(self, grid):
     if self.posemb == "sincos2d":
-      return sincos_2d(*grid, self.width)
+      return posemb.sincos_2d(*grid, self.width)
     # A variable that is already there may belong to another image size.
     if self.has_variable("params", "pos_embedding"):
-      return resize_posemb(self.get_variable("params", "pos_embedding"), grid)
+      return posemb.resize_posemb(
+        self.get_variable("params", "pos_embedding"), grid
+      )
     std = 0.02 if self.init_scheme == "deit" else self.width**-0.5
     shape = (1, grid[0] * grid[1], self.width)
     return self.param("pos_embedding", nn.initializers.normal(std), shape)

@@ -9,8 +9,8 @@ from matplotlib import figure as mpl_figure
 from matplotlib import patches, ticker
 import numpy as np
 
+from vitkd_jax.distill import terms as loss_terms
 from vitkd_jax.reporting import plotting, summary
-from vitkd_jax.training import objective
 
 
 def accuracy(groups: Sequence[summary.Group], theme: plotting.Theme):
@@ -68,7 +68,7 @@ def finals(groups: Sequence[summary.Group], theme: plotting.Theme):
 
 def losses(group: summary.Group, theme: plotting.Theme):
   """The loss terms of a group, raw and weighted; None without any."""
-  colors = {term: theme.hue(i) for i, term in enumerate(objective.TERMS)}
+  colors = {term: theme.hue(i) for i, term in enumerate(loss_terms.TERMS)}
   panels = []
   for kind in ("raw", "weighted"):
     found = [

@@ -7,8 +7,9 @@ import html
 import json
 import string
 
-from vitkd_jax.reporting import reading, summary, tables
-from vitkd_jax.weights import saving
+from vitkd_jax.models import variants
+from vitkd_jax.reporting import summary, tables
+from vitkd_jax.runs import reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _student(run):
   changes = ", ".join(
     f"{name}={value}"
     for name, value in fields.items()
-    if value is not None and name not in saving.RUNTIME
+    if value is not None and name not in variants.RUNTIME_FIELDS
   )
   return f"{variant} with {changes}" if changes else variant
 

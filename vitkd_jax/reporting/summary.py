@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from vitkd_jax.reporting import reading
-from vitkd_jax.training import runs as training_runs
+from vitkd_jax.runs import history, reading
 
 # Sections that make the method; all others should be equal for all methods.
 _METHOD = ("weights", "teacher", "head", "select", "logits")
 # Keys that differ between repetitions of one run, or change no result.
 _REPEATED = (
   "run.seed",
-  *(key.removeprefix("config.") for key in training_runs.FREE),
+  *(key.removeprefix("config.") for key in history.FREE),
 )
 _NAMES = {
   "mimic": "mimic",

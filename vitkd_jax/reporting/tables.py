@@ -9,8 +9,8 @@ import statistics
 import numpy as np
 
 from vitkd_jax.data import printable
+from vitkd_jax.distill import terms as loss_terms
 from vitkd_jax.reporting import summary
-from vitkd_jax.training import objective
 
 NONE = "-"
 
@@ -166,7 +166,7 @@ def _notes(groups, base):
 def _losses(groups):
   terms = [
     term
-    for term in objective.TERMS
+    for term in loss_terms.TERMS
     if any(term in group.weights for group in groups)
   ]
   rows = []

@@ -8,12 +8,13 @@ import dataclasses
 import inspect
 from typing import Any
 
+from vitkd_jax.cluster import sharding
 from vitkd_jax.data import datasets
-from vitkd_jax.distill import heads, losses, tokens
+from vitkd_jax.distill import heads, losses, terms, tokens
 from vitkd_jax.models import checks, variants, vit
+from vitkd_jax.runs import students
 from vitkd_jax.training import objective as objectives
-from vitkd_jax.training import sections, sharding, teachers
-from vitkd_jax.weights import places
+from vitkd_jax.training import sections, teachers
 
 
 def _stats(variant, weights=None) -> objectives.Stats:
@@ -21,16 +22,14 @@ def _stats(variant, weights=None) -> objectives.Stats:
 
   A teacher in another library's folder may have been trained with others.
   """
-  said = places.stated(weights).preprocess if weights else None
+  said = students.stated(weights).preprocess if weights else None
   source = said or variants.get(variant)
   return source.mean, source.std
 
 
 def _loss_weights(values, num_classes) -> dict[str, float]:
-  sections.known("weights", values, objectives.TERMS)
-  sections.check_types(
-    "weights", values, dict.fromkeys(objectives.TERMS, float)
-  )
+  sections.known("weights", values, terms.TERMS)
+  sections.check_types("weights", values, dict.fromkeys(terms.TERMS, float))
   for term, weight in values.items():
     if weight < 0:
       raise ValueError(f"config.weights.{term}={weight}: wanted at least 0")
@@ -70,7 +69,7 @@ def make_objective(
     ValueError: anything that does not fit.
   """
   student = _student(section["student"], info.num_classes)
-  teachers.check_patches("student", student, *image_size)
+  checks.check_patches("student", student.patch_size, *image_size)
   objective = objectives.Objective(
     student=student,
     student_stats=_stats(section["student"]["variant"]),
@@ -88,7 +87,7 @@ def make_objective(
   config = sections.make(sections.Teacher, "teacher", section["teacher"])
   _check_dtype("teacher.dtype", config.dtype)
   load = teachers.load if from_file else teachers.plan
-  logit_terms = [t for t in objective.terms if t in objectives.LOGIT_TERMS]
+  logit_terms = [t for t in objective.terms if t in terms.LOGIT_TERMS]
   loaded = load(config, info, image_size, logit_terms, pinned)
   teacher = loaded.model
   grid = teacher.grid(*image_size)

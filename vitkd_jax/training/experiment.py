@@ -14,20 +14,23 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from vitkd_jax.cluster import compiler, sharding
 from vitkd_jax.data import augment as augmentation
 from vitkd_jax.data import datasets
+from vitkd_jax.evaluation import classification, running
 from vitkd_jax.training import (
   assembly,
-  compiler,
   inputs,
   optim,
   sections,
-  sharding,
   steps,
   teachers,
 )
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training import state as states
+
+# Of the training's own evaluations.
+_EVALUATORS = {"student": classification.Classification()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +104,17 @@ class Experiment:
     return self._train_step
 
   def make_eval_step(self):
-    """The student's eval step, jitted: (sums, params, batch) -> sums."""
+    """See `running.make_step`; jitted, of the model "student"."""
     return self._eval_step
+
+  def zero_sums(self) -> running.Sums:
+    """What an evaluation starts from."""
+    return running.zero_sums(_EVALUATORS)
+
+  def scores(self, sums: running.Sums) -> dict[str, float]:
+    """Shares "top1" and "top5", and "loss" in nats, of sums on the host."""
+    found = _EVALUATORS["student"].compute(sums["student"])
+    return {name: found[name] for name in ("top1", "top5", "loss")}
 
   def check(self) -> None:
     """Traces both steps; what the compilation would refuse is refused here.
@@ -114,9 +126,9 @@ class Experiment:
       jax.eval_shape(self._train_step, *self.step_shapes())
       batch = self._batch_shapes(weight=((), jnp.float32))
       sums = sharding.place(
-        jax.eval_shape(steps.zero_sums), sharding.replicated(self.mesh)
+        jax.eval_shape(self.zero_sums), sharding.replicated(self.mesh)
       )
-      params = self._state_shapes.params["student"]
+      params = {"student": self._state_shapes.params["student"]}
       jax.eval_shape(self._eval_step, sums, params, batch)
     except Exception as error:  # models and losses raise what they like
       text = f"{error}".strip().partition("\n")[0]
@@ -169,8 +181,8 @@ class Experiment:
 
   @functools.cached_property
   def _eval_step(self):
-    step = steps.make_eval_step(
-      self.objective.student, self.objective.student_stats
+    step = running.make_step(
+      {"student": self.objective.student_logits}, _EVALUATORS
     )
     return jax.jit(
       step,

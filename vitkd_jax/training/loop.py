@@ -14,21 +14,19 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from vitkd_jax import errors
+from vitkd_jax.cluster import preemption, sharding, watchdog
 from vitkd_jax.data import loader
+from vitkd_jax.evaluation import running
+from vitkd_jax.runs import checkpoint
+from vitkd_jax.runs import metrics as writers
 from vitkd_jax.training import (
-  checkpoint,
   clock,
-  endings,
   experiment,
-  preemption,
   profiling,
-  sharding,
-  steps,
   teacher_check,
-  watchdog,
 )
 from vitkd_jax.training import state as states
-from vitkd_jax.training import writer as writers
 
 
 class Loop:
@@ -57,7 +55,7 @@ class Loop:
     self._compiling = compiling
     self._eval_step = parts.make_eval_step()
     self._zero_sums = sharding.place(
-      jax.device_get(steps.zero_sums()), sharding.replicated(parts.mesh)
+      jax.device_get(parts.zero_sums()), sharding.replicated(parts.mesh)
     )
 
   def run(
@@ -71,8 +69,8 @@ class Loop:
       evaluated: it was evaluated if that was due.
 
     Raises:
-      endings.PreemptedError: a notice came; the state is saved.
-      endings.FailedError: too many updates were not finite, or a checkpoint
+      errors.PreemptedError: a notice came; the state is saved.
+      errors.FailedError: too many updates were not finite, or a checkpoint
         could not be written, or the input broke.
     """
     first_step = int(state.step)
@@ -124,7 +122,7 @@ class Loop:
       if step < total:
         with self._clock.waiting():
           batch = self._next(batches)
-      sharding.keep_up(parts.mesh, before, report)
+      sharding.limit_dispatch(parts.mesh, before, report)
       # One step late, so that the host never waits for the device.
       self._check_finite(step - 1, before)
       before = report
@@ -186,10 +184,10 @@ class Loop:
       self._save(step, state, None, evaluated=False)
     self._finish_save()
     by_hand = preemption.interrupted()
-    raise endings.PreemptedError(
+    raise errors.PreemptedError(
       f"{'interrupted' if by_hand else 'preempted'}: the state of step {step} "
       "is saved; start the same command again to go on",
-      endings.INTERRUPTED if by_hand else 0,
+      errors.INTERRUPTED if by_hand else 0,
     )
 
   def _minutes_are_over(self):
@@ -231,7 +229,7 @@ class Loop:
     )
     if row >= self._parts.run.max_bad_steps:
       self._finish_save()
-      raise endings.FailedError(
+      raise errors.FailedError(
         f"{terms} became NaN or infinite at step {step}, the {row}. update in "
         "a row that was skipped (config.run.max_bad_steps); the checkpoints "
         "are intact; lower the learning rate (config.schedule.peak) or that "
@@ -240,15 +238,15 @@ class Loop:
 
   def _evaluate(self, step, state):
     self._end_trace(state)  # it is of steps alone
-    models = {"eval": state.params["student"]}
+    models = {"eval": {"student": state.params["student"]}}
     if state.ema is not None:
-      models["eval_ema"] = state.ema
+      models["eval_ema"] = {"student": state.ema}
     with self._clock.paused():
       sums = self._score(models, lambda: self._stop_if_noticed(step, state))
       values = {
         f"{prefix}_{name}": value
         for prefix, found in sums.items()
-        for name, value in steps.rates(found).items()
+        for name, value in self._parts.scores(found).items()
       }
       self._writer.scalars(step, values)
       shown = "  ".join(f"{k} {v:.4f}" for k, v in values.items())
@@ -257,24 +255,23 @@ class Loop:
 
   def _score(self, models: dict[str, Any], stop) -> dict[str, Any]:
     """The sums of each model's parameters, in one pass over the images."""
-    parts = self._parts
-    sums, long = dict.fromkeys(models, self._zero_sums), True
-    with contextlib.closing(parts.inputs.evaluation()) as batches:
-      self._dog.beat("an evaluation", long=True)
-      while True:
-        with _input_errors():
-          batch = next(batches, None)
-        if batch is None:
-          break
-        batch = sharding.global_batch(batch, parts.mesh)
-        for name, params in models.items():
-          before = sums[name]
-          sums[name] = self._eval_step(before, params, batch)
-          sharding.keep_up(parts.mesh, before, sums[name])
-        self._dog.beat("an evaluation", long=long)
-        long = False
-        stop()
-    return jax.device_get(sums)
+    parts, batches = self._parts, self._parts.inputs.evaluation()
+    self._dog.beat("an evaluation", long=True)
+    first = iter([True])
+
+    def after_batch():
+      self._dog.beat("an evaluation", long=next(first, False))
+      stop()
+
+    with contextlib.closing(batches), _input_errors():
+      return running.run(
+        self._eval_step,
+        self._zero_sums,
+        models,
+        batches,
+        parts.mesh,
+        after_batch,
+      )
 
   def _save(self, step, state, result, *, evaluated=True):
     self._end_trace(state)
@@ -305,7 +302,7 @@ def _save_errors():
     yield
   # Orbax and tensorstore raise many types for a full disk alone.
   except Exception as error:
-    raise endings.FailedError(
+    raise errors.FailedError(
       "a checkpoint could not be written, those before it are intact: "
       + checkpoint.first_line(error)
     ) from error
@@ -317,7 +314,7 @@ def _input_errors():
   try:
     yield
   except loader.InputError as error:
-    raise endings.FailedError(str(error)) from error
+    raise errors.FailedError(str(error)) from error
 
 
 def _due(step, every, total):

@@ -10,12 +10,8 @@ import jax.numpy as jnp
 
 from vitkd_jax.data import augment as augmentation
 from vitkd_jax.distill import heads, losses, tokens
-from vitkd_jax.models import vit
-
-# Every term of the total loss, in the order in which they are reported.
-TERMS = ("task", "mimic", "generation", "nkd", "kl", "hard")
-FEATURE_TERMS = ("mimic", "generation")
-LOGIT_TERMS = ("nkd", "kl", "hard")
+from vitkd_jax.distill import terms as loss_terms
+from vitkd_jax.models import protocol
 
 Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
 
@@ -27,7 +23,7 @@ class Objective:
   Attributes:
     student: the trained model.
     student_stats: mean and std of images in [0, 1], as the student wants.
-    weights: {term: weight}; the terms that are computed, all in `TERMS`.
+    weights: {term: weight}; the terms that are computed, all in `terms.TERMS`.
     teacher: the frozen model, or None where no term needs it.
     teacher_stats: as the teacher wants.
     head: the modules trained beside the student, or None without features.
@@ -39,11 +35,11 @@ class Objective:
     gamma: of NKD.
   """
 
-  student: vit.ViT
+  student: protocol.Backbone
   student_stats: Stats
   weights: Mapping[str, float]
   student_grid: tuple[int, int]
-  teacher: vit.ViT | None = None
+  teacher: protocol.Backbone | None = None
   teacher_stats: Stats | None = None
   teacher_grid: tuple[int, int] | None = None
   head: heads.ViTKD | None = None
@@ -53,8 +49,8 @@ class Objective:
 
   @property
   def terms(self) -> tuple[str, ...]:
-    """The names of the terms, in the order of `TERMS`."""
-    return tuple(term for term in TERMS if term in self.weights)
+    """The names of the terms, in the order of `terms.TERMS`."""
+    return tuple(term for term in loss_terms.TERMS if term in self.weights)
 
   @property
   def num_tokens(self) -> int:
@@ -91,6 +87,13 @@ class Objective:
     mask = jnp.zeros((1, number), bool)
     head = self.head.init(key_head, *maps, mask)["params"]
     return {"student": params, "head": head}
+
+  def student_logits(self, params: Any, image: jax.Array) -> jax.Array:
+    """[B, C] float32 of an evaluation's images uint8 [B, H, W, 3]."""
+    image = augmentation.normalize(
+      jnp.float32(image) / 255, *self.student_stats
+    )
+    return jnp.float32(self.student.apply({"params": params}, image)[0])
 
   def teacher_view(self, teacher_params: Any, image: jax.Array) -> Any:
     """The frozen teacher's (logits, low, high); None without a teacher."""
@@ -145,7 +148,9 @@ class Objective:
       "hard": lambda: losses.hard_distillation(student, teacher),
     }
     return {
-      term: functions[term]() for term in LOGIT_TERMS if term in self.weights
+      term: functions[term]()
+      for term in loss_terms.LOGIT_TERMS
+      if term in self.weights
     }
 
   def _select(self, model, out):
@@ -193,44 +198,3 @@ def draw_mask(objective: Objective, key: jax.Array, batch: int) -> jax.Array:
     return jnp.zeros((batch, 0), bool)
   ratio = objective.head.mask_ratio
   return tokens.random_mask(key, batch, objective.num_tokens, ratio)
-
-
-def flops_per_image(objective: Objective) -> dict[str, float]:
-  """FLOPs of a training step per image, counted by formula.
-
-  Matrix products alone, two FLOPs for a multiplication and its sum. A backward
-  pass counts twice its forward pass, but for the first layer, whose input needs
-  no gradient. What the compiler counts is more (softmax, gelu, norms,
-  optimiser) and less: it leaves out the convolutions' padding, and counts a
-  loop over blocks or micro-batches once.
-
-  Returns:
-    {"teacher", "student" (both passes), "head" (both passes), "total"}.
-  """
-  student, teacher, head = objective.student, objective.teacher, objective.head
-  stem, rest = _forward_flops(student, objective.student_grid)
-  flops = {"teacher": 0.0, "student": 2 * stem + 3 * rest, "head": 0.0}
-  if teacher is not None:
-    flops["teacher"] = sum(_forward_flops(teacher, objective.teacher_grid))
-  if head is not None:
-    number, width = objective.num_tokens, head.teacher_width
-    align = 2.0 * number * student.width * width
-    if student.width == width and not head.always_align:
-      align = 0.0
-    generate = align + 2 * 2 * number * 9 * width**2
-    flops["head"] = 3 * (
-      objective.num_low * align * ("mimic" in head.terms)
-      + generate * ("generation" in head.terms)
-    )
-  return flops | {"total": sum(flops.values())}
-
-
-def _forward_flops(model: vit.ViT, grid) -> tuple[float, float]:
-  """Of the patches' embedding, and of all that follows but a MAP head."""
-  patches, width = math.prod(grid), model.width
-  length = patches + model.num_prefix_tokens
-  stem = 2.0 * patches * 3 * math.prod(model.patch_size) * width
-  block = 2.0 * length * width * (4 * width + 2 * (model.mlp_dim or 4 * width))
-  block += 4.0 * length**2 * width
-  classes = 2.0 * width * (model.num_classes or 0) * (1 + model.distilled)
-  return stem, model.depth * block + classes

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
-import difflib
 import inspect
 import math
 import types
@@ -11,7 +10,8 @@ from typing import Any, TypeVar
 
 import ml_collections
 
-from vitkd_jax.training import students
+from vitkd_jax import check
+from vitkd_jax.training import fields as student_fields
 
 T = TypeVar("T")
 
@@ -174,17 +174,11 @@ def split(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
   Raises:
     ValueError: a section that there is not.
   """
-  sections = students.given(config).to_dict()
+  sections = student_fields.given(config).to_dict()
   for name in sections.keys() - set(SECTIONS):
-    near = nearest(name, SECTIONS)
+    near = check.nearest(name, SECTIONS)
     raise ValueError(f"unknown config section {name!r}; {near}")
   return {name: dict(sections.get(name) or {}) for name in SECTIONS}
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-  """Half a sentence that names the nearest valid one."""
-  near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)
-  return f"the nearest is {near[0]!r}" if near else "it takes no key"
 
 
 def known(
@@ -198,7 +192,7 @@ def known(
   for name in values:
     if name not in names:
       raise ValueError(
-        f"unknown key config.{section}.{name}; {nearest(name, names)}"
+        f"unknown key config.{section}.{name}; {check.nearest(name, names)}"
       )
   return values
 

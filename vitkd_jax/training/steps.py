@@ -1,16 +1,13 @@
-"""The train step and the eval step."""
+"""The train step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import functools
-from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
 import optax
 
-from vitkd_jax.data import augment as augmentation
-from vitkd_jax.models import vit
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training import optim
 from vitkd_jax.training import state as states
@@ -140,75 +137,3 @@ def _update(
   if ema_decay is not None:
     ema = optim.update_ema(ema, params["student"], ema_decay)
   return state.replace(params=params, opt_state=opt_state, ema=ema)
-
-
-def make_eval_step(model: vit.ViT, stats: objectives.Stats) -> Callable:
-  """The function (sums, params, batch) -> sums; exact for any batch or mesh.
-
-  Args:
-    model: what is evaluated.
-    stats: mean and std of images in [0, 1] that it wants.
-
-  Returns:
-    The step, to be jitted. `sums` comes from `zero_sums`; a batch has "image"
-    uint8 [B, H, W, 3], "label" int32 [B] and "weight" float32 [B], 0 for
-    padding.
-  """
-
-  def step(sums, params, batch):
-    image = jnp.float32(batch["image"]) / 255
-    image = augmentation.normalize(image, *stats)
-    logits, _ = model.apply({"params": params}, image)
-    found = measure(logits, batch["label"], batch["weight"])
-    return jax.tree.map(jnp.add, sums, found)
-
-  return step
-
-
-def measure(
-  logits: jax.Array, label: jax.Array, weight: jax.Array
-) -> dict[str, jax.Array]:
-  """What a batch adds to the sums of an evaluation.
-
-  Args:
-    logits: [B, C]. Equal ones rank by class, as in arg max; NaN ranks last.
-    label: int32 [B].
-    weight: [B], 0 for padding.
-
-  Returns:
-    "top1", "top5" and "count", int32 and so exact for any batch and mesh, and
-    "nll", float32, nats.
-  """
-  logits, label = jnp.float32(logits), label[:, None]
-  counted = (weight > 0).astype(jnp.int32)
-  own = jnp.take_along_axis(logits, label, axis=-1)
-  earlier = jnp.arange(logits.shape[-1]) < label
-  # Written so that NaN ranks last.
-  rank = jnp.sum(~(logits <= own) | ((logits == own) & earlier), axis=-1)
-  nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=-1)
-  return {
-    "top1": jnp.sum(counted * (rank < 1)),
-    "top5": jnp.sum(counted * (rank < 5)),
-    "nll": jnp.sum(jnp.where(weight > 0, nll[:, 0], 0.0)),
-    "count": jnp.sum(counted),
-  }
-
-
-def rates(sums: Mapping[str, Any]) -> dict[str, float]:
-  """Shares "top1" and "top5", and "loss" in nats, of sums on the host."""
-  count = int(sums["count"])
-  return {
-    "top1": int(sums["top1"]) / count,
-    "top5": int(sums["top5"]) / count,
-    "loss": float(sums["nll"]) / count,
-  }
-
-
-def zero_sums() -> dict[str, jax.Array]:
-  """What an evaluation starts from."""
-  return {
-    "top1": jnp.zeros((), jnp.int32),
-    "top5": jnp.zeros((), jnp.int32),
-    "nll": jnp.zeros((), jnp.float32),
-    "count": jnp.zeros((), jnp.int32),
-  }

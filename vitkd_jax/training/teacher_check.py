@@ -1,15 +1,15 @@
 """Whether a teacher whose logits are learned from knows the classes."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vitkd_jax.cluster import sharding
 from vitkd_jax.data import augment
-from vitkd_jax.training import experiment, sharding
-from vitkd_jax.training import objective as objectives
+from vitkd_jax.distill import terms as loss_terms
+from vitkd_jax.training import experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Score:
 
 def compares_logits(parts: experiment.Experiment) -> bool:
   """Whether a loss takes the teacher's classes for the dataset's."""
-  return any(term in objectives.LOGIT_TERMS for term in parts.objective.terms)
+  return any(term in loss_terms.LOGIT_TERMS for term in parts.objective.terms)
 
 
 def lines(score: Score) -> list[str]:
@@ -69,12 +69,13 @@ def score(
       it needs no more memory than a step.
   """
   objective = parts.objective
-  model = objective.teacher.clone(scan=True)
+  teacher = objective.teacher
 
   def compute(params, image, label):
     image = jnp.float32(image[::every]) / 255
     image = augment.normalize(image, *objective.teacher_stats)
-    logits, _ = model.apply({"params": _stacked(params)}, image)
+    model, params = teacher.quick_to_compile(params)
+    logits, _ = model.apply({"params": params}, image)
     return jnp.mean(jnp.argmax(logits, -1) == label[::every])
 
   on_cpu = parts.mesh.devices.flat[0].platform == "cpu"
@@ -85,17 +86,3 @@ def score(
   )
   top1 = compute(parts.teacher_params, batch["image"], batch["label"])
   return Score(float(np.asarray(top1)), 1 / parts.info.num_classes)
-
-
-def _stacked(params) -> Any:
-  """Parameters of a scanned model from those with one entry a block."""
-  blocks = params["Transformer"]
-  names = [name for name in blocks if name.startswith("encoderblock_")]
-  names.sort(key=lambda name: int(name.rpartition("_")[2]))
-  if not names:
-    return params
-  rest = {name: leaf for name, leaf in blocks.items() if name not in names}
-  rest["encoderblock"] = jax.tree.map(
-    lambda *leaves: jnp.stack(leaves), *(blocks[name] for name in names)
-  )
-  return {**params, "Transformer": rest}

@@ -8,11 +8,11 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
-from vitkd_jax import weights
 from vitkd_jax.data import datasets
-from vitkd_jax.models import vit
+from vitkd_jax.evaluation import scoring
+from vitkd_jax.models import checks, protocol, vit
+from vitkd_jax.runs import students
 from vitkd_jax.training import sections
-from vitkd_jax.weights import loading, places, workdirs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Teacher:
     notes: what was taken and changed at loading, in sentences.
   """
 
-  model: vit.ViT
+  model: protocol.Backbone
   params: Any
   pin: Pin = Pin()
   notes: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ def load(
     ValueError: the file, its resolution or its number of classes do not fit.
   """
   model = vit.Model(None, variant=config.variant)
-  check_patches("teacher", model, *image_size)
+  checks.check_patches("teacher", model.patch_size, *image_size)
   loaded = _read(config, image_size, pinned and pinned.step)
   if logit_terms and loaded.num_classes != info.num_classes:
     raise ValueError(
@@ -85,11 +85,13 @@ def load(
     )
   _check_resolution(config, loaded.notes, image_size)
   model = vit.Model(loaded.num_classes, variant=config.variant, **loaded.fields)
-  params = _freeze(model, loaded.params, config.dtype)
+  frozen, params = model.frozen(loaded.params, config.dtype)
   notes = loaded.notes
   if logit_terms:
-    names = places.stated(config.weights).class_names
-    notes += compare_classes(f"the teacher {config.weights}", names, info)
+    names = students.stated(config.weights).class_names
+    notes += scoring.compare_classes(
+      f"the teacher {config.weights}", names, info
+    )
   if loaded.saved:
     notes += (
       "to resume, this run reads that checkpoint again; where it may be "
@@ -98,16 +100,16 @@ def load(
       f"{loaded.saved.step} --to flat --output teacher.safetensors",
     )
   pin = _pin(loaded, pinned)
-  return Teacher(_frozen(model, config.dtype), params, pin, notes)
+  return Teacher(frozen, params, pin, notes)
 
 
-def _read(config, image_size, step) -> loading.Loaded:
+def _read(config, image_size, step) -> students.Loaded:
   """The weights as they are; of checkpoints those of a step, if it is given."""
   path = config.weights
-  if step is not None and places.find(path, saved=True) is not None:
+  if step is not None and students.find(path, saved=True) is not None:
     step = None  # a file; its hash tells whether it is what was pinned
   try:
-    return loading.load_with_notes(
+    return students.load(
       path,
       variant=config.variant,
       num_classes="file",
@@ -130,7 +132,7 @@ def _pin(loaded, pinned) -> Pin:
   if pinned is not None and pinned.step is not None:
     # The checkpoint may have been converted to a file meanwhile.
     leaves = traverse_util.flatten_dict(loaded.params, sep="/")
-    if workdirs.sha256(leaves) == pinned.sha256:
+    if students.sha256(leaves) == pinned.sha256:
       return pinned
   return Pin(loaded.sha256())
 
@@ -145,62 +147,18 @@ def plan(
   """As `load`, but the shapes of any weights; reads nothing."""
   del logit_terms, pinned
   model = vit.Model(info.num_classes, variant=config.variant)
-  check_patches("teacher", model, *image_size)
+  checks.check_patches("teacher", model.patch_size, *image_size)
+
+  frozen = model
 
   def make(key):
+    nonlocal frozen
     params = model.init(key, jnp.zeros((1, *image_size, 3)))["params"]
-    return _freeze(model, params, config.dtype)
+    frozen, params = model.frozen(params, config.dtype)
+    return params
 
   params = jax.eval_shape(make, jax.random.key(0))
-  return Teacher(_frozen(model, config.dtype), params)
-
-
-def compare_classes(
-  who: str, names: Sequence[str] | None, info: datasets.Info
-) -> tuple[str, ...]:
-  """Notes on a model's class names beside the dataset's.
-
-  Args:
-    who: the model, for the message.
-    names: its class names; None where they are not known.
-    info: of the dataset, of as many classes.
-
-  Raises:
-    ValueError: the same classes in another order.
-  """
-  own = info.class_names
-  if not names or places.nameless(own) or tuple(names) == tuple(own):
-    return ()
-  first = next(i for i, name in enumerate(names) if name != own[i])
-  differing = f"class {first} is {names[first]!r} there and {own[first]!r} here"
-  if sorted(names) == sorted(own):
-    raise ValueError(
-      f"{who} has the classes of {info.name} in another order: {differing}; "
-      "python -m vitkd_jax.convert --classes puts them in this one"
-    )
-  return (f"its class names are not {info.name}'s: {differing}",)
-
-
-def check_patches(who: str, model: vit.ViT, height: int, width: int) -> None:
-  """Raises ValueError unless images are a whole number of patches."""
-  if height % model.patch_size[0] or width % model.patch_size[1]:
-    raise ValueError(
-      f"images of {height}x{width} pixels are no whole number of the {who}'s "
-      f"{model.patch_size[0]}x{model.patch_size[1]} patches; choose another "
-      "patch_size or image size"
-    )
-
-
-def _freeze(model, params, dtype):
-  """The parameters of `_frozen(model)`."""
-  if model.layerscale_init is not None:
-    # Exact for a frozen model, and one product less per branch.
-    params = weights.fold_layerscale(params)
-  return jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
-
-
-def _frozen(model, dtype):
-  return model.clone(layerscale_init=None, dtype_mm=dtype)
+  return Teacher(frozen, params)
 
 
 def _check_resolution(config, notes, image_size) -> None:

@@ -5,8 +5,8 @@ own files; `save` writes timm and Hugging Face folders, big_vision `.npz` and
 flat files.
 """
 
+from vitkd_jax.models.equal import fold_layerscale
 from vitkd_jax.weights.files import sha256
-from vitkd_jax.weights.fit import fold_layerscale
 from vitkd_jax.weights.loading import load
 from vitkd_jax.weights.saving import save
 

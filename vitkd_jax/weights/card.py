@@ -6,11 +6,8 @@ import os
 import textwrap
 from typing import Any
 
-from etils import epath
-
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants
-from vitkd_jax.weights import places
 
 _TIMM = """\
     import timm
@@ -56,7 +53,8 @@ def text(
     source: name of the file that was converted.
     source_sha256: its hash, if it is one file.
     notes: what the conversion changed.
-    run: what `read_run` gave.
+    run: config.json of the run that the weights are of, and an `evaluation` of
+      it; {} of other weights.
     measured: what made the images of the run's own evaluation.
   """
   mean, std = (", ".join(map(str, x)) for x in (images.mean, images.std))
@@ -131,31 +129,3 @@ def _run_lines(run, measured) -> list[str]:
     ]
   shown = json.dumps(config, indent=2, default=str)
   return lines + ["", "## The run's config", "", "```json", shown, "```"]
-
-
-def read_run(folder: str, step: int | None = None) -> dict[str, Any]:
-  """A workdir's config.json and an `evaluation` of it; {} of other folders.
-
-  Args:
-    folder: a workdir, perhaps.
-    step: whose evaluation is read; None for the last.
-
-  Raises:
-    ValueError: config.json is damaged.
-  """
-  # Not above: most conversions are not of runs.
-  from vitkd_jax.training import runs
-
-  run = places.read_json(os.path.join(folder, "config.json"))
-  if not isinstance(run.get("config"), dict):
-    return {}
-  path = epath.Path(folder) / "metrics.jsonl"
-  try:
-    content = path.read_bytes() if path.exists() else b""
-  except OSError as error:
-    raise ValueError(f"cannot read {path}: {error}") from None
-  for _, values in runs.metrics(content):
-    scores = {k: v for k, v in values.items() if k.startswith("eval_")}
-    if scores and step in (None, values["step"]):
-      run["evaluation"] = {"step": values["step"], **scores}
-  return run

@@ -14,7 +14,8 @@ import tempfile
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from vitkd_jax.weights import opening, remote, shards
+from vitkd_jax import remote
+from vitkd_jax.weights import opening, shards
 
 Arrays = dict[str, np.ndarray]
 

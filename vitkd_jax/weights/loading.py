@@ -11,19 +11,18 @@ from flax import traverse_util
 
 from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import (
+  adapt,
   big_vision,
   configs,
   files,
-  fit,
   huggingface,
   mmpretrain,
   names,
-  places,
   reading,
+  resolve,
   rules,
   timm,
   torch_files,
-  workdirs,
 )
 
 FORMATS = (timm, mmpretrain, huggingface, big_vision)
@@ -39,10 +38,9 @@ class Loaded:
     notes: what was changed on the way, in sentences.
     num_classes: C of the head, None without one.
     image_size: rows and columns in pixels that the parameters are for.
-    file: the path of the file itself; None for a checkpoint of ours.
+    file: the path of the file itself; None for a run's checkpoint.
     fields: of `vit.Model`, beyond the variant's: those that were given, and
       those that the file states and no shape tells.
-    saved: what was taken of a run's checkpoints; None for a file.
   """
 
   params: dict[str, Any]
@@ -51,12 +49,34 @@ class Loaded:
   num_classes: int | None
   image_size: tuple[int, int]
   file: str | None
-  saved: workdirs.Saved | None = None
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def sha256(self) -> str:
-    """Of the file's bytes, or of a checkpoint's parameters."""
-    return self.saved.sha256 if self.saved else files.sha256(self.file)
+    """Of the file's bytes."""
+    return files.sha256(self.file)
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+  """What a file holds, as it is.
+
+  Attributes:
+    leaves: arrays by name: their library's, or ours for a checkpoint.
+    name: of the format.
+    format: the module that translates the names; None where they are ours.
+    metadata: of the file.
+    config: the config.json beside it.
+    notes: what was done at reading, in sentences.
+    file: its path; None for a checkpoint.
+  """
+
+  leaves: dict[str, Any]
+  name: str
+  format: Any = None
+  metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  notes: tuple[str, ...] = ()
+  file: str | None = None
 
 
 def load(
@@ -69,7 +89,6 @@ def load(
   classes: Sequence[int] | None = None,
   source: str | None = None,
   which: str | None = None,
-  step: str | int | None = None,
   **fields: Any,
 ) -> dict[str, Any]:
   """Parameters of a model from a file or folder of any known format.
@@ -78,9 +97,10 @@ def load(
   logged.
 
   Args:
-    path: a `.safetensors`, `.npz` or `.pth` file, a timm, Hugging Face or
-      work folder, one of our checkpoints, a `gs://` URL, or `shipped:NAME` for
-      a teacher that comes with the package.
+    path: a `.safetensors`, `.npz` or `.pth` file, a timm or Hugging Face
+      folder, the workdir of a finished run, a `gs://` URL, or `shipped:NAME`
+      for a teacher that comes with the package. `runs.students.load` reads
+      checkpoints, too.
     variant: the model's name, as `vit.Model` takes it.
     num_classes: C; None or 0 drops the file's head.
     image_size: pixels, side or (rows, columns); by default what the file, the
@@ -88,10 +108,8 @@ def load(
     head: "keep", or "init" for a new one.
     classes: of the file's classes, those to keep, in order.
     source: the format's name where the keys must not decide.
-    which: "student" or "ema" of a workdir's checkpoint; by default what
-      `workdirs` says.
-    step: of the checkpoint: "latest", "best" (of the highest top-1) or a
-      number; by default the student that the run exported, else the latest.
+    which: "student" or "ema" where a file holds both a model and its moving
+      average; the average by default.
     **fields: further fields of `vit.Model`.
 
   Returns:
@@ -112,7 +130,6 @@ def load(
     classes=classes,
     source=source,
     which=which,
-    step=step,
     **fields,
   )
   for note in loaded.notes:
@@ -130,7 +147,6 @@ def load_with_notes(
   classes: Sequence[int] | None = None,
   source: str | None = None,
   which: str | None = None,
-  step: str | int | None = None,
   adopt: bool = True,
   **fields: Any,
 ) -> Loaded:
@@ -139,41 +155,72 @@ def load_with_notes(
   num_classes "file" keeps the file's head. With `adopt`, fields that are not
   given are the file's where it states them; else they must be as it says.
   """
-  if head not in ("keep", "init"):
-    raise ValueError(f"head={head!r}: wanted 'keep' or 'init'")
-  workdirs.check(which, step)
   variants.get(variant)  # an unknown name is said before a file is read
   path = os.path.expanduser(path)
-  file = places.find(path, saved=(which, step) != (None, None))
-  notes, config, metadata, saved = [], {}, {}, None
-  if file is None:
-    leaves, saved = workdirs.read(path, which, step)
-    notes.append(saved.note)
-    name = "checkpoint"
-  else:
-    leaves, metadata, more = _read(path, file, which, step)
-    notes += more
-    if workdirs.is_export(file) and file != path:
-      notes.append("the student that the run exported")
-    config = places.config_beside(file)
-    format_ = detect(file, leaves, source)
-    name = "flat" if "variant" in metadata else format_.NAME
+  return to_model(
+    path,
+    read(path, which, source),
+    variant=variant,
+    num_classes=num_classes,
+    image_size=image_size,
+    head=head,
+    classes=classes,
+    adopt=adopt,
+    **fields,
+  )
+
+
+def to_model(
+  path: str,
+  content: Content,
+  *,
+  variant: str,
+  num_classes: int | str | None,
+  image_size: int | tuple[int, int] | None = None,
+  head: str = "keep",
+  classes: Sequence[int] | None = None,
+  adopt: bool = True,
+  **fields: Any,
+) -> Loaded:
+  """The parameters of a model from what was read; see `load_with_notes`.
+
+  Args:
+    path: for messages.
+    content: of the file or checkpoint; its leaves are used up.
+    variant: the model's name; this and all others are `load_with_notes`'s.
+    num_classes: C, None, or "file".
+    image_size: pixels, side or (rows, columns).
+    head: "keep" or "init".
+    classes: of the file's classes, those to keep, in order.
+    adopt: take fields that are not given from the file.
+    **fields: of `vit.Model`.
+
+  Raises:
+    ValueError: the weights do not fit.
+  """
+  if head not in ("keep", "init"):
+    raise ValueError(f"head={head!r}: expected 'keep' or 'init'")
+  notes, metadata = [*content.notes], content.metadata
+  leaves = dict(content.leaves)
+  content.leaves.clear()  # or both forms would be held
 
   def build(num_classes):
     return vit.Model(num_classes, variant=variant, **{**fields, "scan": False})
 
   if image_size is None:
-    image_size = places.image_size(metadata) or places.stated(path).image_size
+    image_size = resolve.image_size(metadata)
+    if image_size is None and content.file is not None:
+      image_size = resolve.stated(path).image_size
   if image_size is None:
     image_size = variants.get(variant).image_size
-    if file is None:  # a run that did not state it
-      image_size = fit.image_size(leaves, build(None), image_size)
+    if content.file is None:  # a run that did not state it
+      image_size = adapt.image_size(leaves, build(None), image_size)
   if isinstance(image_size, int):
     image_size = (image_size, image_size)
 
   try:
-    said = configs.fields(config)
-    if file is not None and format_ is timm:
+    said = configs.fields(content.config)
+    if content.format is timm:
       said |= configs.pooling(leaves)
     taken, more = configs.settle(said, variant, fields, adopt)
     fields |= taken
@@ -183,31 +230,30 @@ def load_with_notes(
         f"the file was written as variant {metadata['variant']!r}, read as "
         f"{variant!r}"
       )
-    if file is not None:
-      leaves, more = _translate(format_, leaves, build(1), image_size)
+    if content.format is not None:
+      leaves, more = _translate(content.format, leaves, build(1), image_size)
       notes += more
-    fit.check_axes(leaves)
+    adapt.check_axes(leaves)
     if num_classes == "file":
       count = len(leaves["head/bias"]) if "head/bias" in leaves else None
       num_classes = count if classes is None else len(classes)
     model = build(num_classes)
-    wanted = fit.shapes(model, image_size)
-    notes += fit.position(leaves, wanted, model.grid(*image_size))
-    notes += fit.head(leaves, wanted, head, classes)
-    fit.check(leaves, wanted)
-    leaves = fit.numbers(leaves)
+    wanted = adapt.shapes(model, image_size)
+    notes += adapt.position(leaves, wanted, model.grid(*image_size))
+    notes += adapt.head(leaves, wanted, head, classes)
+    adapt.check(leaves, wanted)
+    leaves = adapt.numbers(leaves)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
   if fields.get("scan"):
     leaves = big_vision.stack(leaves)
   return Loaded(
     traverse_util.unflatten_dict(leaves, sep="/"),
-    name,
+    content.name,
     tuple(notes),
     num_classes or None,
     image_size,
-    file,
-    saved,
+    content.file,
     fields,
   )
 
@@ -247,22 +293,41 @@ def _translate(format_, source, model, image_size):
   table = format_.RULES
   if format_ is huggingface:
     kept, table = huggingface.clean(kept), huggingface.table(kept)
-  wanted = fit.shapes(model, image_size)
-  return rules.to_ours(table, kept, wanted, fit.is_free), notes
+  wanted = adapt.shapes(model, image_size)
+  return rules.to_ours(table, kept, wanted, adapt.is_free), notes
 
 
-def _read(path, file, which, step):
-  """A file's leaves under its library's own names; metadata, and notes."""
-  if step is not None:
+def read(path: str, which: str | None, source: str | None) -> Content:
+  """What the file of weights that a path stands for holds.
+
+  Raises:
+    ValueError: there is none, or it cannot be read.
+  """
+  file = resolve.find(path)
+  exported = os.path.basename(file) == resolve.EXPORTED and file != path
+  if exported and which is not None:
     raise ValueError(
-      f"step={step!r} needs a workdir with checkpoints, got {path!r}"
+      f"which={which!r}: {path!r} is a run's workdir, whose checkpoints "
+      "vitkd_jax.runs.students.load reads"
     )
-  content = reading.read(file, which)
-  average = torch_files.is_average(content.names)
+  found = reading.read(file, which)
+  average = torch_files.is_average(found.names)
   try:
-    found, notes = names.strip(list(content.arrays), None if average else which)
-    leaves = {name: content.arrays[theirs] for name, theirs in found.items()}
+    wanted, notes = names.strip(list(found.arrays), None if average else which)
+    leaves = {name: found.arrays[theirs] for name, theirs in wanted.items()}
     names.check_kind(leaves)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
-  return leaves, content.metadata, [*content.notes, *notes]
+  notes = [*found.notes, *notes]
+  if exported:
+    notes.append("the student that the run exported")
+  format_ = detect(file, leaves, source)
+  return Content(
+    leaves,
+    "flat" if "variant" in found.metadata else format_.NAME,
+    format_,
+    found.metadata,
+    resolve.config_beside(file),
+    tuple(notes),
+    file,
+  )

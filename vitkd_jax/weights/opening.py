@@ -2,13 +2,12 @@
 
 import contextlib
 import io
-import json
 import os
 import pathlib
 import stat
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from vitkd_jax.weights import remote
+from vitkd_jax import remote
 
 
 def opened(path: str) -> BinaryIO:
@@ -62,26 +61,6 @@ def check_memory(path: str, needed: int) -> None:
       f"{path!r} holds {needed / 1e9:,.1f} GB, and this machine has "
       f"{there / 1e9:,.1f} GB of memory"
     )
-
-
-def parse_json(text: str | bytes, what: str) -> Any:
-  """The value of a JSON text.
-
-  Args:
-    text: the JSON.
-    what: names it in the message.
-
-  Raises:
-    ValueError: the text is not JSON, or nested too deep.
-  """
-  try:
-    return json.loads(text)
-  except RecursionError:
-    raise ValueError(
-      f"{what}: expected JSON, got one nested too deep"
-    ) from None
-  except ValueError as error:
-    raise ValueError(f"{what}: expected JSON: {error}") from None
 
 
 def unreadable(path: str, error: Exception) -> str:

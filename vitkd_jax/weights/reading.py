@@ -16,7 +16,8 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from vitkd_jax.weights import opening, remote, shards, torch_files
+from vitkd_jax import check, remote
+from vitkd_jax.weights import opening, shards, torch_files
 
 Arrays = dict[str, np.ndarray]
 
@@ -145,7 +146,7 @@ def _safetensors_header(path, content, size) -> tuple[dict[str, str], Any]:
   if not 0 < length <= min(size - 8, _LONGEST_HEADER):
     raise ValueError(opening.truncated(path, "safetensors file"))
   try:
-    header = opening.parse_json(content.read(length), "header")
+    header = check.parse_json(content.read(length), "header")
   except ValueError:
     raise ValueError(opening.truncated(path, "safetensors file")) from None
   metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else 0

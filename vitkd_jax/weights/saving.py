@@ -12,15 +12,15 @@ import ml_dtypes
 import numpy as np
 
 from vitkd_jax.data import preprocess as preprocessing
-from vitkd_jax.models import variants, vit
+from vitkd_jax.models import equal, posemb, variants, vit
 from vitkd_jax.weights import (
+  adapt,
   big_vision,
   files,
-  fit,
   huggingface,
-  places,
   processors,
   reading,
+  resolve,
   timm,
 )
 
@@ -90,7 +90,7 @@ def save(
     format == "huggingface" and "dinov2" in variant
   )
   if fold or not keeps_layerscale:
-    params = fit.fold_layerscale(params)
+    params = equal.fold_layerscale(params)
     fields = {**fields, "layerscale_init": None}
   leaves = {
     name: np.asarray(leaf)
@@ -102,11 +102,11 @@ def save(
   if image_size is None and preprocess is not None:
     image_size = preprocess.size
   elif image_size is None:
-    image_size = fit.image_size(leaves, model, named.image_size)
+    image_size = adapt.image_size(leaves, model, named.image_size)
   size = (image_size,) * 2 if isinstance(image_size, int) else image_size
-  images = preprocess.at(size) if preprocess else places.published(named, size)
+  images = preprocess.at(size) if preprocess else resolve.published(named, size)
   names = _class_names(class_names, count)
-  fit.check(leaves, fit.shapes(model, size))
+  adapt.check(leaves, adapt.shapes(model, size))
 
   texts = {}
   match format:
@@ -156,20 +156,8 @@ def holds(path: str, params: Mapping[str, Any]) -> bool:
   )
 
 
-# Fields of a model that say how it is run or initialised, not what it is.
-RUNTIME = (
-  "dropout",
-  "drop_path",
-  "dtype_mm",
-  "head_zeroinit",
-  "init_scheme",
-  "remat_policy",
-  "scan",
-)
-
-
 def _header(variant, num_classes, image_size, fields) -> dict[str, str]:
-  fields = {k: v for k, v in fields.items() if k not in RUNTIME}
+  fields = {k: v for k, v in fields.items() if k not in variants.RUNTIME_FIELDS}
   return {
     "variant": variant,
     "num_classes": str(num_classes or 0),
@@ -179,7 +167,7 @@ def _header(variant, num_classes, image_size, fields) -> dict[str, str]:
 
 
 def _class_names(names, count) -> list[str] | None:
-  if not names or places.nameless(names):
+  if not names or resolve.nameless(names):
     return None
   if len(names) != count:
     raise ValueError(
@@ -218,5 +206,5 @@ def _with_position(leaves, model, size):
   """The leaves with a fixed position embedding as if it were learned."""
   if model.posemb == "learn":
     return leaves
-  fixed = vit.sincos_2d(*model.grid(*size), model.width)
+  fixed = posemb.sincos_2d(*model.grid(*size), model.width)
   return {**leaves, "pos_embedding": np.asarray(fixed)}

@@ -2,6 +2,7 @@
 
 import os
 
+from vitkd_jax import check
 from vitkd_jax.weights import opening
 
 _LONGEST = 100_000_000  # bytes of an index
@@ -19,7 +20,7 @@ def files_of(path: str) -> dict[str, str]:
     ValueError: the index is damaged, or names a file elsewhere.
   """
   with opening.opened(path) as file:
-    found = opening.parse_json(file.read(_LONGEST), repr(path))
+    found = check.parse_json(file.read(_LONGEST), repr(path))
   shards = found.get("weight_map") if isinstance(found, dict) else None
   if not isinstance(shards, dict) or not shards:
     raise ValueError(f"{path!r}: expected a 'weight_map' of tensors to files")

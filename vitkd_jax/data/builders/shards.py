@@ -16,6 +16,7 @@ import tempfile
 from array_record.python import array_record_module
 from etils import epath
 
+from vitkd_jax import remote
 from vitkd_jax.data.builders import census as censuses
 
 _STATE = "preparation.json"
@@ -152,7 +153,7 @@ def _write_missing(plan, folder, state, missing, progress):
 @contextlib.contextmanager
 def _alone(folder) -> Iterator[None]:
   """Keeps a second process out, where the folder is on a disk."""
-  if _remote(folder):  # two of them would write the same objects
+  if remote.is_remote(folder):  # two of them would write the same objects
     yield
     return
   file = os.open(folder, os.O_RDONLY)
@@ -210,7 +211,7 @@ def _put_state(folder, state):
 
 
 def _check_room(folder, missing):
-  if _remote(folder):
+  if remote.is_remote(folder):
     return
   needed = sum(shard.size for shard in missing)
   free = shutil.disk_usage(folder).free
@@ -238,14 +239,10 @@ def _put(path, data):
     file.write(data)
 
 
-def _remote(path) -> bool:
-  return "://" in os.fspath(path)
-
-
 @contextlib.contextmanager
 def _appearing(path: epath.Path) -> Iterator[str]:
   """A local file to write, which is at `path` when all went well."""
-  if _remote(path):  # an object is there whole or not at all
+  if remote.is_remote(path):  # an object is there whole or not at all
     with tempfile.TemporaryDirectory() as folder:
       local = os.path.join(folder, path.name)
       yield local

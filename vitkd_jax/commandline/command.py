@@ -1,0 +1,179 @@
+"""What the command lines share: flags, the config, and refusals.
+
+A user's mistake ends with one sentence on stderr and exit status 2; a
+traceback means a defect of ours.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import errno
+import os
+import shlex
+import sys
+import traceback
+
+from absl import app, flags, logging
+
+from vitkd_jax import errors
+from vitkd_jax.cluster import console, startup
+from vitkd_jax.commandline import arguments
+
+# Flags defined here are those of the entry point that asks for them.
+flags.disclaim_key_flags()
+
+RefusedError = arguments.RefusedError
+require = arguments.require
+config = arguments.config
+define_path = arguments.define_path
+# What entry points raise; the training, which imports none, raises it, too.
+FailedError = errors.FailedError
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+  """A context whose errors are the user's: they become RefusedErrors."""
+  try:
+    yield
+  except (ValueError, OSError, ImportError) as error:  # a bucket's client
+    raise RefusedError(str(error)) from error
+
+
+def define_join() -> None:
+  """Defines the flags that `join` reads."""
+  flags.DEFINE_string(
+    "coordinator",
+    None,
+    "host:port of process 0; default: found on TPU, Slurm and Kubernetes",
+  )
+  flags.DEFINE_integer(
+    "num_processes", None, "of the run; default: found, else 1"
+  )
+  flags.DEFINE_integer("process_id", None, "of this process; default: found")
+  flags.DEFINE_float(
+    "join_timeout", 300.0, "seconds to wait for the other processes"
+  )
+
+
+def join() -> None:
+  """Joins this process to the others of the run, see `startup.start`."""
+  given = flags.FLAGS
+  try:
+    startup.start(
+      given.coordinator,
+      given.num_processes,
+      given.process_id,
+      timeout=given.join_timeout,
+    )
+  except ValueError as error:
+    raise RefusedError(str(error)) from error
+  except startup.MissingError as error:
+    raise errors.FailedError(str(error)) from error
+
+
+def line() -> str:
+  """The command line as a user would type it again."""
+  spec = sys.modules["__main__"].__spec__
+  program = f"python -m {spec.name}" if spec else sys.argv[0]
+  return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+
+
+def run(
+  main: Callable[[Sequence[str]], None],
+  *,
+  with_config: bool,
+  allow_positional: bool = False,
+) -> None:
+  """Parses the command line, runs `main`, and exits.
+
+  Args:
+    main: takes argv.
+    with_config: there is a flag --config, and it is required.
+    allow_positional: argv may hold more than options.
+  """
+  if with_config:
+    arguments.define_config()
+  # Orbax tells of every file at the level "info"; --verbosity brings it back.
+  logging.set_verbosity(logging.WARNING)
+  console.open_streams()
+  # A terminal of few characters, or a name that is not UTF-8.
+  sys.stdout.reconfigure(errors="replace")
+  try:
+    app.run(
+      lambda argv: _flushed(main, argv),
+      flags_parser=lambda argv: arguments.parse(
+        argv, with_config=with_config, allow_positional=allow_positional
+      ),
+    )
+  except RefusedError as error:
+    _exit(error, 2)
+  except errors.FailedError as error:
+    _exit(error, 1)
+  except errors.PreemptedError as notice:
+    stream = console.Stream(sys.stdout, lambda error: None)
+    stream.write(f"{notice}\n")
+    stream.flush()
+    sys.exit(notice.status)
+  except KeyboardInterrupt:
+    console.complain("error: interrupted")
+    # A second Ctrl-C would abort an orderly exit.
+    _leave_now(errors.INTERRUPTED)
+  except BrokenPipeError:  # `| head` has seen enough
+    console.close(sys.stdout)
+    _leave(1)
+  except Exception as error:
+    if "RESOURCE_EXHAUSTED" in str(error):
+      _exit(_out_of_memory(error), 1)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+      _exit(
+        f"{error}; what was saved is intact: free some room, start again", 1
+      )
+    if without_device := startup.without_device(error):
+      _exit(without_device, 2)
+    if startup.process_count() == 1:
+      raise
+    traceback.print_exc()
+    _leave(1)
+
+
+def _flushed(main, argv):
+  """Runs `main`; what it printed is out, or cannot be printed."""
+  with refusing():
+    startup.check_environment()
+  main(argv)
+  sys.stdout.flush()
+
+
+def _exit(error, status):
+  console.complain(f"error: {error}")
+  _leave(status)
+
+
+def _out_of_memory(error):
+  first = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
+  return (
+    f"the memory of a device does not suffice ({first.rstrip('.')}); take "
+    "fewer images at once (--batch-size, or config.run.batch_size), or work a "
+    "batch off in parts (config.run.accumulate)"
+  )
+
+
+def _leave(status):
+  """Ends this process; in the middle of a run, the other ones, too.
+
+  An orderly exit would wait until they come to theirs, and they wait for this
+  one in a collective. Without it JAX ends them.
+  """
+  try:
+    sys.stdout.flush()
+  except OSError:
+    console.close(sys.stdout)
+  if startup.process_count() == 1:
+    sys.exit(status)
+  _leave_now(status)
+
+
+def _leave_now(status):
+  for stream in filter(None, (sys.stdout, sys.stderr)):
+    with contextlib.suppress(OSError):
+      stream.flush()
+  os._exit(status)

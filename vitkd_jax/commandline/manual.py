@@ -1,0 +1,151 @@
+"""What --help prints: the command's own flags, and the keys of a config.
+
+What a key means stands once, in the docstring of what its section goes to.
+"""
+
+import argparse
+import ast
+from collections.abc import Callable, Sequence
+import inspect
+import pathlib
+import re
+import sys
+import textwrap
+
+from absl import flags
+import ml_collections
+
+from vitkd_jax.data import augment
+from vitkd_jax.distill import heads, terms, tokens
+from vitkd_jax.models import vit
+from vitkd_jax.training import objective, optim, sections
+
+# The docstrings that say what the keys of a section mean.
+_READERS: dict[str, tuple[Callable, ...]] = {
+  "run": (sections.Run,),
+  "data": (sections.Data,),
+  "augment": (augment.make_augment,),
+  "student": (vit.Model, vit.ViT),
+  "teacher": (sections.Teacher,),
+  "head": (sections.Head, heads.ViTKD),
+  "select": (tokens.select,),
+  "logits": (sections.Logits, objective.Objective),
+  "schedule": (sections.Schedule, optim.make_schedule),
+  "optimizer": (optim.make_optimizer,),
+}
+_HEADINGS = ("Args:", "Attributes:")
+
+
+def text(
+  ours: Sequence[flags.Flag],
+  config: ml_collections.ConfigDict | None,
+  file: str | None,
+  *,
+  with_config: bool,
+  where: str,
+) -> str:
+  """The page of the command that runs.
+
+  Args:
+    ours: the command's flags, without --config.
+    config: what --config names, with its overrides; None without one.
+    file: path of that config file.
+    with_config: the command has a flag --config.
+    where: half a sentence on where config files are.
+  """
+  main = sys.modules["__main__"]
+  program = f"python -m {main.__spec__.name}" if main.__spec__ else sys.argv[0]
+  usage = f"{program} --config=FILE[:ARGUMENTS]" if with_config else program
+  parser = argparse.ArgumentParser(
+    usage=f"{usage} [--NAME=VALUE ...]",
+    description=main.__doc__ and main.__doc__.rstrip(),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    add_help=False,
+  )
+  for flag in ours:
+    _add(parser, flag.name, _metavar(flag), _meaning(flag))
+  if with_config:
+    _add(
+      parser,
+      "config",
+      "FILE",
+      "a config file and, behind a colon, its arguments",
+    )
+  if config is not None:
+    _add_keys(parser, config, _docstring(file))
+  elif with_config:
+    parser.epilog = (
+      "The config file holds everything else. --config=FILE --help lists its "
+      "keys with\ntheir values and meanings; --config.SECTION.KEY=VALUE "
+      "overrides one. Sections:\n"
+      + textwrap.fill(f"{', '.join(sections.SECTIONS)}.", 79)
+      + "\n"
+      + textwrap.fill(f"Config files: {where}.".replace("%", "%%"), 79)
+    )
+  return parser.format_help()
+
+
+def _add_keys(parser, config, docstring):
+  arguments = parser.add_argument_group("config file", docstring)
+  _add(arguments, "config.SECTION.KEY", "VALUE", "sets a key of these sections")
+  for section in filter(config.get, sections.SECTIONS):
+    group = parser.add_argument_group(f"section {section}")
+    known = meanings(section)
+    for key, value in config[section].items():
+      _add(group, f"config.{section}.{key}", str(value), known.get(key, ""))
+
+
+def meanings(section: str) -> dict[str, str]:
+  """What each key of a section of a config means."""
+  if section == "weights":
+    return {
+      term: "weight of this term of the loss; 0 leaves it out"
+      for term in terms.TERMS
+    }
+  found = {}
+  for reader in reversed(_READERS.get(section, ())):
+    found |= _described(inspect.getdoc(reader) or "")
+  return found
+
+
+def _described(docstring: str) -> dict[str, str]:
+  """The entries below "Args:" and "Attributes:" of a docstring."""
+  found, name = {}, None
+  within = False
+  for line in docstring.splitlines():
+    if line.strip() and not line.startswith(" "):
+      within, name = line.strip() in _HEADINGS, None
+    elif within and (entry := re.match(r"  \*{0,2}(\w+): +(\S.*)", line)):
+      name = entry[1]
+      found[name] = entry[2]
+    elif name and line.strip():
+      found[name] += " " + line.strip()
+  return found
+
+
+def _docstring(file):
+  """Of a config file, which has run already and so parses."""
+  tree = ast.parse(pathlib.Path(file).read_text())
+  return (ast.get_docstring(tree) or "").replace("%", "%%") or None
+
+
+def _metavar(flag):
+  if flag.boolean:
+    return "True|False"
+  if getattr(flag.parser, "enum_values", None):
+    return "|".join(flag.parser.enum_values)
+  return flag.name.replace("-", "_").upper()
+
+
+def _meaning(flag):
+  shown = flag.default not in (None, [], "", 0, False)
+  said = re.sub(r"^<[^>]*>: ", "", flag.help)  # an enum's values, once more
+  return said + (f" (default: {flag.default})" if shown else "")
+
+
+def _add(parser, name, metavar, meaning):
+  parser.add_argument(
+    f"--{name}",
+    metavar=metavar.replace("%", "%%"),
+    help=meaning.replace("%", "%%"),
+  )

@@ -1,0 +1,33 @@
+"""FLOPs of a training step, counted by formula."""
+
+from vitkd_jax.training import objective as objectives
+
+
+def per_image(objective: objectives.Objective) -> dict[str, float]:
+  """FLOPs of a training step per image, counted by formula.
+
+  Matrix products alone, two FLOPs for a multiplication and its sum. A backward
+  pass counts twice its forward pass, but for the first layer, whose input needs
+  no gradient. What the compiler counts is more (softmax, gelu, norms,
+  optimiser) and less: it leaves out the convolutions' padding, and counts a
+  loop over blocks or micro-batches once.
+
+  Returns:
+    {"teacher", "student" (both passes), "head" (both passes), "total"}.
+  """
+  student, teacher, head = objective.student, objective.teacher, objective.head
+  stem, rest = student.forward_flops(objective.student_grid)
+  flops = {"teacher": 0.0, "student": 2 * stem + 3 * rest, "head": 0.0}
+  if teacher is not None:
+    flops["teacher"] = sum(teacher.forward_flops(objective.teacher_grid))
+  if head is not None:
+    number, width = objective.num_tokens, head.teacher_width
+    align = 2.0 * number * student.width * width
+    if student.width == width and not head.always_align:
+      align = 0.0
+    generate = align + 2 * 2 * number * 9 * width**2
+    flops["head"] = 3 * (
+      objective.num_low * align * ("mimic" in head.terms)
+      + generate * ("generation" in head.terms)
+    )
+  return flops | {"total": sum(flops.values())}

@@ -1,0 +1,75 @@
+"""The pass over a split that adds up what evaluators count."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from vitkd_jax.cluster import sharding
+from vitkd_jax.evaluation import contract
+
+Sums = dict[str, contract.Sums]
+
+
+def make_step(
+  models: Mapping[str, Callable[[Any, jax.Array], jax.Array]],
+  evaluators: Mapping[str, contract.Evaluator],
+) -> Callable[[Sums, Mapping[str, Any], contract.Batch], Sums]:
+  """The function (sums, {model: params}, batch) -> sums, to be jitted.
+
+  Args:
+    models: (params, image uint8 [B, H, W, 3]) -> logits [B, C] float32, by
+      name.
+    evaluators: by name; each gets the logits of all models.
+
+  Returns:
+    The step. Its first sums come from `zero_sums`; a batch has "image" and what
+    `contract.Evaluator` says.
+  """
+
+  def step(sums, params, batch):
+    logits = {
+      name: model(params[name], batch["image"])
+      for name, model in models.items()
+    }
+    return {
+      name: evaluator.update(sums[name], logits, batch)
+      for name, evaluator in evaluators.items()
+    }
+
+  return step
+
+
+def zero_sums(evaluators: Mapping[str, contract.Evaluator]) -> Sums:
+  """What an evaluation starts from."""
+  return {name: evaluator.init() for name, evaluator in evaluators.items()}
+
+
+def run(
+  step: Callable[..., Sums],
+  zeros: Sums,
+  models: Mapping[str, Mapping[str, Any]],
+  batches: Iterable[Mapping[str, Any]],
+  mesh: Mesh,
+  after_batch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+  """The sums of several models, on the host, in one pass over the images.
+
+  Args:
+    step: from `make_step`, jitted.
+    zeros: from `zero_sums`, on the mesh.
+    models: the parameters of `step` for each of them, by name.
+    batches: this process's part of each batch.
+    mesh: that the step runs on.
+    after_batch: called after each batch; may raise.
+  """
+  sums = dict.fromkeys(models, zeros)
+  for batch in batches:
+    batch = sharding.global_batch(batch, mesh)
+    for name, params in models.items():
+      before = sums[name]
+      sums[name] = step(before, params, batch)
+      sharding.limit_dispatch(mesh, before, sums[name])
+    after_batch()
+  return jax.device_get(sums)

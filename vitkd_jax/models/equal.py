@@ -1,0 +1,54 @@
+"""Other parameters of the same function: folded, or stacked for a scan."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+
+
+def fold_layerscale(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Parameters of the same function without LayerScale.
+
+  gamma * (W x + b) = (gamma W) x + (gamma b), so that each gamma goes into the
+  projection before it: attention's `out` and the second dense layer. The
+  result fits the model built with `layerscale_init=None`.
+
+  Args:
+    params: nested parameters, with or without LayerScale, scanned or not.
+
+  Returns:
+    Nested parameters; those without LayerScale come back as they are.
+  """
+  leaves = traverse_util.flatten_dict(params, sep="/")
+  for branch, layer, inputs in (
+    ("sa", "MultiHeadDotProductAttention_0/out", 2),
+    ("mlp", "MlpBlock_0/Dense_1", 1),
+  ):
+    for name in [n for n in leaves if n.endswith(f"/layerscale_{branch}")]:
+      block = name.rpartition("/")[0]
+      gamma = leaves.pop(name)  # [D], or [depth, D] of a scanned encoder
+      kernel, bias = f"{block}/{layer}/kernel", f"{block}/{layer}/bias"
+      leaves[bias] = leaves[bias] * gamma
+      over_inputs = (*gamma.shape[:-1], *[1] * inputs, gamma.shape[-1])
+      leaves[kernel] = leaves[kernel] * gamma.reshape(over_inputs)
+  return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def stack_blocks(params: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Parameters of a scanned encoder, from those with one entry a block.
+
+  Args:
+    params: nested parameters; those of a scanned encoder come back as they are.
+  """
+  blocks = params["Transformer"]
+  names = [name for name in blocks if name.startswith("encoderblock_")]
+  names.sort(key=lambda name: int(name.rpartition("_")[2]))
+  if not names:
+    return params
+  rest = {name: leaf for name, leaf in blocks.items() if name not in names}
+  rest["encoderblock"] = jax.tree.map(
+    lambda *leaves: jnp.stack(leaves), *(blocks[name] for name in names)
+  )
+  return {**params, "Transformer": rest}

@@ -1,0 +1,208 @@
+"""One writer a workdir: a lock that dies with its process.
+
+On a disk it is the kernel's advisory lock on a file, which NFS clients pass on
+to their server. A bucket has none: there an object names the writer and is
+renewed every few seconds, and a start that finds one waits to see whether
+it still is.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Any
+import uuid
+
+from vitkd_jax import remote
+
+_log = logging.getLogger(__name__)
+
+# Between two renewals of an object.
+_BEAT_SECONDS = 10.0
+# Without a renewal, after which its writer counts as dead: four of them.
+_STALE_SECONDS = 45.0
+# What file systems answer that know no locks.
+_UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class HeldError(ValueError):
+  """Another process writes to the workdir; the message says which one."""
+
+
+@contextlib.contextmanager
+def hold(workdir: str) -> Iterator[None]:
+  """Holds the workdir's lock, in its file or object `lock`; a context.
+
+  Args:
+    workdir: made if it is not there; may be gs://.
+
+  Raises:
+    HeldError: another process holds it.
+    OSError: the file or the bucket cannot be written.
+  """
+  make = _Lease if remote.is_remote(workdir) else _FileLock
+  with make(workdir):
+    yield
+
+
+def _holder() -> dict[str, Any]:
+  return {
+    "host": socket.gethostname(),
+    "pid": os.getpid(),
+    "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
+  }
+
+
+def _refusal(workdir, text) -> HeldError:
+  try:
+    held = json.loads(text)
+    who = f"process {held['pid']} on {held['host']}, since {held['since']}"
+  except (ValueError, KeyError, TypeError):  # it has yet to write its name
+    who = "another process"
+  return HeldError(
+    f"workdir {workdir} is in use by {who}; wait for that training or end it, "
+    "or take another workdir"
+  )
+
+
+class _FileLock:
+  """Held as long as the file is open, which ends with the process."""
+
+  def __init__(self, workdir):
+    self._workdir = workdir
+
+  def __enter__(self):
+    os.makedirs(self._workdir, exist_ok=True)
+    path = os.path.join(self._workdir, "lock")
+    # Not inherited: a worker that outlives its trainer would hold the lock.
+    self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+      self._lock(path)
+    except BaseException:
+      os.close(self._file)
+      raise
+
+  def _lock(self, path):
+    try:
+      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise _refusal(self._workdir, os.pread(self._file, 4096, 0)) from None
+    except OSError as error:
+      if error.errno not in _UNSUPPORTED:
+        raise
+      _log.warning(
+        "%s cannot be locked (%s): nothing keeps a second training from "
+        "writing to this workdir",
+        path,
+        error.strerror,
+      )
+    with contextlib.suppress(OSError):  # a full disk; it is for messages alone
+      os.ftruncate(self._file, 0)
+      os.pwrite(self._file, json.dumps(_holder()).encode(), 0)
+
+  def __exit__(self, *_):
+    os.close(self._file)
+
+
+class _Lease:
+  """An object that is renewed by a thread, and deleted at an orderly end."""
+
+  def __init__(self, workdir):
+    import fsspec  # comes with gcsfs
+
+    self._workdir = workdir
+    path = workdir.rstrip("/") + "/lock"
+    self._files, self._path = fsspec.core.url_to_fs(path)
+    self._mine = {"token": uuid.uuid4().hex, **_holder()}
+    self._renewals = 0
+    self._done = threading.Event()
+
+  def __enter__(self):
+    if not self._created():
+      self._take_over()
+    self._thread = threading.Thread(
+      target=self._renew, name="lock", daemon=True
+    )
+    self._thread.start()
+
+  def __exit__(self, *_):
+    self._done.set()
+    self._thread.join()
+    # A bucket that is gone: the next start waits.
+    with contextlib.suppress(Exception):
+      if self._is_mine(self._read()):
+        self._files.rm_file(self._path)
+
+  def _created(self) -> bool:
+    """Whether there was no such object; then there is one, and it is ours."""
+    try:
+      self._write(mode="create")
+    except FileExistsError:
+      # Also where an answer was lost and the request was made again.
+      return self._is_mine(self._read())
+    return True
+
+  def _take_over(self):
+    """Waits until the object was not renewed for long; raises if it is."""
+    seen = self._read()
+    _log.warning(
+      "%s names a training that may have died; waiting up to %g s to see "
+      "whether it still runs",
+      self._path,
+      _STALE_SECONDS,
+    )
+    deadline = time.monotonic() + _STALE_SECONDS
+    while time.monotonic() < deadline:
+      self._done.wait(_BEAT_SECONDS / 5)
+      now = self._read()
+      if now is None and self._created():
+        return
+      if now != seen:
+        raise _refusal(self._workdir, now or self._read() or b"")
+    self._write()
+    # Of two that take it over at once, the one that wrote last has it.
+    self._done.wait(_BEAT_SECONDS / 5)
+    now = self._read()
+    if not self._is_mine(now):
+      raise _refusal(self._workdir, now or b"")
+
+  def _renew(self):
+    while not self._done.wait(_BEAT_SECONDS):
+      try:
+        now = self._read()
+        if now is not None and not self._is_mine(now):
+          self._end(now)
+        self._renewals += 1
+        self._write()
+      except Exception as error:  # the next renewal tries again
+        _log.warning("%s could not be renewed: %s", self._path, error)
+
+  def _end(self, now):
+    """Ends the process: it stood still for so long that another took over."""
+    print(f"error: {_refusal(self._workdir, now)}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+  def _read(self) -> bytes | None:
+    try:
+      # A range: without one, its length would come from a cached listing.
+      return self._files.cat_file(self._path, 0, 4096)
+    except FileNotFoundError:
+      return None
+
+  def _write(self, mode="overwrite"):
+    content = {**self._mine, "renewals": self._renewals}
+    self._files.pipe_file(self._path, json.dumps(content).encode(), mode=mode)
+
+  def _is_mine(self, content: bytes | None) -> bool:
+    try:
+      return json.loads(content or b"{}").get("token") == self._mine["token"]
+    except ValueError:
+      return False

@@ -1,0 +1,114 @@
+"""Metrics of a run: metrics.jsonl, TensorBoard, console and train.log."""
+
+from collections.abc import Mapping
+import contextlib
+import datetime
+import json
+
+from etils import epath
+
+from vitkd_jax import errors, remote
+from vitkd_jax.cluster import console
+from vitkd_jax.runs import events, reading
+
+
+class Writer:
+  """Writes scalars by step; use it as a context.
+
+  A resumed run drops what was written beyond its first step, so that its
+  metrics.jsonl equals an unbroken run's.
+
+  Args:
+    workdir: where metrics.jsonl and the events go; made if it is not there.
+    first_step: updates done before this start.
+    total_steps: of the whole run, for the progress line.
+    quiet: writes nothing (all processes but the first).
+  """
+
+  def __init__(
+    self, workdir: str, *, first_step: int, total_steps: int, quiet=False
+  ):
+    self._workdir, self._quiet = workdir, quiet
+    self._first_step, self._total_steps = first_step, total_steps
+    self._path = epath.Path(workdir) / "metrics.jsonl"
+    self._written = set()
+
+  def __enter__(self):
+    if self._quiet:
+      return self
+    with contextlib.ExitStack() as stack:
+      self._keep_until(self._first_step)
+      self._log = console.Log(self._workdir)
+      self._console = stack.enter_context(
+        console.Console(
+          self._log, first_step=self._first_step, total_steps=self._total_steps
+        )
+      )
+      self._events = stack.enter_context(
+        events.Events(self._workdir, self._first_step + 1)
+      )
+      self._open = stack.pop_all()
+    return self
+
+  def __exit__(self, kind, error, _):
+    if self._quiet:
+      return
+    if isinstance(error, errors.FailedError | errors.PreemptedError):
+      self._log.line(str(error))  # which the command prints
+    elif error is not None:
+      self._log.line(f"ended by {kind.__name__}: {error}")
+    # What filled the disk has been told, and hides nothing else here.
+    with contextlib.suppress(OSError):
+      self._open.close()
+
+  def _keep_until(self, step: int) -> None:
+    if not self._path.exists():
+      return
+    content, kept = self._path.read_bytes(), []
+    for line, values in reading.metrics(content):
+      if values["step"] <= step:
+        kept.append(line + b"\n")
+        self._written.add((values["step"], frozenset(values)))
+    if b"".join(kept) != content:  # through another file: a kill loses nothing
+      temporary = self._path.with_suffix(".tmp")
+      temporary.write_bytes(b"".join(kept))
+      temporary.replace(self._path)
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Appends one line of metrics and the events of the same step, once."""
+    known = (step, frozenset(values) | {"step"})
+    if self._quiet or known in self._written:
+      return
+    line = json.dumps({"step": step, **values})
+    if not remote.is_remote(self._path):
+      with open(self._path, "a") as file:
+        file.write(line + "\n")
+    else:  # object stores cannot append
+      old = self._path.read_text() if self._path.exists() else ""
+      self._path.write_text(old + line + "\n")
+    self._events.scalars(step, values)
+
+  def line(self, text: str) -> None:
+    """Prints a line that stays."""
+    if not self._quiet:
+      self._console.line(text)
+
+  def progress(self, step: int, values: Mapping[str, float]) -> None:
+    """Moves the bar on a terminal; prints a line into a log."""
+    if not self._quiet:
+      self._console.progress(step, progress_text(values))
+
+
+def progress_text(values: Mapping[str, float]) -> str:
+  """One line of what a person watches: loss by term, speed, time left."""
+  terms = "  ".join(
+    f"{name.removeprefix('weighted_')} {value:.3f}"
+    for name, value in values.items()
+    if name.startswith("weighted_")
+  )
+  eta = datetime.timedelta(seconds=round(values["eta_seconds"]))
+  return (
+    f"loss {values['loss']:.3f} ({terms})  acc {values['accuracy']:.1%}  "
+    f"lr {values['learning_rate']:.1e}  {values['images_per_second']:.0f} img/s"
+    f"  wait {values['data_wait']:.0%}  eta {eta}"
+  )

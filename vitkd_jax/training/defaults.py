@@ -1,0 +1,35 @@
+"""What the keys of a config are where nobody sets them."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+from vitkd_jax.data import augment
+from vitkd_jax.training import sections
+
+_OWNERS = {
+  "data": sections.Data,
+  "teacher": sections.Teacher,
+  "head": sections.Head,
+  "logits": sections.Logits,
+  "schedule": sections.Schedule,
+  "run": sections.Run,
+}
+
+
+def default(name: str) -> Any:
+  """Of a key like "config.data.exif"; None where it has none."""
+  _, section, key = (*name.split("."), "", "")[:3]
+  if section == "augment":
+    known = inspect.signature(augment.make_augment).parameters
+    found = known[key].default if key in known else None
+    return None if found is inspect.Parameter.empty else _plain(found)
+  if section not in _OWNERS:
+    return None
+  fields = {f.name: f.default for f in dataclasses.fields(_OWNERS[section])}
+  found = fields.get(key)
+  return None if found is dataclasses.MISSING else _plain(found)
+
+
+def _plain(value):
+  return list(value) if isinstance(value, tuple) else value  # as JSON has it
