@@ -4,86 +4,80 @@ python -m docs.import_graph
 """
 
 import ast
+import collections
 import pathlib
 
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+import numpy as np
 
 _PACKAGE = pathlib.Path(__file__).parents[1] / "vitkd_jax"
 _OUT = pathlib.Path(__file__).parent / "import_graph.svg"
-# From the top down, side by side what do not know each other.
-_ROWS = (
-  ("commands",),
-  ("commandline",),
-  ("reporting", "estimate"),
-  ("training",),
-  ("evaluation",),
-  ("runs",),
-  ("cluster", "weights"),
-  ("distill", "data"),
-  ("models", "remote", "check", "errors"),
+# From the top down; what has no name here is a command.
+_ROOMS = (
+  "commands",
+  "commandline",
+  "reporting",
+  "estimate",
+  "training",
+  "evaluation",
+  "runs",
+  "cluster",
+  "weights",
+  "distill",
+  "data",
+  "models",
+  "remote",
+  "check",
+  "errors",
 )
 
 
-def edges() -> dict[tuple[str, str], int]:
-  """{(importer, imported): number of importing files} between folders."""
-  found: dict[tuple[str, str], int] = {}
+def counts() -> np.ndarray:
+  """Files of each folder (rows) that import each other folder (columns)."""
+  found: collections.Counter = collections.Counter()
   for path in sorted(_PACKAGE.rglob("*.py")):
     own = _room(path.relative_to(_PACKAGE).with_suffix("").parts[0])
-    tree = ast.parse(path.read_text())
     names = {
-      f"{node.module}.{alias.name}".split(".")[1]
-      for node in ast.walk(tree)
+      _room(f"{node.module}.{alias.name}".split(".")[1])
+      for node in ast.walk(ast.parse(path.read_text()))
       if isinstance(node, ast.ImportFrom)
       and f"{node.module}".partition(".")[0] == "vitkd_jax"
       for alias in node.names
     }
-    for name in {_room(name) for name in names} - {own, "commands"}:
-      found[own, name] = found.get((own, name), 0) + 1
-  return found
+    found.update((own, name) for name in names - {own, "commands"})
+  return np.array([[found[a, b] for b in _ROOMS] for a in _ROOMS])
 
 
 def _room(name):
-  return name if any(name in row for row in _ROWS) else "commands"
+  return name if name in _ROOMS else "commands"
 
 
 def draw() -> None:
   """Writes the picture."""
-  places = {
-    name: ((i + 0.5) / len(row), -float(depth))
-    for depth, row in enumerate(_ROWS)
-    for i, name in enumerate(row)
-  }
+  table, size = counts(), len(_ROOMS)
   matplotlib.rcParams["svg.hashsalt"] = "vitkd_jax"  # the same bytes each time
-  figure, axes = plt.subplots(figsize=(9, 8), layout="constrained")
-  for (start, end), number in sorted(edges().items()):
-    bend = 0.12 if places[start][0] <= places[end][0] else -0.12
-    axes.annotate(
-      "",
-      places[end],
-      places[start],
-      arrowprops=dict(
-        arrowstyle="-|>",
-        color="0.55",
-        linewidth=0.5 + 0.25 * min(number, 10),
-        shrinkA=16,
-        shrinkB=16,
-        connectionstyle=f"arc3,rad={bend}",
-      ),
-    )
-  for name, place in places.items():
-    axes.text(
-      *place,
-      name,
-      ha="center",
-      va="center",
-      bbox=dict(boxstyle="round,pad=0.4", facecolor="white", edgecolor="0.2"),
-    )
-  axes.set(xlim=(0, 1), ylim=(0.5 - len(_ROWS), 0.5))
-  axes.axis("off")
+  figure, axes = plt.subplots(figsize=(8, 7), layout="constrained")
+  axes.imshow(
+    np.ma.masked_equal(table, 0), cmap="Blues", vmin=-5, vmax=table.max() * 1.5
+  )
+  for row, column in zip(*np.nonzero(table), strict=True):
+    axes.text(column, row, table[row, column], ha="center", va="center")
+  lower = np.tril(np.ones_like(table))
+  axes.imshow(
+    np.ma.masked_equal(lower, 0), cmap="Greys", vmin=0, vmax=12, zorder=0
+  )
+  axes.set_xticks(range(size), _ROOMS, rotation=60, ha="left")
+  axes.set_yticks(range(size), _ROOMS)
+  axes.xaxis.tick_top()
+  axes.set_xlabel("is imported")
+  axes.set_ylabel("imports")
+  axes.xaxis.set_label_position("top")
+  axes.tick_params(length=0)
   figure.savefig(_OUT, metadata={"Date": None})
+  plt.close(figure)
 
 
 if __name__ == "__main__":
