@@ -15,15 +15,13 @@ os.environ["XLA_FLAGS"] = " ".join(
   ]
 )
 
+import drawn
 import jax
-import jax.numpy as jnp
 import leaks
 import ml_collections
-import numpy as np
 import pytest
 
 from vitkd_jax import weights
-from vitkd_jax.models import vit
 
 TINY = dict(variant="test/7", pool_type="tok", head_zeroinit=False)
 # The files that take longest, of few tests: they go first, or one worker would
@@ -62,16 +60,10 @@ def leaves_nothing():
 @pytest.fixture(scope="session")
 def teacher_file(tmp_path_factory):
   """A teacher of 10 classes for 28 px images, every parameter random."""
-  model = vit.Model(10, variant="deit3_pico_patch4_28")
-  image = jnp.zeros((1, 28, 28, 3))
-  params = model.init(jax.random.key(7), image)["params"]
-  rng = np.random.default_rng(7)
-  params = jax.tree.map(
-    lambda x: np.asarray(x + 0.05 * rng.standard_normal(x.shape), np.float32),
-    params,
-  )
+  variant = "deit3_pico_patch4_28"
+  params = drawn.params(10, 7, deviation=0.1, variant=variant)
   path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-  weights.save(path, params, variant="deit3_pico_patch4_28", format="flat")
+  weights.save(path, params, variant=variant, format="flat")
   return str(path)
 
 

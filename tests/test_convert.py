@@ -6,14 +6,14 @@ import sys
 import zipfile
 
 from absl import flags
+import drawn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vitkd_jax import convert, weights
 from vitkd_jax.data import preprocess
-from vitkd_jax.models import variants, vit
+from vitkd_jax.models import variants
 from vitkd_jax.runs import checkpoint
 from vitkd_jax.weights import resolve, saving, verify, zoo
 
@@ -27,20 +27,10 @@ FIELDS = dict(
 )
 
 
-def random_params(**fields):
-  tree = jax.eval_shape(
-    vit.Model(5, **fields).init, jax.random.key(0), jnp.zeros((1, 28, 28, 3))
-  )["params"]
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), tree
-  )
-
-
 @pytest.fixture
 def flat(tmp_path):
   path = tmp_path / "student.safetensors"
-  weights.save(path, random_params(**FIELDS), format="flat", **FIELDS)
+  weights.save(path, drawn.params(**FIELDS), format="flat", **FIELDS)
   return path
 
 
@@ -53,7 +43,7 @@ def run(path, output, to, **options):
 def test_a_flat_file_says_its_model_and_is_read_back(tmp_path, flat, capsys):
   written = run(flat, tmp_path / "w.npz", "big_vision")
   said = capsys.readouterr().out
-  params = random_params(**FIELDS)
+  params = drawn.params(**FIELDS)
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   assert f"{count:,} parameters" in said
   assert weights.sha256(flat) in said
@@ -111,7 +101,7 @@ def test_head_classes_size_and_dtype(tmp_path, flat, capsys):
   assert "7x7 to 8x10" in said
   assert "head cut from 5 to 2 classes" in said
   got = weights.load(written, num_classes=2, image_size=(32, 40), **FIELDS)
-  want = random_params(**FIELDS)["head"]["kernel"][:, [4, 0]]
+  want = drawn.params(**FIELDS)["head"]["kernel"][:, [4, 0]]
   np.testing.assert_array_equal(got["head"]["kernel"], want.astype(np.float16))
   written = run(flat, tmp_path / "w.npz", "flat", head="drop", check=False)
   assert "head" not in weights.load(
@@ -124,7 +114,7 @@ def test_head_classes_size_and_dtype(tmp_path, flat, capsys):
 )
 def test_the_evaluation_s_crop_is_stated_on(tmp_path, asked, size, short_side):
   path, written = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-  params = random_params(**FIELDS)
+  params = drawn.params(**FIELDS)
   images = preprocess.Preprocess((28, 28), 30, (0.1,) * 3, (0.2,) * 3)
   weights.save(path, params, format="flat", preprocess=images, **FIELDS)
   run(path, written, "flat", image_size=asked, check=False)
@@ -159,14 +149,7 @@ def workdir(tmp_path):
   checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
   fields = dict(FIELDS, patch_size=(4, 4))
   for step, top1 in ((3, 0.75), (6, 0.5)):
-    tree = jax.eval_shape(
-      vit.Model(5, **fields).init, jax.random.key(0), jnp.zeros((1, 20, 20, 3))
-    )["params"]
-    rng = np.random.default_rng(step)
-    student = jax.tree.map(
-      lambda leaf, rng=rng: rng.normal(0, 0.3, leaf.shape).astype(np.float32),
-      tree,
-    )
+    student = drawn.params(seed=step, image_size=20, **fields)
     state = {"params": {"student": student}, "ema": None}
     checkpoints.save(step, state, top1=top1)
   checkpoints.close()
@@ -214,7 +197,7 @@ def test_a_timm_folder_says_its_model(tmp_path, flat):
   images = preprocess.Preprocess(
     (28, 28), 31, (0.1,) * 3, (0.2,) * 3, "bilinear"
   )
-  params = random_params(**FIELDS)
+  params = drawn.params(**FIELDS)
   weights.save(
     tmp_path / "timm", params, format="timm", preprocess=images, **FIELDS
   )
@@ -236,7 +219,7 @@ def test_a_timm_folder_says_its_model(tmp_path, flat):
 )
 def test_class_names_go_with_their_classes(tmp_path, flat, options, kept):
   named = tmp_path / "named.safetensors"
-  params = random_params(**FIELDS)
+  params = drawn.params(**FIELDS)
   weights.save(named, params, format="flat", class_names=NAMES, **FIELDS)
   run(named, tmp_path / "a.safetensors", "flat", check=False, **options)
   for format in ("timm", "huggingface"):
@@ -247,7 +230,7 @@ def test_class_names_go_with_their_classes(tmp_path, flat, options, kept):
 
 
 def test_as_many_names_as_classes(tmp_path):
-  params = random_params(**FIELDS)
+  params = drawn.params(**FIELDS)
   with pytest.raises(ValueError, match=r"expected 5, .* got 4"):
     weights.save(
       tmp_path, params, format="timm", class_names=NAMES[1:], **FIELDS

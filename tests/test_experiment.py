@@ -2,6 +2,7 @@
 
 import contextlib
 
+import drawn
 import jax
 import ml_collections
 import numpy as np
@@ -148,10 +149,10 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_teacher_of_other_classes_is_refused(tiny_config, tmp_path):
-  model = vit.Model(7, variant="deit3_pico_patch4_28")
-  params = model.init(jax.random.key(0), np.zeros((1, 28, 28, 3)))["params"]
+  variant = tiny_config.teacher.variant
   path = tmp_path / "seven.safetensors"
-  weights.save(path, params, variant="deit3_pico_patch4_28", format="flat")
+  params = drawn.params(7, variant=variant)
+  weights.save(path, params, variant=variant, format="flat")
   tiny_config.teacher.weights = str(path)
   with pytest.raises(ValueError, match="7") as refusal:
     experiment.build(tiny_config)
@@ -159,10 +160,10 @@ def test_a_teacher_of_other_classes_is_refused(tiny_config, tmp_path):
 
 
 def test_a_teacher_of_another_resolution_is_refused(tiny_config, tmp_path):
-  model = vit.Model(10, variant="deit3_pico_patch4_28")
-  params = model.init(jax.random.key(0), np.zeros((1, 56, 56, 3)))["params"]
+  variant = tiny_config.teacher.variant
   path = tmp_path / "large.safetensors"
-  weights.save(path, params, variant="deit3_pico_patch4_28", format="flat")
+  params = drawn.params(10, image_size=56, variant=variant)
+  weights.save(path, params, variant=variant, format="flat")
   tiny_config.teacher.weights = str(path)
   with pytest.raises(ValueError, match="resize_posemb=True"):
     experiment.build(tiny_config)

@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 
+import drawn
 import jax
 import numpy as np
 import pytest
@@ -13,23 +14,32 @@ from vitkd_jax import train, weights
 from vitkd_jax.cluster import sharding
 from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets, preprocess
-from vitkd_jax.models import vit
 from vitkd_jax.runs import checkpoint, reading, students
 from vitkd_jax.training import experiment, teacher_check, teachers
 
 VARIANT = "deit3_pico_patch4_28"
 
 
+def constant(value):
+  """The teacher's parameters, all equal."""
+  params = drawn.params(10, variant=VARIANT)
+  return jax.tree.map(lambda x: np.full_like(x, value), params)
+
+
 def save(folder, *steps):
   """A run's checkpoints, each with other parameters of the teacher's model."""
-  model = vit.Model(10, variant=VARIANT)
-  params = model.init(jax.random.key(0), np.zeros((1, 28, 28, 3)))["params"]
   checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep=9)
   for step in steps:
-    moved = jax.tree.map(lambda x, step=step: x + step / 100, params)
-    state = {"params": {"student": params}, "ema": moved}
+    moved = constant(step / 100)
+    state = {"params": {"student": moved}, "ema": moved}
     checkpoints.save(step, state, top1=None)
   checkpoints.close()
+
+
+@pytest.fixture(autouse=True)
+def untraced(monkeypatch):
+  """`test_experiment` traces the steps."""
+  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
 
 
 @pytest.fixture
@@ -66,7 +76,7 @@ def test_the_step_stays_while_the_teacher_goes_on(config, tmp_path):
   save(tmp_path / "teacher", 4)
   weights.save(
     tmp_path / "teacher" / "student.safetensors",
-    jax.tree.map(np.asarray, unfolded(0.5)),
+    constant(0.5),
     variant=VARIANT,
     format="flat",
   )
@@ -77,12 +87,6 @@ def test_the_step_stays_while_the_teacher_goes_on(config, tmp_path):
   other = start(config, str(tmp_path / "other"))
   assert other.teacher_pin.step is None
   np.testing.assert_array_equal(bias(other), np.float32(0.5))
-
-
-def unfolded(value):
-  model = vit.Model(10, variant=VARIANT)
-  params = model.init(jax.random.key(0), np.zeros((1, 28, 28, 3)))["params"]
-  return jax.tree.map(lambda x: np.full_like(x, value), params)
 
 
 def test_a_step_that_is_gone_or_another_is_refused(config, tmp_path):
@@ -100,8 +104,7 @@ def test_a_step_that_is_gone_or_another_is_refused(config, tmp_path):
   save(tmp_path / "teacher", 3)  # as it was
   start(config, workdir)
   shutil.rmtree(folder / "3")
-  model = vit.Model(10, variant=VARIANT)
-  params = model.init(jax.random.key(1), np.zeros((1, 28, 28, 3)))["params"]
+  params = drawn.params(10, variant=VARIANT)
   checkpoints = checkpoint.Checkpoints(folder, keep=9)
   state = {"params": {"student": params}, "ema": params}
   checkpoints.save(3, state, top1=None)
@@ -174,7 +177,7 @@ def test_a_teacher_s_folder_says_how_its_images_are_normalised(
 def with_names(path, names):
   """A teacher's file that names its classes."""
   weights.save(
-    path, unfolded(0.5), variant=VARIANT, format="flat", class_names=names
+    path, constant(0.5), variant=VARIANT, format="flat", class_names=names
   )
   return str(path)
 

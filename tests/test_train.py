@@ -1,5 +1,6 @@
 """The whole training on real images: crash, resume, divergence, export."""
 
+import functools
 import json
 import pathlib
 
@@ -29,13 +30,27 @@ def metrics(workdir):
   ]
 
 
-def last_state(config, workdir):
+def last_states(config, *workdirs):
+  """What a run of the config finds in each workdir."""
   parts = experiment.build(config)
-  like = jax.eval_shape(parts.make_init(), jax.random.key(0))
-  checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints")
-  restored = checkpoints.restore(like, parts.state_shardings())
-  checkpoints.close()
-  return jax.device_get(restored.state)
+  for workdir in workdirs:
+    checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints")
+    restored = checkpoints.restore(
+      parts.state_shapes(), parts.state_shardings()
+    )
+    checkpoints.close()
+    yield jax.device_get(restored.state)
+
+
+@pytest.fixture
+def baseline(tiny_config, monkeypatch):
+  """A student alone, on one device: quickly compiled, and saved."""
+  build = functools.partial(experiment.build, devices=jax.devices()[:1])
+  monkeypatch.setattr(experiment, "build", build)
+  tiny_config.weights = dict(task=1.0)
+  tiny_config.teacher = {}
+  tiny_config.augment = dict(flip=0.5)
+  return tiny_config
 
 
 def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
@@ -64,7 +79,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
     file.write('{"step": 8, "loss": 1.0}\n{"step": 9, "lo')
   assert train.train(tiny_config, broken) == result
 
-  one, other = last_state(tiny_config, whole), last_state(tiny_config, broken)
+  one, other = last_states(tiny_config, whole, broken)
   assert int(one.step) == int(other.step) == 12
   leaves = jax.tree.leaves(one)
   assert len(leaves) > 50
@@ -131,18 +146,18 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
 
 
 def test_divergence_stops_the_run_and_keeps_good_checkpoints(
-  tiny_config, tmp_path, capsys
+  baseline, tmp_path, capsys
 ):
-  tiny_config.schedule.peak = 1e36
-  tiny_config.schedule.warmup_start = 1e-3
-  tiny_config.run.checkpoint_every = 1
-  tiny_config.run.max_bad_steps = 3
+  baseline.schedule.peak = 1e36
+  baseline.schedule.warmup_start = 1e-3
+  baseline.run.checkpoint_every = 1
+  baseline.run.max_bad_steps = 3
   with pytest.raises(errors.FailedError, match=r"the 3\. update in") as stop:
-    train.train(tiny_config, str(tmp_path))
+    train.train(baseline, str(tmp_path))
   assert "gradient became NaN or infinite" in str(stop.value)
   assert "config.schedule.peak" in str(stop.value)
   assert capsys.readouterr().out.count("that update was skipped") == 3
-  state = last_state(tiny_config, tmp_path)
+  (state,) = last_states(baseline, tmp_path)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.opt_state))
   total, row = state.skipped
@@ -150,11 +165,11 @@ def test_divergence_stops_the_run_and_keeps_good_checkpoints(
   assert 1 <= total <= 4
 
 
-def test_checkpoints_come_by_the_clock_too(tiny_config, tmp_path, capsys):
-  tiny_config.run.checkpoint_every = 0
-  tiny_config.run.checkpoint_minutes = 1e-6  # at every log
-  tiny_config.run.keep = 9
-  train.train(tiny_config, str(tmp_path))
+def test_checkpoints_come_by_the_clock_too(baseline, tmp_path, capsys):
+  baseline.run.checkpoint_every = 0
+  baseline.run.checkpoint_minutes = 1e-6  # at every log
+  baseline.run.keep = 9
+  train.train(baseline, str(tmp_path))
   found = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
   assert found == {2, 4, 6, 8, 10, 12}
   out = capsys.readouterr().out
@@ -162,18 +177,18 @@ def test_checkpoints_come_by_the_clock_too(tiny_config, tmp_path, capsys):
   assert told == [f"saved the checkpoint of step {i}" for i in sorted(found)]
 
 
-def test_a_finished_run_at_a_constant_rate_goes_on(tiny_config, tmp_path):
+def test_a_finished_run_at_a_constant_rate_goes_on(baseline, tmp_path):
   """As if it had been as long from the first."""
   whole, grown = tmp_path / "whole", tmp_path / "grown"
-  tiny_config.weights.update(mimic=0.0, generation=0.0, nkd=0.0)
-  tiny_config.schedule.end = tiny_config.schedule.peak
-  result = train.train(tiny_config, str(whole))
-  epochs = tiny_config.run.epochs
-  tiny_config.run.epochs = epochs / 2
-  train.train(tiny_config, str(grown))
-  assert int(last_state(tiny_config, grown).step) == 6
-  tiny_config.run.epochs = epochs
-  assert train.train(tiny_config, str(grown)) == result
+  baseline.schedule.end = baseline.schedule.peak
+  result = train.train(baseline, str(whole))
+  epochs = baseline.run.epochs
+  baseline.run.epochs = epochs / 2
+  train.train(baseline, str(grown))
+  (half,) = last_states(baseline, grown)
+  assert int(half.step) == 6
+  baseline.run.epochs = epochs
+  assert train.train(baseline, str(grown)) == result
   assert metrics(grown) == metrics(whole)
   one, other = (safetensors.numpy.load_file(folder / "student.safetensors")
                 for folder in (whole, grown))  # fmt: skip

@@ -3,6 +3,7 @@
 import sys
 import zipfile
 
+import drawn
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -31,18 +32,6 @@ MODELS = {
 }
 
 
-def random_params(num_classes=5, seed=0, **fields):
-  """Parameters of which none keeps its initial value."""
-  model = vit.Model(num_classes, **fields)
-  tree = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3))
-  )["params"]
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), tree
-  )
-
-
 def assert_same(got, want):
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
@@ -58,7 +47,7 @@ def flat(params):
 )
 def test_round_trip_is_exact(tmp_path, name, format, file):
   fields = MODELS[name]
-  params = random_params(**fields)
+  params = drawn.params(**fields)
   weights.save(tmp_path / file, params, format=format, **fields)
   got = weights.load(tmp_path / file, num_classes=5, image_size=SIZE, **fields)
   assert_same(got, params)
@@ -70,7 +59,7 @@ def test_scanned_and_unrolled_layouts_are_the_same_weights(
   tmp_path, scan_in, scan_out
 ):
   fields = MODELS["big_vision"]
-  params = random_params(scan=scan_in, **fields)
+  params = drawn.params(scan=scan_in, **fields)
   weights.save(
     tmp_path / "w.npz", params, format="big_vision", scan=scan_in, **fields
   )
@@ -92,7 +81,7 @@ def test_scanned_and_unrolled_layouts_are_the_same_weights(
 @pytest.mark.parametrize("scan", [False, True])
 def test_folded_layerscale_computes_the_same(scan):
   fields = MODELS["deit3"]
-  params = random_params(scan=scan, **fields)
+  params = drawn.params(scan=scan, **fields)
   folded = weights.fold_layerscale(params)
   assert not any("layerscale" in name for name in flat(folded))
   image = np.random.default_rng(1).normal(size=(2, SIZE, SIZE, 3))
@@ -112,7 +101,7 @@ def test_folded_layerscale_computes_the_same(scan):
 
 def save_small(path, **changes):
   fields = MODELS["deit3"]
-  leaves = flat(random_params(**fields))
+  leaves = flat(drawn.params(**fields))
   for name, leaf in changes.items():
     if leaf is None:
       del leaves[name]
@@ -141,7 +130,7 @@ def test_a_leaf_that_does_not_fit_is_named(tmp_path, changes, words):
 
 
 def test_shape_mismatch_in_a_timm_file_gives_both_shapes(tmp_path):
-  params = random_params(**MODELS["deit"])
+  params = drawn.params(**MODELS["deit"])
   weights.save(
     tmp_path / "w.safetensors", params, format="timm", **MODELS["deit"]
   )
@@ -177,7 +166,7 @@ def test_files_that_are_no_weights(tmp_path, content, words):
 @pytest.mark.parametrize("file", ["w.safetensors", "w.npz"])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
 def test_truncated_files(tmp_path, file, share):
-  params = random_params(**MODELS["deit"])
+  params = drawn.params(**MODELS["deit"])
   weights.save(tmp_path / file, params, format="flat", **MODELS["deit"])
   content = (tmp_path / file).read_bytes()
   (tmp_path / file).write_bytes(content[: int(share * len(content))])
@@ -212,7 +201,7 @@ def test_nothing_is_left_of_a_failed_write(tmp_path):
 
 
 def test_half_precision_comes_back_as_float32(tmp_path):
-  params = random_params(**MODELS["deit"])
+  params = drawn.params(**MODELS["deit"])
   for file in ("w.safetensors", "w.npz"):
     weights.save(
       tmp_path / file,
@@ -278,7 +267,7 @@ def old_position(leaves):
 )
 def test_big_visions_history(tmp_path, age):
   fields = MODELS["deit"]
-  params = random_params(**fields)
+  params = drawn.params(**fields)
   np.savez(tmp_path / "w.npz", **age(flat(params)))
   got = weights.load(tmp_path / "w.npz", num_classes=5, **fields)
   jax.tree.map(
@@ -288,7 +277,7 @@ def test_big_visions_history(tmp_path, age):
 
 def test_an_inlined_map_head(tmp_path):
   fields = dict(MODELS["big_vision"], pool_type="map")
-  params = random_params(**fields)
+  params = drawn.params(**fields)
   leaves = {k.removeprefix("MAPHead_0/"): v for k, v in flat(params).items()}
   np.savez(tmp_path / "w.npz", **leaves)
   got = weights.load(
@@ -299,7 +288,7 @@ def test_an_inlined_map_head(tmp_path):
 
 @pytest.mark.parametrize("file", ["w.safetensors", "w.npz"])
 def test_a_url_is_read_as_a_path_is(tmp_path, file):
-  params = random_params(**MODELS["deit"])
+  params = drawn.params(**MODELS["deit"])
   weights.save(tmp_path / file, params, format="flat", **MODELS["deit"])
   url = f"file://{tmp_path / file}"
   assert_same(weights.load(url, num_classes=5, **MODELS["deit"]), params)
@@ -309,7 +298,7 @@ def test_a_url_is_read_as_a_path_is(tmp_path, file):
 
 def test_whether_a_file_holds_parameters_already(tmp_path):
   fields = MODELS["deit"]
-  params = random_params(**fields)
+  params = drawn.params(**fields)
   path = str(tmp_path / "w.safetensors")
   assert not saving.holds(path, params)
   weights.save(path, params, format="flat", **fields)
@@ -324,7 +313,7 @@ def test_whether_a_file_holds_parameters_already(tmp_path):
 
 def test_a_flat_file_states_its_model(tmp_path):
   fields = MODELS["deit3"]
-  params = random_params(**fields)
+  params = drawn.params(**fields)
   path = tmp_path / "w.safetensors"
   weights.save(path, params, format="flat", drop_path=0.1, **fields)
   said = resolve.stated(path)
@@ -353,7 +342,7 @@ def test_big_vision_has_no_such_tokens(tmp_path, fields, words):
   with pytest.raises(ValueError, match=words):
     weights.save(
       tmp_path / "w.npz",
-      random_params(**fields),
+      drawn.params(**fields),
       format="big_vision",
       **fields,
     )
@@ -361,7 +350,7 @@ def test_big_vision_has_no_such_tokens(tmp_path, fields, words):
 
 
 def test_parameters_of_another_variant_are_not_written(tmp_path):
-  params = random_params(**MODELS["deit"])
+  params = drawn.params(**MODELS["deit"])
   with pytest.raises(ValueError, match=r"lacks.*encoderblock_2"):
     weights.save(
       tmp_path / "w.npz", params, variant="deit_pico_patch4_28", format="flat"

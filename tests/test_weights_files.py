@@ -3,10 +3,11 @@
 import json
 import os
 
+import drawn
 from flax import traverse_util
 import numpy as np
 import pytest
-from test_weights import MODELS, SIZE, flat, random_params
+from test_weights import MODELS, SIZE, flat
 
 from vitkd_jax import check, weights
 from vitkd_jax.weights import files, reading, resolve
@@ -21,7 +22,7 @@ def load(path, **changes):
 
 
 def write(path, **changes):
-  files.write_npz(path, flat(random_params(**FIELDS)) | changes)
+  files.write_npz(path, flat(drawn.params(**FIELDS)) | changes)
   return path
 
 
@@ -43,7 +44,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path, make, words, call):
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
-  params = random_params(**FIELDS)
+  params = drawn.params(**FIELDS)
   weights.save("~/w.npz", params, format="flat", image_size=SIZE, **FIELDS)
   assert (tmp_path / "w.npz").exists()
   read = load("~/w.npz")
@@ -95,7 +96,7 @@ def test_no_memory_left_is_one_sentence(tmp_path, monkeypatch):
   "leaf", ["head/bias", "Transformer/encoder_norm/scale"]
 )
 def test_one_number_that_is_not_finite_is_named(tmp_path, value, leaf):
-  array = flat(random_params(**FIELDS))[leaf].copy()
+  array = flat(drawn.params(**FIELDS))[leaf].copy()
   array[-1] = value
   words = rf"w\.npz: leaf '{leaf}'.*finite.*in 1 of {array.size}"
   with pytest.raises(ValueError, match=words):
@@ -145,7 +146,7 @@ def test_leaves_that_are_no_floats(tmp_path, array, words):
 )
 def test_leaves_of_no_model_s_shape(tmp_path, leaf, shape):
   fields = dict(FIELDS, pool_type="tok")
-  leaves = flat(random_params(**fields)) | {leaf: np.zeros(shape, np.float32)}
+  leaves = flat(drawn.params(**fields)) | {leaf: np.zeros(shape, np.float32)}
   files.write_npz(tmp_path / "w.npz", leaves)
   with pytest.raises(ValueError, match=leaf):
     load(tmp_path / "w.npz", **fields)
@@ -196,7 +197,7 @@ def test_an_index_s_hash_is_of_its_shards_too(tmp_path):
 
 def split(folder, **changes):
   """A model in two shards and their index; the arrays of each shard."""
-  arrays = flat(random_params(**FIELDS))
+  arrays = flat(drawn.params(**FIELDS))
   names = sorted(arrays)
   shards, where = {}, {}
   for i, part in enumerate((names[::2], names[1::2])):
@@ -213,7 +214,7 @@ def split(folder, **changes):
 def test_a_folder_of_shards(tmp_path, part):
   split(tmp_path)
   got = traverse_util.flatten_dict(load(tmp_path / part), sep="/")
-  for name, array in flat(random_params(**FIELDS)).items():
+  for name, array in flat(drawn.params(**FIELDS)).items():
     np.testing.assert_array_equal(got[name], array)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 
+import drawn
 import jax
 import numpy as np
 import pytest
@@ -18,22 +19,10 @@ DEIT = dict(variant="deit_tiny_patch16_224", **SMALL)
 OPTIONS = dict(num_classes=5, image_size=SIZE)
 
 
-def random_params(seed=0, **fields):
-  tree = jax.eval_shape(
-    vit.Model(5, **fields).init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), np.float32),
-  )["params"]
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), tree
-  )
-
-
 def theirs(folder, format="timm", seed=0, **fields):
   """The leaves of a file of another library, by their names."""
   fields = fields or DEIT
-  params = random_params(seed, **fields)
+  params = drawn.params(seed=seed, **fields)
   path = folder / f"{format}.{seed}.safetensors"
   weights.save(path, params, format=format, image_size=SIZE, **fields)
   return safetensors_numpy.load_file(path)
@@ -70,7 +59,7 @@ def test_a_prefix_is_left_off_and_said(tmp_path, format, prefix):
   leaves = prefixed(theirs(tmp_path, format), prefix)
   leaves["loss.weight"] = np.ones(3, np.float32)
   loaded = load(tmp_path, leaves)
-  assert_same(loaded.params, random_params(**DEIT))
+  assert_same(loaded.params, drawn.params(**DEIT))
   assert f"prefix {prefix!r}" in loaded.notes[0]
   assert "'loss.weight' left out" in loaded.notes[1]
 
@@ -80,10 +69,10 @@ def test_compiled_and_sharded_models_names(tmp_path):
     name.replace("blocks.1.", "_fsdp_wrapped_module.blocks.1._orig_mod."): array
     for name, array in theirs(tmp_path).items()
   }
-  assert_same(load(tmp_path, leaves).params, random_params(**DEIT))
+  assert_same(load(tmp_path, leaves).params, drawn.params(**DEIT))
   assert_same(
     load(tmp_path, prefixed(leaves, "module._orig_mod.")).params,
-    random_params(**DEIT),
+    drawn.params(**DEIT),
   )
 
 
@@ -93,7 +82,7 @@ def test_chunked_blocks_as_dinov2_has_them(tmp_path):
     for name, array in theirs(tmp_path).items()
   }
   assert any(name.startswith("blocks.1.1.") for name in leaves)
-  assert_same(load(tmp_path, leaves).params, random_params(**DEIT))
+  assert_same(load(tmp_path, leaves).params, drawn.params(**DEIT))
 
 
 @pytest.mark.parametrize(
@@ -108,11 +97,11 @@ def test_of_two_models_in_a_file_one_is_meant(tmp_path, student, average):
   leaves = prefixed(theirs(tmp_path, seed=1), student)
   leaves |= prefixed(theirs(tmp_path, seed=2), average)
   loaded = load(tmp_path, leaves)
-  assert_same(loaded.params, random_params(1, **DEIT))
+  assert_same(loaded.params, drawn.params(seed=1, **DEIT))
   assert f"--which ema reads the model under {average!r}" in loaded.notes
   for which, seed in (("student", 1), ("ema", 2)):
     loaded = load(tmp_path, leaves, which=which)
-    assert_same(loaded.params, random_params(seed, **DEIT))
+    assert_same(loaded.params, drawn.params(seed=seed, **DEIT))
 
 
 def test_two_students_are_refused(tmp_path):
@@ -162,7 +151,7 @@ def test_a_packed_swiglu(tmp_path):
 
 def folder(path, format, **config):
   """A folder of another library whose config.json says something else."""
-  params = random_params(**DEIT)
+  params = drawn.params(**DEIT)
   weights.save(path, params, format=format, image_size=SIZE, **DEIT)
   file = path / "config.json"
   said = json.loads(file.read_text())
@@ -248,7 +237,7 @@ def test_a_classifier_fine_tuned_from_mae(tmp_path):
   assert "norm.weight" not in leaves
   assert leaves["pos_embed"].shape == (1, 17, 8)
   loaded = load(tmp_path, leaves)
-  assert_same(loaded.params, random_params(**MAE))
+  assert_same(loaded.params, drawn.params(**MAE))
   assert dict(loaded.fields, variant=MAE["variant"]) == MAE
   with pytest.raises(ValueError, match=r"fc_norm\.weight.*pool_type='gap'"):
     weights.load(tmp_path / "w.safetensors", **DEIT, **OPTIONS)
@@ -257,7 +246,7 @@ def test_a_classifier_fine_tuned_from_mae(tmp_path):
 
 
 def test_an_fc_norm_by_hand():
-  params = random_params(**MAE)
+  params = drawn.params(**MAE)
   image = np.random.default_rng(3).normal(size=(2, SIZE, SIZE, 3))
   logits, out = jax.jit(vit.Model(5, **MAE).apply)({"params": params}, image)
   tokens = np.float64(out["pre_logits_2d"]).shape
@@ -275,7 +264,7 @@ def test_an_fc_norm_by_hand():
 
 def test_the_epsilon_reaches_every_norm():
   fields = dict(DEIT, pool_type="map", norm_eps=0.5)
-  params = random_params(**fields)
+  params = drawn.params(**fields)
   image = np.ones((1, SIZE, SIZE, 3))
   text = str(
     jax.make_jaxpr(vit.Model(5, **fields).apply)({"params": params}, image)

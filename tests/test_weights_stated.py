@@ -2,9 +2,10 @@
 
 import json
 
+import drawn
 import numpy as np
 import pytest
-from test_weights import MODELS, flat, random_params
+from test_weights import MODELS, flat
 
 from vitkd_jax.weights import files, resolve
 
@@ -30,7 +31,7 @@ FIELDS = MODELS["deit"]
 def test_metadata_of_a_flat_file(tmp_path, metadata, words):
   path = tmp_path / "w.safetensors"
   said = {"variant": FIELDS["variant"], "fields": '{"depth": 2}'}
-  files.write_safetensors(path, flat(random_params(**FIELDS)), said | metadata)
+  files.write_safetensors(path, flat(drawn.params(**FIELDS)), said | metadata)
   with pytest.raises(ValueError, match=words) as error:
     resolve.stated(path)
   assert str(path) in str(error.value)

@@ -3,9 +3,10 @@
 import argparse
 import pathlib
 
+import drawn
 import numpy as np
 import pytest
-from test_weights_kinds import DEIT, OPTIONS, assert_same, random_params, theirs
+from test_weights_kinds import DEIT, OPTIONS, assert_same, theirs
 
 from vitkd_jax.weights import loading
 
@@ -32,7 +33,7 @@ def test_what_trainers_put_beside_the_tensors(tmp_path, nest):
     "epoch": 3,
   }
   loaded = load(tmp_path, checkpoint)
-  assert_same(loaded.params, random_params(**DEIT))
+  assert_same(loaded.params, drawn.params(**DEIT))
 
 
 def test_parameters_and_views_are_read(tmp_path):
@@ -40,7 +41,7 @@ def test_parameters_and_views_are_read(tmp_path):
   name = "blocks.0.norm1.weight"
   tensors["head.bias"] = torch.nn.Parameter(tensors["head.bias"])
   tensors[name] = torch._neg_view(-tensors[name])
-  assert_same(load(tmp_path, tensors).params, random_params(**DEIT))
+  assert_same(load(tmp_path, tensors).params, drawn.params(**DEIT))
 
 
 @pytest.mark.parametrize("name", ["model_ema", "state_dict_ema"])
@@ -48,9 +49,9 @@ def test_a_moving_average_is_said_and_read(tmp_path, name):
   checkpoint = {"model": state(tmp_path, 1), name: state(tmp_path, 2)}
   loaded = load(tmp_path, checkpoint)
   assert loaded.notes == (f"read 'model'; --which ema reads {name!r}",)
-  assert_same(loaded.params, random_params(1, **DEIT))
+  assert_same(loaded.params, drawn.params(seed=1, **DEIT))
   loaded = load(tmp_path, checkpoint, which="ema")
-  assert_same(loaded.params, random_params(2, **DEIT))
+  assert_same(loaded.params, drawn.params(seed=2, **DEIT))
 
 
 @pytest.mark.parametrize(

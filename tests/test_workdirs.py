@@ -8,13 +8,12 @@ import pathlib
 import shutil
 import struct
 
+import drawn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vitkd_jax import weights
-from vitkd_jax.models import vit
 from vitkd_jax.runs import checkpoint, students
 
 FIELDS = dict(variant="test", depth=2, patch_size=(7, 7), image_size=28)
@@ -35,15 +34,7 @@ def collected():
 
 def student(seed):
   """A scanned student's parameters, all random."""
-  fields = {k: v for k, v in FIELDS.items() if k != "image_size"}
-  model = vit.Model(5, scan=True, **fields)
-  tree = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 3))
-  )["params"]
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), tree
-  )
+  return drawn.params(seed=seed, scan=True, **FIELDS)
 
 
 def save(workdir, *steps, keep=9, ema=True):
