@@ -68,8 +68,6 @@ def build(
     image_size=size,
     num_examples={"train": train},
     class_names=tuple(map(str, range(classes))),
-    mean=known.mean,
-    std=known.std,
   )
   planned = experiment.Planned(info, size, train)
   return experiment.build(config, devices, planned)

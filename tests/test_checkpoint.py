@@ -94,7 +94,7 @@ def test_round_trip_is_exact_on_another_mesh(tmp_path, ema):
   checkpoints.wait()
   checkpoints.close()
   mesh = sharding.make_mesh(fsdp=4)
-  shardings = sharding.tree(state, mesh, sharding.FSDP)
+  shardings = sharding.tree(state, mesh, split=True)
   checkpoints = checkpoint.Checkpoints(tmp_path)
   restored = checkpoints.restore(like(state), shardings).state
   checkpoints.close()

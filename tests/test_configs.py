@@ -40,8 +40,6 @@ IMAGENET = experiment.Planned(
     image_size=None,
     num_examples={"train": 1_281_167, "validation": 50_000},
     class_names=("",) * 1000,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
   ),
   image_size=(224, 224),
   num_train=1_281_167,

@@ -144,7 +144,6 @@ def info(num_classes=10):
   return datasets.Info(
     name="made", num_classes=num_classes, image_size=(28, 28),
     num_examples={"test": 37}, class_names=tuple("abcdefghij"),
-    mean=(0.5,) * 3, std=(0.5,) * 3,
   )  # fmt: skip
 
 

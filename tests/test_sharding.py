@@ -1,4 +1,4 @@
-"""The mesh, the rules, and what goes where."""
+"""The mesh, and what goes where."""
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -24,32 +24,25 @@ def test_mesh_refuses_what_does_not_divide(fsdp):
     sharding.make_mesh(fsdp=fsdp)
 
 
-def test_first_matching_rule_wins_and_all_leaves_are_covered():
+def test_large_leaves_are_split_along_their_largest_axis():
   mesh = sharding.make_mesh(fsdp=4)
   tree = {
-    "big": {"kernel": shape(64, 256)},
-    "other": {"kernel": shape(64, 256)},
-    "odd": shape(63, 257),
+    "kernel": shape(64, 256),
+    "tall": shape(256, 64),
+    "indivisible": shape(63, 257),
+    "second": shape(257, 64),
     "small": shape(8, 8),
   }
-  rules = (("big/.*", "replicate"), (".*", "fsdp"))
-  specs = jax.tree.map(lambda s: s.spec, sharding.tree(tree, mesh, rules))
-  assert specs["big"]["kernel"] == P()
-  assert specs["other"]["kernel"] == P(None, "fsdp")
-  assert specs["odd"] == P()  # nothing that four divides
-  assert specs["small"] == P()  # not worth a gather
-
-
-@pytest.mark.parametrize(
-  "rules, said",
-  [
-    ((("b", "fsdp"),), "no sharding rule matches a"),
-    (((".*", "split"),), "wanted 'replicate' or 'fsdp'"),
-  ],
-)
-def test_rules_that_do_not_fit_are_refused(rules, said):
-  with pytest.raises(ValueError, match=said):
-    sharding.tree({"a": shape(4)}, sharding.make_mesh(), rules)
+  specs = jax.tree.map(lambda s: s.spec, sharding.tree(tree, mesh, split=True))
+  assert specs == {
+    "kernel": P(None, "fsdp"),
+    "tall": P("fsdp", None),
+    "indivisible": P(),
+    "second": P(None, "fsdp"),
+    "small": P(),  # not worth a gather
+  }
+  whole = sharding.tree(tree, mesh)
+  assert {s.spec for s in jax.tree.leaves(whole)} == {P()}
 
 
 def test_global_batch_is_split_over_all_devices_in_order():

@@ -1,18 +1,13 @@
-"""One mesh ("data", "fsdp"), rules by parameter path, global batches."""
+"""One mesh ("data", "fsdp"), what goes where on it, global batches."""
 
 from collections.abc import Mapping, Sequence
 import math
-import re
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
-
-# First match wins, every leaf is matched: data parallel replicates.
-REPLICATE = ((".*", "replicate"),)
-FSDP = ((".*", "fsdp"),)
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None):
@@ -50,37 +45,22 @@ def batch(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(("data", "fsdp")))
 
 
-def tree(
-  shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, str]] = REPLICATE
-) -> Any:
+def tree(shapes: Any, mesh: Mesh, *, split: bool = False) -> Any:
   """The sharding of each leaf of a tree of shapes.
 
   Args:
     shapes: tree of arrays or ShapeDtypeStructs.
     mesh: from `make_mesh`.
-    rules: (regular expression, "replicate" or "fsdp"); the first one that
-      matches the whole path `a/b/c` decides. "fsdp" splits the largest axis
-      that the mesh axis divides, and replicates where there is none.
-
-  Raises:
-    ValueError: a leaf that no rule matches, or an unknown strategy.
+    split: FSDP: each leaf is split along its largest axis that the mesh's axis
+      "fsdp" divides, and replicated where there is none. Otherwise all leaves
+      are replicated.
   """
 
-  def of_leaf(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    for pattern, strategy in rules:
-      if not re.fullmatch(pattern, name):
-        continue
-      if strategy == "replicate":
-        return replicated(mesh)
-      if strategy == "fsdp":
-        return NamedSharding(mesh, _split_largest(leaf.shape, mesh))
-      raise ValueError(
-        f"sharding strategy {strategy!r}: wanted 'replicate' or 'fsdp'"
-      )
-    raise ValueError(f"no sharding rule matches {name}; end with ('.*', ...)")
+  def of_leaf(leaf):
+    spec = _split_largest(leaf.shape, mesh) if split else P()
+    return NamedSharding(mesh, spec)
 
-  return jax.tree_util.tree_map_with_path(of_leaf, shapes)
+  return jax.tree.map(of_leaf, shapes)
 
 
 def place(values: Any, where: Any) -> Any:

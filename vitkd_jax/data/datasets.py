@@ -19,12 +19,8 @@ from vitkd_jax.data import sources, subsets
 
 _PACKAGE = epath.Path(__file__).parent
 
-# Per-channel mean and standard deviation of the train images in [0, 1].
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_STATISTICS = {
-  "fashion_mini": ((0.2859,) * 3, (0.3518,) * 3),
-  "fashion_mnist": ((0.2860,) * 3, (0.3530,) * 3),
-}
+# Of `prepare`, beside what is in the folder.
+_NAMES = ("fashion_mini", "fashion_mnist")
 
 
 class Source(Protocol):
@@ -50,9 +46,6 @@ class Info:
     image_size: (H, W) in pixels; None when images differ in size.
     num_examples: split name -> number of examples.
     class_names: of length num_classes.
-    mean: of the train images in [0, 1], three channels; ImageNet's where the
-      set's own was not measured.
-    std: the same for the standard deviation.
     scored_classes: that a model is scored over; None for all.
     label_sets: each image has any number of labels that count as right.
   """
@@ -62,8 +55,6 @@ class Info:
   image_size: tuple[int, int] | None
   num_examples: dict[str, int]
   class_names: tuple[str, ...]
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float]
   scored_classes: tuple[int, ...] | None = None
   label_sets: bool = False
 
@@ -87,15 +78,12 @@ def info(name: str, data_dir: str | None = None) -> Info:
   meta = _builder(name, data_dir).info
   height, width, _ = meta.features["image"].shape
   label = meta.features["label"]
-  mean, std = _STATISTICS.get(name, _IMAGENET)
   return Info(
     name=name,
     num_classes=label.num_classes,
     image_size=None if None in (height, width) else (height, width),
     num_examples={k: v.num_examples for k, v in meta.splits.items()},
     class_names=tuple(label.names),
-    mean=mean,
-    std=std,
     scored_classes=subsets.scored_classes(name, label.num_classes),
     label_sets=sources.LABEL_SET in meta.features,
   )
@@ -237,7 +225,7 @@ def check_names(label: tfds.features.ClassLabel) -> None:
 
 def _missing(name, folder):
   """What to say when `name` is neither in `folder` nor in the package."""
-  known = set(_STATISTICS)
+  known = set(_NAMES)
   if folder.is_dir():
     if (folder / "dataset_info.json").exists() or _versions(folder):
       return (

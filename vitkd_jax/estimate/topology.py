@@ -181,8 +181,7 @@ def planned(config: ml_collections.ConfigDict) -> experiment.Planned:
   data = sections.make(sections.Data, "data", section["data"])
   if data.name in _KNOWN:
     num_classes, splits = _KNOWN[data.name]
-    stats = variants.IMAGENET_MEAN_STD
-    info = datasets.Info(data.name, num_classes, None, splits, (), *stats)
+    info = datasets.Info(data.name, num_classes, None, splits, ())
   else:
     info = datasets.info(data.name, data.data_dir)
   side = data.image_size

@@ -110,8 +110,7 @@ def make_objective(
     select=select,
     **_logits(section["logits"]),
   )
-  rules = sharding.FSDP if run.fsdp_teacher else sharding.REPLICATE
-  where = sharding.tree(loaded.params, mesh, rules)
+  where = sharding.tree(loaded.params, mesh, split=run.fsdp_teacher)
   params = sharding.place(loaded.params, where)
   return objective, dataclasses.replace(loaded, params=params)
 

@@ -146,10 +146,8 @@ class Experiment:
 
   @functools.cached_property
   def _state_shapes(self):
-    # The paths of moments and EMA end in their parameter's: one rule for all.
-    rules = sharding.FSDP if self.run.fsdp > 1 else sharding.REPLICATE
     shapes = jax.eval_shape(self.make_init(), jax.random.key(0))
-    where = sharding.tree(shapes, self.mesh, rules)
+    where = sharding.tree(shapes, self.mesh, split=self.run.fsdp > 1)
     return sharding.place(shapes, where)
 
   @functools.cached_property
