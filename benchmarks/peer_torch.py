@@ -143,8 +143,8 @@ class Peer:
       compiled: by torch.compile.
     """
     objective = parts.objective
-    self.weights, self.device, self.autocast = (
-      objective.weights,
+    self.loss_weights, self.device, self.autocast = (
+      objective.loss_weights,
       device,
       autocast,
     )
@@ -179,7 +179,7 @@ class Peer:
   def _loss(self, image, label, mask):
     image = image.float() / 255
     own, theirs = ((image - mean) / std for mean, std in self.stats)
-    weight = self.weights
+    weight = self.loss_weights
     with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
       with torch.no_grad():
         if self.autocast:

@@ -58,7 +58,7 @@ def choose(name: str, value: str, choices):
   return choices[value]
 
 
-def weights(**terms: float) -> dict[str, float]:
+def loss_weights(**terms: float) -> dict[str, float]:
   """Section `weights`: the task's 1, the terms given, 0 for all others."""
   return dict.fromkeys(loss_terms.TERMS, 0.0) | dict(task=1.0) | terms
 

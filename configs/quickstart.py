@@ -34,7 +34,7 @@ METHODS = {
 def get_config(arg=None):
   """The config of one method."""
   args = common.parse_arg(arg, method="both", epochs=8.0, seed=0, batch_size=64)
-  weights = common.choose("method", args["method"], METHODS)
+  loss_weights = common.choose("method", args["method"], METHODS)
   config = ml_collections.ConfigDict()
   config.run = common.section(
     sections.Run,
@@ -56,7 +56,7 @@ def get_config(arg=None):
   config.student = common.student(
     variant="deit_pico_patch4_28", init_scheme="big_vision"
   )
-  config.weights = common.weights(**weights)
+  config.weights = common.loss_weights(**loss_weights)
   config.teacher = {}
   if args["method"] != "baseline":
     config.teacher = common.section(

@@ -55,7 +55,7 @@ def get_config(arg=None):
   defaults = _ARGUMENTS | (dict(epochs=2, batch_size=8) if local else {})
   args = common.parse_arg(arg, **defaults)
   teacher, student = common.choose("pair", args["pair"], PAIRS)
-  weights = common.choose("method", args["method"], METHODS)
+  loss_weights = common.choose("method", args["method"], METHODS)
   recipe = common.choose("recipe", args["recipe"], common.RECIPES)
   steps = EXAMPLES // max(args["batch_size"], 1)  # of an epoch
 
@@ -83,7 +83,7 @@ def get_config(arg=None):
   recipe(config, base=args["pair"] == "l3-b")
   if local:  # a trial has as large a part of it for its warm-up as 300 epochs
     config.schedule.warmup_epochs *= args["epochs"] / _ARGUMENTS["epochs"]
-  config.weights = common.weights(**weights)
+  config.weights = common.loss_weights(**loss_weights)
   config.teacher = {}
   if args["method"] != "baseline":
     config.teacher = common.section(

@@ -80,9 +80,9 @@ def test_flops_of_the_head_by_hand():
   whole = flops.per_image(parts.objective)
   assert whole["head"] == by_hand
   terms = {"task": 1.0, "nkd": 1.0}
-  bare = dataclasses.replace(parts.objective, head=None, weights=terms)
+  bare = dataclasses.replace(parts.objective, head=None, loss_weights=terms)
   found = flops.per_image(bare)
   assert found["head"] == 0
   assert found["teacher"] == whole["teacher"]
-  alone = dataclasses.replace(bare, teacher=None, weights={"task": 1.0})
+  alone = dataclasses.replace(bare, teacher=None, loss_weights={"task": 1.0})
   assert flops.per_image(alone)["teacher"] == 0

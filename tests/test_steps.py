@@ -107,7 +107,7 @@ def test_one_trace_no_copies_and_metrics_that_add_up(fixed, batches, start):
     assert set(values) == set(parts.objective.metric_names)
     weighted = [values[f"weighted_{t}"] for t in parts.objective.terms]
     np.testing.assert_allclose(values["loss"], sum(weighted), rtol=1e-6)
-    for term, weight in parts.objective.weights.items():
+    for term, weight in parts.objective.loss_weights.items():
       np.testing.assert_allclose(
         values[f"weighted_{term}"], weight * values[f"raw_{term}"], rtol=1e-6
       )

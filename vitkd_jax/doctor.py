@@ -80,7 +80,7 @@ def _plan(parts):
     f"({run.epochs:g} epochs of {parts.steps_per_epoch:.1f} steps), seed "
     f"{run.seed}, mesh {mesh} of {jax.devices()[0].platform}",
   )
-  weights = parts.objective.weights
+  weights = parts.objective.loss_weights
   yield Finding("loss", ", ".join(f"{t} x {w:g}" for t, w in weights.items()))
   rates = parts.schedule(jnp.arange(parts.total_steps + 1))
   yield Finding(
@@ -171,7 +171,7 @@ def _gradients(parts, state, batch):
     compute(state.params, parts.teacher_params, batch["image"], batch["label"])
   )
   for term in objective.terms:
-    raw, weighted = means[term], objective.weights[term] * means[term]
+    raw, weighted = means[term], objective.loss_weights[term] * means[term]
     yield Finding(
       f"{term} loss",
       f"{raw:.4g} raw, {weighted:.4g} weighted ({weighted / means['loss']:.0%} "

@@ -212,7 +212,7 @@ def _headline(parts, state):
     name: sum(x.size for x in jax.tree.leaves(tree))
     for name, tree in state.params.items()
   }
-  terms = (f"{t} x {w:g}" for t, w in parts.objective.weights.items())
+  terms = (f"{t} x {w:g}" for t, w in parts.objective.loss_weights.items())
   return (
     f"{parts.info.name}: {parts.total_steps} steps of {parts.run.batch_size} "
     f"images on {parts.mesh.size} {jax.devices()[0].platform} device(s) of "

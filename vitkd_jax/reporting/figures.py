@@ -73,7 +73,7 @@ def losses(group: summary.Group, theme: plotting.Theme):
   for kind in ("raw", "weighted"):
     found = [
       _curve([group], 0, f"{kind}_{term}", term, colors[term])
-      for term in group.weights
+      for term in group.loss_weights
     ]
     panels.append([curve for curve in found if curve])
   if not panels[0]:

@@ -39,9 +39,9 @@ class Group:
   runs: tuple[reading.Run, ...]
 
   @property
-  def weights(self) -> dict[str, float]:
+  def loss_weights(self) -> dict[str, float]:
     """The loss terms and their weights."""
-    return self.runs[0].weights
+    return self.runs[0].loss_weights
 
   @property
   def settled(self) -> tuple[reading.Run, ...]:
@@ -84,25 +84,26 @@ def group(runs: Iterable[reading.Run]) -> list[Group]:
   for run in runs:
     by_key.setdefault(_key(run), []).append(run)
   groups = [
-    Group(method(found[0].weights), tuple(found)) for found in by_key.values()
+    Group(method(found[0].loss_weights), tuple(found))
+    for found in by_key.values()
   ]
-  groups.sort(key=lambda g: len(g.weights))
+  groups.sort(key=lambda g: len(g.loss_weights))
   return _distinct(groups)
 
 
-def method(weights: dict[str, float]) -> str:
+def method(loss_weights: dict[str, float]) -> str:
   """What a method is called, by the loss terms in it."""
-  names = [name for term, name in _NAMES.items() if term in weights]
+  names = [name for term, name in _NAMES.items() if term in loss_weights]
   if names[:2] == ["mimic", "generation"]:
     names[:2] = ["ViTKD"]
-  if "task" in weights:
+  if "task" in loss_weights:
     return " + ".join(names) or "baseline"
   return " + ".join(names) + " without labels"
 
 
 def is_baseline(group: Group) -> bool:
   """The student learns from the labels alone."""
-  return set(group.weights) == {"task"}
+  return set(group.loss_weights) == {"task"}
 
 
 def baseline(groups: Sequence[Group]) -> Group | None:

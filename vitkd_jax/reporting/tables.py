@@ -102,7 +102,7 @@ def _methods(groups):
     row += [
       number(_median(group.values(lambda r: r.images_per_second)), ".0f"),
       duration(_median(group.values(lambda r: r.seconds))),
-      " + ".join(f"{w:g} {t}" for t, w in group.weights.items()),
+      " + ".join(f"{w:g} {t}" for t, w in group.loss_weights.items()),
     ]
     rows.append(tuple(row))
   return Table("Methods", tuple(head), rows, tuple(_notes(groups, base)))
@@ -167,7 +167,7 @@ def _losses(groups):
   terms = [
     term
     for term in loss_terms.TERMS
-    if any(term in group.weights for group in groups)
+    if any(term in group.loss_weights for group in groups)
   ]
   rows = []
   for group in groups:

@@ -168,7 +168,7 @@ class Run:
     return self.config["run"].get("seed")
 
   @property
-  def weights(self) -> dict[str, float]:
+  def loss_weights(self) -> dict[str, float]:
     """The weights of the loss terms that count, in the order of reporting."""
     given = self.config.get("weights") or {}
     return {term: given[term] for term in loss_terms.TERMS if given.get(term)}

@@ -73,7 +73,7 @@ def make_objective(
   objective = objectives.Objective(
     student=student,
     student_stats=_stats(section["student"]["variant"]),
-    weights=_loss_weights(section["weights"], info.num_classes),
+    loss_weights=_loss_weights(section["weights"], info.num_classes),
     student_grid=student.grid(*image_size),
   )
   taught = [term for term in objective.terms if term != "task"]
@@ -145,7 +145,7 @@ def _head(objective, teacher, values):
       f"config.head.reduction={config.reduction!r}: wanted one of "
       + ", ".join(losses.REDUCTIONS)
     )
-  terms = tuple(t for t in heads.TERMS if t in objective.weights)
+  terms = tuple(t for t in heads.TERMS if t in objective.loss_weights)
   if not terms:
     return None
   return heads.ViTKD(

@@ -23,7 +23,8 @@ class Objective:
   Attributes:
     student: the trained model.
     student_stats: mean and std of images in [0, 1], as the student wants.
-    weights: {term: weight}; the terms that are computed, all in `terms.TERMS`.
+    loss_weights: {term: weight} of the terms that are computed, all in
+      `terms.TERMS`.
     teacher: the frozen model, or None where no term needs it.
     teacher_stats: as the teacher wants.
     head: the modules trained beside the student, or None without features.
@@ -37,7 +38,7 @@ class Objective:
 
   student: protocol.Backbone
   student_stats: Stats
-  weights: Mapping[str, float]
+  loss_weights: Mapping[str, float]
   student_grid: tuple[int, int]
   teacher: protocol.Backbone | None = None
   teacher_stats: Stats | None = None
@@ -50,7 +51,7 @@ class Objective:
   @property
   def terms(self) -> tuple[str, ...]:
     """The names of the terms, in the order of `terms.TERMS`."""
-    return tuple(term for term in loss_terms.TERMS if term in self.weights)
+    return tuple(term for term in loss_terms.TERMS if term in self.loss_weights)
 
   @property
   def num_tokens(self) -> int:
@@ -150,7 +151,7 @@ class Objective:
     return {
       term: functions[term]()
       for term in loss_terms.LOGIT_TERMS
-      if term in self.weights
+      if term in self.loss_weights
     }
 
   def _select(self, model, out):
@@ -185,7 +186,7 @@ def gradients(
       micro["key"],
     )
     means = {term: jnp.mean(value) for term, value in terms.items()}
-    total = sum(objective.weights[term] * means[term] for term in means)
+    total = sum(objective.loss_weights[term] * means[term] for term in means)
     hit = jnp.argmax(logits, -1) == jnp.argmax(micro["target"], -1)
     return total, {"loss": total, "accuracy": jnp.mean(hit), **means}
 

@@ -84,7 +84,7 @@ def make_train_step(
     }
     for term in objective.terms:
       measured[f"raw_{term}"] = means[term]
-      measured[f"weighted_{term}"] = objective.weights[term] * means[term]
+      measured[f"weighted_{term}"] = objective.loss_weights[term] * means[term]
     fresh = state.step % log_every == 0
     metrics = {
       name: jnp.where(fresh, 0.0, state.metrics[name])
