@@ -1,8 +1,10 @@
 """Refuses a value in one sentence that names the nearest valid one."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 import difflib
 import json
+import math
+import numbers
 from typing import Any
 
 
@@ -10,6 +12,59 @@ def nearest(name: str, names: Iterable[str]) -> str:
   """Half a sentence that names the nearest valid name."""
   near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)
   return f"the nearest is {near[0]!r}" if near else "it takes no key"
+
+
+def known(name: str, value: object, names: Collection[str]) -> None:
+  """Refuses a value that is none of the valid names.
+
+  Args:
+    name: of the argument, for the message.
+    value: to check; of any type.
+    names: the valid names.
+
+  Raises:
+    ValueError: the value is not one of them; the message names them all and
+      the nearest.
+  """
+  if isinstance(value, str) and value in names:
+    return
+  near = f"; {nearest(value, names)}" if isinstance(value, str) else ""
+  choices = ", ".join(map(repr, names))
+  raise ValueError(
+    f"expected {name} to be one of {choices}, got {value!r}{near}"
+  )
+
+
+def integers(least: int, **values: Any) -> None:
+  """Refuses values that are not integers >= `least`.
+
+  Args:
+    least: smallest valid value.
+    **values: to check, by the name of the argument.
+
+  Raises:
+    ValueError: a value is of another type or smaller.
+  """
+  for name, value in values.items():
+    if not isinstance(value, numbers.Integral) or value < least:
+      raise ValueError(f"expected an integer {name} >= {least}, got {value!r}")
+
+
+def reals(most: float = math.inf, **values: Any) -> None:
+  """Refuses values that are not finite numbers from 0 to `most`.
+
+  Args:
+    most: largest valid value; infinity for none.
+    **values: to check, by the name of the argument.
+
+  Raises:
+    ValueError: a value is of another type, not finite or out of range.
+  """
+  wanted = f"in [0, {most:g}]" if most < math.inf else ">= 0"
+  for name, value in values.items():
+    real = isinstance(value, numbers.Real) and math.isfinite(value)
+    if not (real and 0 <= value <= most):
+      raise ValueError(f"expected a finite {name} {wanted}, got {value!r}")
 
 
 def parse_json(text: str | bytes, what: str) -> Any:

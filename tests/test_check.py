@@ -1,0 +1,41 @@
+"""Tests of `vitkd_jax.check`."""
+
+import math
+
+import pytest
+
+from vitkd_jax import check
+
+
+def test_known_names_the_choices_and_the_nearest():
+  check.known("mode", "zeros", ("zeros", "reflect"))
+  said = (
+    r"^expected mode to be one of 'zeros', 'reflect', got 'reflct'; "
+    r"the nearest is 'reflect'$"
+  )
+  with pytest.raises(ValueError, match=said):
+    check.known("mode", "reflct", ("zeros", "reflect"))
+
+
+@pytest.mark.parametrize("value", [None, 3, ["zeros"]])
+def test_known_refuses_other_types(value):
+  with pytest.raises(ValueError, match="mode to be one of 'zeros', got"):
+    check.known("mode", value, {"zeros": 0})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", None, math.nan])
+def test_integers_refuses(value):
+  with pytest.raises(ValueError, match=r"^expected an integer b >= 1, got "):
+    check.integers(1, a=1, b=value)
+
+
+@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, "1", None])
+def test_reals_refuses(value):
+  with pytest.raises(ValueError, match=r"^expected a finite b >= 0, got "):
+    check.reals(a=0, b=value)
+
+
+def test_reals_bounds_are_inclusive():
+  check.reals(2.0, a=0, b=2.0)
+  with pytest.raises(ValueError, match=r"a finite b in \[0, 2\], got 2"):
+    check.reals(2.0, b=2.0001)
