@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -140,11 +141,11 @@ def test_output_that_nobody_reads_or_that_has_few_characters(encoding):
 @pytest.mark.parametrize(
   "module, options",
   [
-    ("train", ("--config FILE", "--workdir", "--coordinator", "--process_id")),
+    ("train", ("--config FILE", "--workdir", "--coordinator", "--process-id")),
     ("doctor", ("--config FILE", "--topology", "--json")),
     ("evaluate", ("--weights", "--which student|ema", "--coordinator")),
     ("report", ("--out",)),
-    ("convert", ("--input", "--fold_layerscale True|False")),
+    ("convert", ("--weights", "--fold-layerscale True|False")),
     ("prepare", ("--source", "--data-dir")),
   ],
 )
@@ -177,11 +178,24 @@ def test_every_key_of_a_config_has_a_meaning(name):
     assert set(values.keys()) <= manual.meanings(section).keys(), section
 
 
+@pytest.mark.parametrize(
+  "module", ["train", "doctor", "evaluate", "report", "convert", "prepare"]
+)
+def test_help_spells_options_with_hyphens(module):
+  done = run(module, "--help")
+  options = re.findall(r"--[a-z][\w-]*", done.stdout)
+  assert options
+  assert [option for option in options if "_" in option] == []
+  assert "--input" not in options  # the older name of --weights
+
+
 def test_hyphens_and_underscores_are_the_same():
   for module, options, said in (
     ("evaluate", ("--weights=x", "--batch_size=a"), "--batch-size=a"),
-    ("convert", ("--num-classes", "a"), "--num_classes=a"),
-    ("convert", ("--nofold-layerscale",), "--input is missing"),
+    ("convert", ("--num_classes", "a"), "--num-classes=a"),
+    ("convert", ("--nofold_layerscale",), "--weights is missing"),
+    ("convert", ("--input=none.npz",), "--output is missing"),
+    ("prepare", ("birds", "--source=none", "--val_share=a"), "--val-share"),
   ):
     done = run(module, *options)
     assert done.returncode == 2

@@ -343,6 +343,7 @@ def test_the_table_names_every_model_and_its_weights():
 def test_flags_cover_every_option():
   values = flags.FlagValues()
   convert.define_flags(values)
-  assert set(values) >= set(convert.Options.__annotations__) - {"source"}
+  options = set(convert.Options.__annotations__) - {"source"}
+  assert set(values) >= {name.replace("_", "-") for name in options}
   assert values["head"].default == convert.Options("", "", "").head
   assert values["dtype"].default == convert.Options("", "", "").dtype

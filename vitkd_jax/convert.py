@@ -1,11 +1,11 @@
 r"""Converts weights between timm, Hugging Face, big_vision and this project.
 
-  python -m vitkd_jax.convert --input deit3_small.pth \
+  python -m vitkd_jax.convert --weights deit3_small.pth \
       --variant deit3_small_patch16_224 --output bv.npz --to big_vision
-  python -m vitkd_jax.convert --input runs/both --output student --to timm
+  python -m vitkd_jax.convert --weights runs/both --output student --to timm
   python -m vitkd_jax.convert --list
 
-`--input` is a file (.safetensors, .npz, .pth), a timm or Hugging Face folder,
+`--weights` is a file (.safetensors, .npz, .pth), a timm or Hugging Face folder,
 a workdir of ours, a gs:// path, or shipped:NAME. What the file is, its names
 tell. At the end come the parameter count, hashes, and the largest difference
 between our outputs and the other library's on a fixed input.
@@ -149,11 +149,11 @@ def _model(options, said) -> tuple[str, dict]:
 
 
 def _size(options) -> tuple[int, int] | None:
-  numbers = _integers("image_size", options.image_size)
+  numbers = _integers("image-size", options.image_size)
   if numbers is None:
     return None
   if len(numbers) not in (1, 2):
-    raise ValueError("--image_size: wanted a side, or rows,columns")
+    raise ValueError("--image-size: expected a side, or rows,columns")
   return numbers[0], numbers[-1]
 
 
@@ -295,19 +295,20 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     )
   )
   known = ", ".join(saving.FORMATS)
-  command.define_path("input", None, "file or folder of weights", values)
+  command.define_path("weights", None, "file or folder of weights", values)
+  flags.DEFINE_alias("input", "weights", flag_values=values)  # older
   command.define_path("output", None, "file or folder to write", values)
   string("to", None, f"format to write: {known}")
   known = ", ".join(module.NAME for module in loading.FORMATS)
   string("from", None, f"format to read: {known}; told by names")
   string("variant", None, "the model's name: see --list, or S/16")
-  integer("num_classes", None, "0 for no head; the file's if unset", 0)
-  list_("image_size", None, "pixels: side, or rows,columns")
+  integer("num-classes", None, "0 for no head; the file's if unset", 0)
+  list_("image-size", None, "pixels: side, or rows,columns")
   string("head", "keep", "keep, drop or init (a new head)")
   list_("classes", None, "indices of the classes to keep")
   string("which", None, "student or ema of a workdir's checkpoint")
   string("step", None, "of that checkpoint: a number, best or latest")
-  boolean("fold_layerscale", False, "fold LayerScale away")
+  boolean("fold-layerscale", False, "fold LayerScale away")
   string("dtype", "float32", ", ".join(saving.DTYPES))
   multi("field", [], "of the model, as pool_type=tok")
   boolean("check", True, "compare with the other library")
@@ -320,10 +321,10 @@ def main(_) -> None:
   if given.list:
     print(zoo.table())
     return
-  for name in ("input", "output", "to"):
+  for name in ("weights", "output", "to"):
     command.require(name, given[name].value)
   names = {field.name for field in dataclasses.fields(Options)} - {"source"}
-  values = {name: given[name].value for name in names}
+  values = {name: given[name.replace("_", "-")].value for name in names}
   with command.refusing():
     convert(Options(source=given["from"].value, **values))
 

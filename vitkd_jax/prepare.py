@@ -23,7 +23,7 @@ import sys
 from etils import epath
 
 from vitkd_jax import remote
-from vitkd_jax.commandline import command
+from vitkd_jax.commandline import arguments, command
 from vitkd_jax.data import datasets
 from vitkd_jax.data.builders import (
   fashion,
@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   0: it is there; 1: it failed midway; 2: refused, nothing was written.
   """
-  args = _parser().parse_args(argv)
+  if argv is None:
+    argv = sys.argv[1:]
+  args = _parser().parse_args(arguments.hyphenated(argv))
   try:
     folder = prepare(**vars(args))
   except command.RefusedError as error:
@@ -87,7 +89,6 @@ def _parser():
   )
   parser.add_argument(
     "--data-dir",
-    "--data_dir",
     metavar="DIR",
     help="folder of data sets, gs:// too (default: TFDS's own, $TFDS_DATA_DIR"
     " or ~/tensorflow_datasets)",
@@ -97,7 +98,6 @@ def _parser():
   )
   parser.add_argument(
     "--val-share",
-    "--val_share",
     type=float,
     default=0.0,
     metavar="SHARE",
@@ -106,14 +106,12 @@ def _parser():
   )
   parser.add_argument(
     "--trust-classes",
-    "--trust_classes",
     action="store_true",
     help="take the class folders of a tree as they are, though one is called as"
     " a split is, holds splits, or is the only one",
   )
   parser.add_argument(
     "--skip-bad",
-    "--skip_bad",
     action="store_true",
     help="leave out files that are no images, and list them in skipped.txt",
   )

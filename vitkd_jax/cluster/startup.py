@@ -194,7 +194,7 @@ def _detect(coordinator, num_processes, process_id, timeout) -> Place | None:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     _log.warning(
       "no cluster that tells of other processes (%s): this one runs alone; "
-      "for several, give --coordinator, --num_processes and --process_id",
+      "for several, give --coordinator, --num-processes and --process-id",
       reason,
     )
     return None

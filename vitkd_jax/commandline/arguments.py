@@ -145,6 +145,18 @@ def _read(argv):
   return read + argv[end:], wants_help
 
 
+def hyphenated(args: Sequence[str]) -> list[str]:
+  """Arguments whose options are spelt with hyphens: --data_dir is --data-dir.
+
+  Args:
+    args: the command line without the program's name.
+  """
+  return [
+    re.sub(r"^--[^=]+", lambda option: option[0].replace("_", "-"), arg)
+    for arg in args
+  ]
+
+
 def _known(name):
   return name in flags.FLAGS or (
     name.startswith("no")
@@ -158,7 +170,12 @@ def _ours():
   modules = flags.FLAGS.flags_by_module_dict()
   for name, defined in modules.items():
     if name == sys.argv[0] or name.startswith("vitkd_jax."):
-      yield from (f for f in defined if not f.name.startswith(f"{_CONFIG}."))
+      yield from (
+        flag
+        for flag in defined
+        if not flag.name.startswith(f"{_CONFIG}.")
+        and not flag.help.startswith("Alias for ")  # an older spelling
+      )
 
 
 def _help(config_given, with_config):

@@ -46,11 +46,11 @@ def define_join() -> None:
     "host:port of process 0; default: found on TPU, Slurm and Kubernetes",
   )
   flags.DEFINE_integer(
-    "num_processes", None, "of the run; default: found, else 1"
+    "num-processes", None, "of the run; default: found, else 1"
   )
-  flags.DEFINE_integer("process_id", None, "of this process; default: found")
+  flags.DEFINE_integer("process-id", None, "of this process; default: found")
   flags.DEFINE_float(
-    "join_timeout", 300.0, "seconds to wait for the other processes"
+    "join-timeout", 300.0, "seconds to wait for the other processes"
   )
 
 
@@ -59,10 +59,10 @@ def join() -> None:
   given = flags.FLAGS
   try:
     startup.start(
-      given.coordinator,
-      given.num_processes,
-      given.process_id,
-      timeout=given.join_timeout,
+      given["coordinator"].value,
+      given["num-processes"].value,
+      given["process-id"].value,
+      timeout=given["join-timeout"].value,
     )
   except ValueError as error:
     raise RefusedError(str(error)) from error

@@ -96,7 +96,7 @@ def load(
     notes += (
       "to resume, this run reads that checkpoint again; where it may be "
       "deleted, because the teacher still trains, keep a copy and name that: "
-      f"python -m vitkd_jax.convert --input {config.weights} --step "
+      f"python -m vitkd_jax.convert --weights {config.weights} --step "
       f"{loaded.saved.step} --to flat --output teacher.safetensors",
     )
   pin = _pin(loaded, pinned)
