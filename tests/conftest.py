@@ -16,6 +16,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import drawn
+import forked
 import jax
 import leaks
 import ml_collections
@@ -47,6 +48,14 @@ def programs(tmp_path_factory):
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   # XLA's own caches would be part of a program's key.
   jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+
+
+@pytest.fixture(scope="session")
+def forks():
+  """Runs command lines, see `forked.Server`."""
+  server = forked.Server()
+  yield server
+  server.close()
 
 
 @pytest.fixture(autouse=True)

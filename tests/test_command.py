@@ -64,8 +64,8 @@ def run(module, *args, **options):
     (("--config=README.md", "--workdir=w"), "README.md, line "),
   ],
 )
-def test_mistakes_on_the_command_line(args, said):
-  done = run("train", *args)
+def test_mistakes_on_the_command_line(args, said, forks):
+  done = forks.run("train", *args)
   assert done.returncode == 2
   lines = done.stderr.strip().splitlines()
   assert len(lines) == 1, done.stderr
@@ -82,9 +82,9 @@ def test_mistakes_on_the_command_line(args, said):
     ("get_config = lambda: None", "returned NoneType; wanted an ml_"),
   ],
 )
-def test_a_config_of_ones_own_that_does_not_run(tmp_path, text, said):
+def test_a_config_of_ones_own_that_does_not_run(tmp_path, text, said, forks):
   (tmp_path / "mine.py").write_text(text)
-  done = run("train", f"--config={tmp_path / 'mine.py'}", "--workdir=w")
+  done = forks.run("train", f"--config={tmp_path / 'mine.py'}", "--workdir=w")
   assert done.returncode == 2
   assert "Traceback" not in done.stderr
   *_, last = done.stderr.splitlines()  # ml_collections may warn before
@@ -158,15 +158,15 @@ def test_help_says_what_it_does_and_how(module, options):
   assert "--verbosity" not in done.stdout  # a library's
 
 
-def test_help_lists_the_keys_of_a_config():
+def test_help_lists_the_keys_of_a_config(forks):
   override = "--config.run.seed=77"
-  done = run("doctor", CONFIG + ":method=both", override, "--help")
+  done = forks.run("doctor", CONFIG + ":method=both", override, "--help")
   assert done.returncode == 0, done.stderr
   words = " ".join(done.stdout.split())
   assert "--config.run.seed 77 of everything random." in words
   assert "--config.teacher.variant vit_nano_patch4_28 its architecture" in words
   assert "Arguments: method=baseline|vitkd|nkd|both, epochs=N" in words
-  wrong = run("train", "--config=nosuch.py", "--help")
+  wrong = forks.run("train", "--config=nosuch.py", "--help")
   assert wrong.returncode == 2
   assert "no config file nosuch.py" in wrong.stderr
 
@@ -181,15 +181,15 @@ def test_every_key_of_a_config_has_a_meaning(name):
 @pytest.mark.parametrize(
   "module", ["train", "doctor", "evaluate", "report", "convert", "prepare"]
 )
-def test_help_spells_options_with_hyphens(module):
-  done = run(module, "--help")
+def test_help_spells_options_with_hyphens(module, forks):
+  done = forks.run(module, "--help")
   options = re.findall(r"--[a-z][\w-]*", done.stdout)
   assert options
   assert [option for option in options if "_" in option] == []
   assert "--input" not in options  # the older name of --weights
 
 
-def test_hyphens_and_underscores_are_the_same():
+def test_hyphens_and_underscores_are_the_same(forks):
   for module, options, said in (
     ("evaluate", ("--weights=x", "--batch_size=a"), "--batch-size=a"),
     ("convert", ("--num_classes", "a"), "--num-classes=a"),
@@ -197,12 +197,12 @@ def test_hyphens_and_underscores_are_the_same():
     ("convert", ("--input=none.npz",), "--output is missing"),
     ("prepare", ("birds", "--source=none", "--val_share=a"), "--val-share"),
   ):
-    done = run(module, *options)
+    done = forks.run(module, *options)
     assert done.returncode == 2
     assert said in done.stderr, done.stderr
 
 
-def test_a_tilde_is_the_home_folder(tmp_path):
+def test_a_tilde_is_the_home_folder(tmp_path, forks):
   home = {"HOME": str(tmp_path)}
   for module, options in (
     ("report", ("~/runs",)),
@@ -210,7 +210,7 @@ def test_a_tilde_is_the_home_folder(tmp_path):
     ("train", ("--config=~/runs", "--workdir=~/w")),
     ("train", (CONFIG, "--workdir=~/w", "--config.teacher.weights=~/runs")),
   ):
-    done = run(module, *options, env=os.environ | home)
+    done = forks.run(module, *options, env=os.environ | home)
     assert done.returncode == 2
     assert str(tmp_path / "runs") in done.stderr, done.stderr
     assert not os.path.exists(ROOT / "~")

@@ -1,9 +1,6 @@
 """What the doctor says of a training, and of a step compiled for a slice."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import ml_collections
 import pytest
@@ -131,20 +128,11 @@ def test_findings_are_printed_one_by_one(capsys):
     (["--topology=h100"], "unknown TPU slice 'h100'"),
   ],
 )
-def test_wrong_options_are_refused_in_one_sentence(options, said, tmp_path):
-  done = subprocess.run(
-    [
-      sys.executable,
-      "-m",
-      "vitkd_jax.doctor",
-      f"--config={ROOT}/configs/quickstart.py",
-      *options,
-    ],
-    cwd=tmp_path,
-    env=os.environ | {"PYTHONPATH": str(ROOT)},
-    capture_output=True,
-    text=True,
-  )
+def test_wrong_options_are_refused_in_one_sentence(
+  options, said, tmp_path, forks
+):
+  config = f"--config={ROOT}/configs/quickstart.py"
+  done = forks.run("doctor", config, *options, cwd=tmp_path)
   assert done.returncode == 2
   assert said in done.stderr
   assert done.stderr.count("\n") == 1

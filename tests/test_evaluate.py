@@ -220,15 +220,6 @@ def test_against_numpy(expected):
   assert expected["top1"] == np.mean(guess == labels)
 
 
-def run_cli(*args):
-  return subprocess.run(
-    [sys.executable, "-m", "vitkd_jax.evaluate", *args],
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-  )
-
-
 @pytest.fixture
 def workdir(tmp_path):
   """What a finished run leaves, of a model that was never trained."""
@@ -248,10 +239,12 @@ def workdir(tmp_path):
   return path.parent
 
 
-def test_the_command_line(workdir, tmp_path):
+def test_the_command_line(workdir, tmp_path, forks):
   """A workdir tells its variant, data and split; files come with --out."""
   out = tmp_path / "out"
-  done = run_cli("--weights", str(workdir), "--batch-size=16", f"--out={out}")
+  done = forks.run(
+    "evaluate", "--weights", str(workdir), "--batch-size=16", f"--out={out}"
+  )
   assert done.returncode == 0, done.stderr
   assert "Ankle boot" in done.stdout
   found = json.loads((out / "evaluation.json").read_text())
@@ -261,7 +254,7 @@ def test_the_command_line(workdir, tmp_path):
   assert not (workdir / "evaluation.json").exists()
 
 
-def test_refusals(workdir):
+def test_refusals(workdir, forks):
   file = str(workdir / "student.safetensors")
   for args, sentence in (
     ((), "--weights is missing"),
@@ -272,7 +265,7 @@ def test_refusals(workdir):
       "not divisible by the model's patch size",
     ),
   ):
-    done = run_cli(*args)
+    done = forks.run("evaluate", *args)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
@@ -408,11 +401,11 @@ def test_a_batch_is_no_larger_than_the_set():
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_work(
-  workdir, tmp_path
+  workdir, tmp_path, forks
 ):
   file = tmp_path / "file"
   file.touch()
-  done = run_cli("--weights", str(workdir), f"--out={file}")
+  done = forks.run("evaluate", "--weights", str(workdir), f"--out={file}")
   assert done.returncode == 2
   assert done.stderr == f"error: --out={file} cannot be made: File exists\n"
   assert not done.stdout
