@@ -12,7 +12,7 @@ import pytest
 from configs import common
 from vitkd_jax.data import datasets
 from vitkd_jax.models import vit
-from vitkd_jax.training import experiment
+from vitkd_jax.training import assembly, experiment
 from vitkd_jax.training import fields as student_fields
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -53,6 +53,9 @@ def load(name, arg):
   return module.get_config(arg)
 
 
+DESCRIBING = ("student", "teacher", "head", "select", "weights", "logits")
+
+
 def test_every_config_file_is_tried():
   files = {p.stem for p in FOLDER.glob("*.py")} - {"__init__", "common"}
   assert files == {name for name, _ in CASES}
@@ -90,8 +93,20 @@ def test_every_config_builds(name, arg):
     ("vitkd_i1k", "recipe=deit"),
   ],
 )
-def test_every_leaf_is_read(name, arg):
+def test_every_leaf_is_read(name, arg, monkeypatch):
   """A leaf that nobody reads would not be missed under another name."""
+  # `test_every_config_builds` traces the steps.
+  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
+  make, made = assembly.make_objective, []
+
+  def make_once(section, *args, **kwargs):
+    """The models are made anew only for sections that describe them."""
+    described = [section[name] for name in DESCRIBING]
+    if not made or described != made[0]:
+      made[:] = described, make(section, *args, **kwargs)
+    return made[1]
+
+  monkeypatch.setattr(assembly, "make_objective", make_once)
   config, _ = build(name, arg)
   planned = IMAGENET if name.endswith("i1k") else None
   for path in leaves(config.to_dict()):

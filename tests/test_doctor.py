@@ -65,6 +65,7 @@ def test_a_step_that_does_not_fit_is_wrong():
 
 
 def test_a_training_is_examined(tiny_config):
+  tiny_config.augment = dict(label_smoothing=0.1)
   said = found(doctor.examine(tiny_config))
   assert said["run"].found.startswith("12 steps of 16 images")
   assert said["labels"].good
@@ -79,7 +80,7 @@ def test_a_training_is_examined(tiny_config):
 @pytest.fixture
 def baseline(tiny_config):
   """A student alone, whose head starts at zero."""
-  plain = tiny_config.to_dict() | {"weights": {"task": 1.0}}
+  plain = tiny_config.to_dict() | {"weights": {"task": 1.0}, "augment": {}}
   for name in ("teacher", "head", "select", "logits"):
     del plain[name]
   plain["student"] |= {"head_zeroinit": True}

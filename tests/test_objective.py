@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import cases
 from vitkd_jax.estimate import flops
+from vitkd_jax.training import experiment
 from vitkd_jax.training import objective as objectives
 
 
@@ -57,6 +58,13 @@ def test_bfloat16_loses_nothing_that_matters():
   assert 0.99 < np.linalg.norm(narrow) / np.linalg.norm(wide) < 1.01
 
 
+@pytest.fixture
+def untraced(monkeypatch):
+  """Formulas need no traced step."""
+  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
+
+
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize(
   "pair, teacher, student", [("s3-ti", 4.6, 1.3), ("l3-b", 61.6, 17.6)]
 )
@@ -73,6 +81,7 @@ def test_flops_are_those_that_others_count(pair, teacher, student):
   assert found["total"] == sum(found[x] for x in ("teacher", "student", "head"))
 
 
+@pytest.mark.usefixtures("untraced")
 def test_flops_of_the_head_by_hand():
   parts = cases.build(cases.config("s3-ti", batch=8), jax.devices()[:1])
   # Three aligners 192 -> 384 and two 3x3 convolutions of 384 channels.

@@ -26,6 +26,7 @@ def off_cloud(monkeypatch):
 def edited(config, **runs):
   config = config.copy_and_resolve_references()
   config.teacher.weights = "/nowhere/teacher.safetensors"
+  config.augment = dict(label_smoothing=0.1)
   for name, value in runs.items():
     config.run[name] = value
   return config
