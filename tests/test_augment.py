@@ -106,7 +106,7 @@ def test_shift_is_the_older_name_of_pad():
 def test_an_image_cannot_be_reflected_beyond_itself():
   image, _ = batch(2, 6, 5)
   augment.pad_and_crop(jax.random.key(0), image, 4, mode="reflect")
-  with pytest.raises(ValueError, match="6x5 pixels can reflect at most 4"):
+  with pytest.raises(ValueError, match="pad <= 4 to reflect images of 6x5"):
     augment.pad_and_crop(jax.random.key(0), image, 5, mode="reflect")
 
 
@@ -278,31 +278,31 @@ def test_eight_devices_equal_one_and_exchange_no_image(options):
 @pytest.mark.parametrize(
   "options, words",
   [
-    ({"flip": -0.1}, "flip is -0.1"),
-    ({"flip": float("nan")}, "flip is nan"),
-    ({"erase": 1.5}, "erase is 1.5"),
-    ({"mix_prob": 2}, "mix_prob is 2"),
-    ({"switch_prob": -1}, "switch_prob is -1"),
-    ({"label_smoothing": 1.1}, "label_smoothing is 1.1"),
-    ({"mixup_alpha": -0.8}, "mixup_alpha is -0.8"),
-    ({"cutmix_alpha": float("inf")}, "cutmix_alpha is inf"),
-    ({"pad": -1}, "pad is -1"),
-    ({"pad": 4, "pad_mode": "edge"}, "pad_mode is 'edge'"),
-    ({"pad": 4, "shift": 4}, "shift=4 is the older name of pad, which is 4"),
+    ({"flip": -0.1}, r"flip .*got -0.1"),
+    ({"flip": float("nan")}, r"flip .*got nan"),
+    ({"erase": 1.5}, r"erase .*got 1.5"),
+    ({"mix_prob": 2}, r"mix_prob .*got 2"),
+    ({"switch_prob": -1}, r"switch_prob .*got -1"),
+    ({"label_smoothing": 1.1}, r"label_smoothing .*got 1.1"),
+    ({"mixup_alpha": -0.8}, r"mixup_alpha .*got -0.8"),
+    ({"cutmix_alpha": float("inf")}, r"cutmix_alpha .*got inf"),
+    ({"pad": -1}, r"pad .*got -1"),
+    ({"pad": 4, "pad_mode": "edge"}, r"pad_mode .*got 'edge'"),
+    ({"pad": 4, "shift": 4}, "shift=4 is the older name of pad"),
     ({"shift": 4, "pad_mode": "reflect"}, "set pad alone"),
-    ({"shift": -1}, "shift is -1"),
-    ({"shift": 1.5}, "shift is 1.5"),
-    ({"num_classes": 0}, "num_classes is 0"),
+    ({"shift": -1}, r"shift .*got -1"),
+    ({"shift": 1.5}, r"shift .*got 1.5"),
+    ({"num_classes": 0}, r"num_classes .*got 0"),
     ({"erase_mean": (0.5, 2.0, 0.5)}, "erase_mean"),
     ({"erase_std": (0.5, 0.5)}, "erase_std"),
-    ({"flip": "half"}, "flip is 'half'"),
-    ({"randaugment_ops": -1}, "randaugment_ops is -1"),
-    ({"randaugment_magnitude": 10.5}, "randaugment_magnitude is 10.5"),
-    ({"randaugment_std": -0.5}, "randaugment_std is -0.5"),
-    ({"randaugment_prob": 1.5}, "randaugment_prob is 1.5"),
-    ({"fill": (124, 116, 104)}, "fill is 124"),
-    ({"color_jitter": -0.3}, "color_jitter is -0.3"),
-    ({"mix_mode": "pair"}, "mix_mode is 'pair'"),
+    ({"flip": "half"}, r"flip .*got 'half'"),
+    ({"randaugment_ops": -1}, r"randaugment_ops .*got -1"),
+    ({"randaugment_magnitude": 10.5}, r"randaugment_magnitude .*got 10.5"),
+    ({"randaugment_std": -0.5}, r"randaugment_std .*got -0.5"),
+    ({"randaugment_prob": 1.5}, r"randaugment_prob .*got 1.5"),
+    ({"fill": (124, 116, 104)}, r"fill .*got 124"),
+    ({"color_jitter": -0.3}, r"color_jitter .*got -0.3"),
+    ({"mix_mode": "pair"}, r"mix_mode .*got 'pair'"),
   ],
 )
 def test_make_augment_refuses(options, words):

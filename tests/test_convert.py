@@ -308,7 +308,7 @@ def test_twice_the_same_is_the_same_bytes(tmp_path, flat, to):
     (dict(classes=["a"]), "--classes=a"),
     (dict(field=["depth"]), "NAME=VALUE"),
     (dict(field=["dept=3"]), "nearest is 'depth'"),
-    (dict(field=["depth=abc"]), "depth='abc': wanted a whole number"),
+    (dict(field=["depth=abc"]), "depth='abc': expected an integer"),
     (dict(image_size=["1", "2", "3"]), "rows,columns"),
     (dict(dtype="int8"), "dtype='int8'"),
     (dict(num_classes=7), "7 classes"),

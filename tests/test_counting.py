@@ -13,7 +13,7 @@ from test_prepare import picture, small_imagenet, tar
 
 from vitkd_jax import evaluate
 from vitkd_jax.data import datasets, decode, preprocess, subsets
-from vitkd_jax.data.builders import imagenet, records, shards
+from vitkd_jax.data.builders import imagenet, records, shards, synsets
 from vitkd_jax.evaluation import agreement, classification, running, scoring
 
 B, C = 64, 7
@@ -196,10 +196,10 @@ def test_a_model_that_answers_real_labels_has_all_right(tmp_path, capsys):
 
 
 def test_test_sets_of_200_classes_are_scored_over_them(tmp_path, capsys):
-  synsets = imagenet.synsets()
+  classes = synsets.names()
   first, second = subsets.scored_classes("imagenet_a", 1000)[:2]
   files = {
-    f"imagenet-a/{synsets[c]}/{i}.jpg": picture(10 * c + i)
+    f"imagenet-a/{classes[c]}/{i}.jpg": picture(10 * c + i)
     for c in (first, second)
     for i in range(2)
   }

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 import pytest
 
-from vitkd_jax.data import decode
+from vitkd_jax.data import decode, jpeg
 
 
 def picture(height=97, width=131, channels=3):
@@ -57,7 +57,7 @@ JPEGS = {
 def test_a_jpeg_has_pillows_pixels(options):
   data = encoded(picture(), **options)
   np.testing.assert_array_equal(decode.decode(data), by_pillow(data))
-  assert decode._plain_jpeg(data, upright=True) is not None  # the fast way
+  assert jpeg.plain(data, upright=True) is not None  # the fast way
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -214,7 +214,7 @@ def test_postscript_starts_no_program(monkeypatch):
   monkeypatch.setattr(subprocess, "Popen", refuse)
   data = encoded(picture(), "EPS")
   assert data.startswith(b"%!PS")
-  with pytest.raises(decode.BadRecordError, match="that are no image"):
+  with pytest.raises(decode.BadRecordError, match="that are not an image"):
     decode.decode(data)
 
 

@@ -65,7 +65,7 @@ def test_what_is_taken_can_be_decoded(tmp_path, capsys, suffix):
   args = ["a", "--source", root, "--data-dir", tmp_path]
   status, out, err = run(capsys, *args)
   assert status == 0, err
-  assert "image size: 24x24 pixels, all" in out
+  assert "image size: 24x24 pixels\n" in out
   image = datasets.load("a", "train", data_dir=str(tmp_path))[0]["image"]
   wanted = decode.to_rgb(pixels(grey=suffix == "pgm"))
   worst = np.abs(np.int32(image) - wanted)
@@ -97,7 +97,7 @@ def test_a_format_that_this_pillow_lacks_is_named(monkeypatch):
   data = b"\0\0\0 ftypavif" + bytes(20)
   monkeypatch.setattr(images.features, "check", lambda name: False)
   said = images.problem("a.avif", len(data), data)
-  assert said == "needs a Pillow with avif, which this one is not"
+  assert said == "needs a Pillow with avif, which this one lacks"
 
 
 # Archives.
@@ -153,7 +153,7 @@ def test_a_set_without_a_good_image_is_refused(tmp_path):
   made = imagenet.imagenet2012(
     str(tmp_path), ["validation"], (imagenet.TRAIN, val)
   )
-  with pytest.raises(ValueError, match="the split validation of imagenet2012"):
+  with pytest.raises(ValueError, match="in split validation of imagenet2012"):
     records.plan(made)
 
 
@@ -172,7 +172,7 @@ def test_sizes_that_do_not_fit_are_refused(tmp_path, field):
   data[148:156] = b" " * 8
   data[148:156] = b"%06o\0 " % sum(data[:512])
   pathlib.Path(path).write_bytes(data)
-  with pytest.raises(ValueError, match="is no tar file, or a damaged one"):
+  with pytest.raises(ValueError, match="expected an intact tar file, got"):
     list(archives.members(path))
 
 
@@ -185,5 +185,5 @@ def test_a_tar_in_a_tar_ends_where_it_ends(tmp_path):
   path.write_bytes(tar({"n1.tar": inner, "n2.tar": other}))
   first, second = [m for m, _ in archives.members(path, suffixes=(".tar",))]
   assert [m.name for m, _ in archives.members(path, second)] == ["n2_1.JPEG"]
-  with pytest.raises(ValueError, match="does not fit in it"):
+  with pytest.raises(ValueError, match="bytes outside it"):
     list(archives.members(path, first))

@@ -167,5 +167,5 @@ def test_weights_per_image_follow_the_recipe():
 
 def test_mixing_refuses_an_odd_batch():
   image = np.zeros((3, 4, 4, 3), np.uint8)
-  with pytest.raises(ValueError, match="the batch has 3 images"):
+  with pytest.raises(ValueError, match="neighbours, got 3 images"):
     compiled(mixup_alpha=1.0)(jax.random.key(0), image, np.zeros(3, int))

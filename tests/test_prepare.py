@@ -27,6 +27,7 @@ from vitkd_jax.data.builders import (
   images,
   records,
   shards,
+  synsets,
   tree,
 )
 
@@ -144,8 +145,8 @@ def test_empty_classes_keep_their_numbers(tmp_path, capsys):
   (tmp_path / "root" / "train" / "loose.jpg").write_bytes(picture(0))
   status, _, err = run(capsys, "pets", "--source", root, "--data-dir", tmp_path)
   assert status == 0
-  assert "split train: 1 of 3 classes have no image (bee)" in err
-  assert "2 files that are no image, or in no class folder, were left" in err
+  assert "split train: 1 of 3 classes have no images (bee)" in err
+  assert "skipped 2 files that are not images or not in a class folder" in err
   assert "(loose.jpg, cat/notes.txt)" in err
   assert datasets.info("pets", str(tmp_path)).class_names == (
     "bee",
@@ -176,7 +177,7 @@ def test_bad_images_are_named_before_anything_is_written(tmp_path, capsys):
   assert "14 of 38 images cannot be used" in err
   assert f"{root}/train/cat/empty.jpg is empty; " in err
   assert (
-    "page.png is no JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PPM, PGM"
+    "page.png is not JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PPM, PGM"
     " or TGA (begins with b'<htm'" in err
   )
   assert "and 4 more" in err
@@ -184,7 +185,7 @@ def test_bad_images_are_named_before_anything_is_written(tmp_path, capsys):
   assert not (tmp_path / "out").exists()
   status, _, err = run(capsys, *args, "--skip-bad")
   assert status == 0
-  assert "14 files left out" in err
+  assert "skipped 14 files" in err
   skipped = (tmp_path / "out" / "pets" / "1.0.0" / "skipped.txt").read_bytes()
   assert skipped.count(b"\n") == 14
   assert b"gone.jpg cannot be read (No such file or directory)" in skipped
@@ -199,7 +200,7 @@ def test_a_pipe_among_the_images_does_not_wait_for_its_writer(tmp_path, capsys):
   args = ("pets", "--source", root, "--data-dir", tmp_path / "out")
   status, _, err = run(capsys, *args)
   assert status == 2
-  assert "pipe.jpg cannot be read (it is no ordinary file)" in err
+  assert "pipe.jpg cannot be read (expected a regular file)" in err
 
 
 @pytest.mark.parametrize("closed", ["", "train", "train/dog"])
@@ -218,7 +219,7 @@ def test_a_folder_that_cannot_be_read_is_named(
   monkeypatch.setattr(os, "scandir", scandir)
   status, _, err = run(capsys, "a", "--source", root, "--data-dir", tmp_path)
   assert status == 2
-  assert f"the folder {path} cannot be read (Permission denied)" in err
+  assert f"cannot read the folder {path} (Permission denied)" in err
 
 
 def test_links_that_lead_back_are_refused(tmp_path, capsys):
@@ -226,30 +227,45 @@ def test_links_that_lead_back_are_refused(tmp_path, capsys):
   (tmp_path / "root" / "train" / "cat" / "loop").symlink_to(".")
   status, _, err = run(capsys, "a", "--source", root, "--data-dir", tmp_path)
   assert status == 2
-  assert "train/cat/loop is a link to" in err
+  assert "train/cat/loop links to" in err
 
 
 @pytest.mark.parametrize(
   "args, words",
   [
-    (["pets", "--source", "{}/no"], "there is no folder"),
-    (["pets", "--source", "{}/empty"], "has no class folders; wanted"),
+    (["pets", "--source", "{}/no"], "expected a folder, but there is no"),
+    (["pets", "--source", "{}/empty"], "/empty/CLASS/IMAGE"),
     (["pets", "--source", "{}/hollow"], "no usable image in class folders"),
-    (["pets", "--source", "{}/two", "--splits", "tran"], "no folder 'tran'"),
-    (["pets", "--source", "{}/two", "--val-share", "0.1"], "splits of its own"),
-    (["pets", "--source", "{}/flat", "--val-share", "1.5"], "between 0 and 1"),
+    (
+      ["pets", "--source", "{}/two", "--splits", "tran"],
+      "a folder 'tran'",
+    ),
+    (
+      ["pets", "--source", "{}/two", "--val-share", "0.1"],
+      "tree without splits",
+    ),
+    (
+      ["pets", "--source", "{}/flat", "--val-share", "1.5"],
+      "(0, 1), got 1.5",
+    ),
     (
       ["pets", "--source", "{}/flat", "--val-share", "0.1"],
-      "validation without",
+      "but validation gets none",
     ),
-    (["pets", "--source", "{}/flat", "--val-share", "0.9"], "train without"),
+    (
+      ["pets", "--source", "{}/flat", "--val-share", "0.9"],
+      "train gets none",
+    ),
     (["pets", "--source", "{}/two", "--splits", "train, tst"], "folder 'tst'"),
-    (["my-pets", "--source", "{}/two"], "no name of a data set"),
+    (["my-pets", "--source", "{}/two"], "expected a dataset name of letters"),
     (
       ["pets", "--source", "gs://bucket/two"],
-      "wanted a folder of this machine",
+      "expected a local folder, got gs://",
     ),
-    (["imagenet_r", "--source", "{}", "--splits", "test"], "--splits is not"),
+    (
+      ["imagenet_r", "--source", "{}", "--splits", "test"],
+      "does not apply to",
+    ),
   ],
 )
 def test_refusals(tmp_path, capsys, args, words):
@@ -272,14 +288,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
   args = ["pets", "--source", tmp_path / "two", "--data-dir", tmp_path / "out"]
   status, _, err = run(capsys, *args)
   assert status == 2
-  assert "out/pets/1.0.0 cannot be made" in err
+  assert "cannot make " in err
+  assert "out/pets/1.0.0: " in err
 
 
 # Shards: interruptions.
 
 
 def planned(root):
-  return records.plan(tree.data_set("pets", root), num_shards=3)
+  return records.plan(tree.dataset("pets", root), num_shards=3)
 
 
 KILLED = """
@@ -293,9 +310,9 @@ def read(example):
     os.kill(os.getpid(), signal.SIGKILL)
   return images.read(example)
 
-data_set = tree.data_set("pets", sys.argv[1])
-data_set = dataclasses.replace(data_set, read=read)
-shards.write(records.plan(data_set, num_shards=3), sys.argv[2])
+dataset = tree.dataset("pets", sys.argv[1])
+dataset = dataclasses.replace(dataset, read=read)
+shards.write(records.plan(dataset, num_shards=3), sys.argv[2])
 """
 
 
@@ -349,7 +366,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, capsys):
   )
   assert full.returncode == 1, full.stderr
   assert "File too large" in full.stderr
-  assert "shards that are finished stay; start the same command" in full.stderr
+  assert "Finished shards are kept; the same command resumes" in full.stderr
   assert "Traceback" not in full.stderr
   folder = tmp_path / "out" / "pets" / "1.0.0"
   assert {p.name for p in folder.iterdir()} == {
@@ -382,7 +399,7 @@ def test_a_second_start_knows_its_own_folder(tmp_path, capsys):
 def test_too_little_room_is_said_before_the_first_shard(tmp_path):
   shard = shards.Shard("x.array_record-0", 1, 10**18, lambda seen: [b"1"])
   plan = shards.Plan("huge/1.0.0", "1", [shard], lambda *made: None)
-  with pytest.raises(ValueError, match=r"needs 1,000,000,000.0 GB more, but"):
+  with pytest.raises(ValueError, match=r"expected 1,000,000,000.0 GB of free"):
     shards.write(plan, tmp_path)
   small = dataclasses.replace(plan, shards=[], fingerprint="2")
   shards.write(small, tmp_path)  # the folder may be begun anew
@@ -430,10 +447,10 @@ def tar(files):
 
 def small_imagenet(folder):
   """Three synsets of five images and six validation images; two archives."""
-  synsets = imagenet.synsets()
+  classes = synsets.names()
   train = {
-    f"{synsets[c]}.tar": tar(
-      {f"{synsets[c]}_{7 * k}.JPEG": picture(10 * c + k) for k in range(5)}
+    f"{classes[c]}.tar": tar(
+      {f"{classes[c]}_{7 * k}.JPEG": picture(10 * c + k) for k in range(5)}
     )
     for c in (3, 999, 0)
   }
@@ -461,16 +478,16 @@ TFDS_VALIDATION = "2:970 4:809 1:65 3:230 5:516 6:57"  # number: label
 
 def test_imagenet_has_the_records_of_tfds(tmp_path):
   published = small_imagenet(tmp_path)
-  data_set = imagenet.imagenet2012(str(tmp_path), published=published)
-  folder = shards.write(records.plan(data_set), tmp_path / "out")
+  dataset = imagenet.imagenet2012(str(tmp_path), published=published)
+  folder = shards.write(records.plan(dataset), tmp_path / "out")
   builder = tfds.builder_from_directory(folder)
   kept = {"image": tfds.decode.SkipDecoding()}
-  synsets = imagenet.synsets()
+  classes = synsets.names()
   got = []
   for record in builder.as_data_source("train", decoders=kept):
     label = int(record["label"])
     synset, number = record["file_name"].decode()[: -len(".JPEG")].split("_")
-    assert synset == synsets[label]
+    assert synset == classes[label]
     assert record["image"] == picture(10 * label + int(number) // 7)
     got.append(f"{label}_{number}")
   assert got == TFDS_TRAIN.split()
@@ -489,8 +506,8 @@ def test_imagenet_has_the_records_of_tfds(tmp_path):
 def test_validation_alone_needs_one_archive(tmp_path):
   published = small_imagenet(tmp_path)
   (tmp_path / imagenet.TRAIN.file).unlink()
-  data_set = imagenet.imagenet2012(str(tmp_path), ["validation"], published)
-  assert {s: len(e) for s, e in data_set.splits.items()} == {"validation": 6}
+  dataset = imagenet.imagenet2012(str(tmp_path), ["validation"], published)
+  assert {s: len(e) for s, e in dataset.splits.items()} == {"validation": 6}
 
 
 def test_real_labels(tmp_path):
@@ -499,8 +516,8 @@ def test_real_labels(tmp_path):
   (tmp_path / "real.json").write_bytes(labels)
   digest = hashlib.sha256(labels).hexdigest()
   real = dataclasses.replace(imagenet.REAL, size=len(labels), sha256=digest)
-  data_set = imagenet.imagenet2012_real(str(tmp_path), (val, real))
-  folder = shards.write(records.plan(data_set), tmp_path / "out")
+  dataset = imagenet.imagenet2012_real(str(tmp_path), (val, real))
+  folder = shards.write(records.plan(dataset), tmp_path / "out")
   source = tfds.builder_from_directory(folder).as_data_source(
     "validation", decoders={"image": tfds.decode.SkipDecoding()}
   )
@@ -508,7 +525,7 @@ def test_real_labels(tmp_path):
   assert [list(got[k]["real_label"]) for k in (1, 2, 6)] == [[1, 2], [], [6, 7]]
   assert int(got[1]["original_label"]) == int(got[1]["label"]) == 65
   wrong = dataclasses.replace(real, sha256="0" * 64)
-  with pytest.raises(ValueError, match="is not the published file"):
+  with pytest.raises(ValueError, match="expected the published file"):
     imagenet.imagenet2012_real(str(tmp_path), (val, wrong))
 
 
@@ -525,8 +542,8 @@ def test_test_sets(tmp_path, name, member, file_name, label):
   data = tar({"imagenet/README.txt": b"hello", member: picture(0)})
   (tmp_path / archive.file).write_bytes(data)
   archive = dataclasses.replace(archive, size=len(data), count=1)
-  data_set = imagenet.evaluation_set(name, str(tmp_path), archive)
-  (example,) = data_set.splits["test"]
+  dataset = imagenet.evaluation_set(name, str(tmp_path), archive)
+  (example,) = dataset.splits["test"]
   assert (example.name, example.label) == (file_name, label)
   assert images.read(example) == picture(0)
 
@@ -545,7 +562,7 @@ def test_official_archives_are_asked_for_by_name_and_size(tmp_path, capsys):
   small_imagenet(tmp_path)  # right in all but its size
   status, _, err = run(capsys, *args)
   assert status == 2
-  assert "but the published one 147,897,477,120: its download broke off" in err
+  assert "expected the published 147,897,477,120 bytes, got" in err
   status, _, err = run(capsys, "imagenet_a", *args[1:])
   assert "~hendrycks/imagenet-a.tar" in err
   assert not (tmp_path / "out").exists()
@@ -565,14 +582,14 @@ def test_wrong_archives_are_refused(tmp_path):
       imagenet.imagenet2012(str(tmp_path), published=published)
     return str(error.value)
 
-  assert "holds 15 images, but the published one 16" in refusal(count=16)
-  assert "not that file" in refusal(size=1000)
+  assert "expected the published 16 images, got 15" in refusal(count=16)
+  assert "another file" in refusal(size=1000)
   right = (tmp_path / train.file).read_bytes()
-  assert "is no tar file, or a damaged one" in refusal(b"\0" * 99 + b"nonsense")
+  assert "expected an intact tar file" in refusal(b"\0" * 99 + b"nonsense")
   assert "gunzip" in refusal(gzip.compress(right))
-  assert "holds 'n99.tar', which is no class" in refusal(tar({"n99.tar": b""}))
-  assert "holds 0 images" in refusal(b"\0" * 10240)
-  assert "does not fit in it" in refusal(right[: len(right) // 2])
+  assert "tar for each synset, got 'n99.tar'" in refusal(tar({"n99.tar": b""}))
+  assert "images, got 0" in refusal(b"\0" * 10240)
+  assert "bytes outside it" in refusal(right[: len(right) // 2])
 
 
 def test_bad_images_of_an_archive_are_named(tmp_path):
@@ -581,43 +598,41 @@ def test_bad_images_of_an_archive_are_named(tmp_path):
   data = tar(files)
   (tmp_path / imagenet.VAL.file).write_bytes(data)
   val = dataclasses.replace(imagenet.VAL, size=len(data), count=3)
-  data_set = imagenet.imagenet2012(
+  dataset = imagenet.imagenet2012(
     str(tmp_path), ["validation"], (imagenet.TRAIN, val)
   )
-  assert data_set.bad == [
-    images.Bad("ILSVRC2012_val_00000002.JPEG", "is empty")
-  ]
-  labels = {e.name: e.label for e in data_set.splits["validation"]}
+  assert dataset.bad == [images.Bad("ILSVRC2012_val_00000002.JPEG", "is empty")]
+  labels = {e.name: e.label for e in dataset.splits["validation"]}
   assert labels["ILSVRC2012_val_00000003.JPEG"] == 230  # as in TFDS
 
 
 def test_unpacked_imagenet_gets_the_same_names(tmp_path):
-  synsets = imagenet.synsets()
-  for synset in synsets:
+  classes = synsets.names()
+  for synset in classes:
     for split in ("train", "val"):
       (tmp_path / split / synset).mkdir(parents=True)
   make_tree(
     tmp_path,
     {
-      f"train/{synsets[3]}/{synsets[3]}_7.JPEG": picture(1),
-      f"val/{synsets[5]}/ILSVRC2012_val_00000007.JPEG": picture(2),
+      f"train/{classes[3]}/{classes[3]}_7.JPEG": picture(1),
+      f"val/{classes[5]}/ILSVRC2012_val_00000007.JPEG": picture(2),
     },
   )
-  data_set = imagenet.imagenet2012(str(tmp_path))
-  (one,) = data_set.splits["train"]
-  assert (one.name, one.label) == (f"{synsets[3]}_7.JPEG", 3)
-  (one,) = data_set.splits["validation"]
+  dataset = imagenet.imagenet2012(str(tmp_path))
+  (one,) = dataset.splits["train"]
+  assert (one.name, one.label) == (f"{classes[3]}_7.JPEG", 3)
+  (one,) = dataset.splits["validation"]
   assert (one.name, one.label) == ("ILSVRC2012_val_00000007.JPEG", 5)
-  assert any("ImageNet's has 1,281,167" in note for note in data_set.notes)
+  assert any("ImageNet's has 1,281,167" in note for note in dataset.notes)
   (tmp_path / "train" / "n1").mkdir()
-  with pytest.raises(ValueError, match="1,001 class folders, which are not"):
+  with pytest.raises(ValueError, match="got 1,001 others"):
     imagenet.imagenet2012(str(tmp_path))
 
 
 def unpacked_train(root):
-  for synset in imagenet.synsets():
+  for synset in synsets.names():
     (root / "train" / synset).mkdir(parents=True)
-  name = imagenet.synsets()[3]
+  name = synsets.names()[3]
   make_tree(root, {f"train/{name}/{name}_7.JPEG": picture(1)})
 
 
@@ -639,16 +654,16 @@ def test_flat_validation_images_are_labelled_by_their_numbers(
     },
   )
   make_tree(tmp_path, {"ILSVRC/ImageSets/CLS-LOC/val.txt": b"x"})
-  data_set = imagenet.imagenet2012(str(tmp_path))
-  labels = {e.name: e.label for e in data_set.splits["validation"]}
+  dataset = imagenet.imagenet2012(str(tmp_path))
+  labels = {e.name: e.label for e in dataset.splits["validation"]}
   assert labels == {  # of TFDS_VALIDATION
     "ILSVRC2012_val_00000002.JPEG": 970,
     "ILSVRC2012_val_00000005.JPEG": 516,
   }
-  assert [e.label for e in data_set.splits["train"]] == [3]
-  assert [bad.reason for bad in data_set.bad] == ["is empty"]
+  assert [e.label for e in dataset.splits["train"]] == [3]
+  assert [bad.reason for bad in dataset.bad] == ["is empty"]
   only = imagenet.imagenet2012(str(tmp_path), ["validation"])
-  assert only.splits["validation"] == data_set.splits["validation"]
+  assert only.splits["validation"] == dataset.splits["validation"]
   (root / val / "other.JPEG").write_bytes(picture(1))
   with pytest.raises(ValueError, match=r"_val_00050000.JPEG in .*other.JPEG"):
     imagenet.imagenet2012(str(tmp_path))
@@ -697,11 +712,11 @@ def test_damaged_tfrecords_stop_the_conversion(tmp_path, capsys):
   path.write_bytes(data[:-20])
   status, _, err = run(capsys, *args)
   assert status == 1
-  assert f"{path} is cut off or damaged after 2 records." in err
+  assert f"{path} is truncated or corrupt after 2 records." in err
   path.write_bytes(data[: len(data) * 2 // 3])
   status, _, err = run(capsys, *args)
   assert status == 1
-  assert f"{path} has 2 records, dataset_info.json tells of 3." in err
+  assert f"expected 3 records in {path} by dataset_info.json, got 2." in err
   assert len(list((tmp_path / "tfrecord_set" / "1.2.3").glob("*-of-*"))) == 1
   path.unlink()
   status, _, err = run(capsys, *args)
@@ -714,7 +729,7 @@ def test_damaged_tfrecords_stop_the_conversion(tmp_path, capsys):
 @pytest.mark.parametrize(
   "payload, words",
   [
-    (b"\xff\xff", "is damaged (Error parsing message"),
+    (b"\xff\xff", "is corrupt (Error parsing message"),
     (b"", "expected one label below 2, got none"),
     (b"\n\x10\n\x0e\n\x05label\x12\x05\x1a\x03\n\x01\x02", "got [2])"),
   ],
@@ -745,7 +760,7 @@ def test_bad_records_stop_the_conversion(tmp_path, capsys, payload, words):
     ),
     ("label.labels.txt", "bee\n", "", "got 1 names for 2 classes"),
     ("features.json", '"numClasses": "2"', '"numClasses": "0"', "names"),
-    ("dataset_info.json", '"train"', "7", "cannot be read"),
+    ("dataset_info.json", '"train"', "7", "cannot read the metadata"),
   ],
 )
 def test_metadata_that_do_not_fit_are_named(
@@ -770,19 +785,19 @@ def test_damaged_metadata_are_named(tmp_path, capsys, text, below):
   path.write_text(text)
   status, _, err = run(capsys, "a", "--source", tmp_path)
   assert status == 2
-  assert f"{path} is damaged or none of TFDS's" in err
+  assert f"expected TFDS's metadata in {path}, got" in err
 
 
 def test_only_tfrecords_of_that_name_are_converted(tmp_path, capsys):
   status, _, err = run(capsys, "other", "--source", TFRECORDS)
   assert status == 2
-  assert "holds the data set tfrecord_set; prepare it under that name" in err
+  assert "got tfrecord_set; prepare it under that name" in err
   shutil.copytree(TFRECORDS, tmp_path / "set")
   path = tmp_path / "set" / "dataset_info.json"
   path.write_text(path.read_text().replace('"tfrecord"', '"riegeli"'))
   status, _, err = run(capsys, "tfrecord_set", "--source", tmp_path / "set")
   assert status == 2
-  assert "is stored as riegeli, but TFRecord files are converted" in err
+  assert "got riegeli; array_record needs no conversion" in err
 
 
 # Fashion-MNIST.
@@ -803,10 +818,10 @@ def test_read_checks_the_files(tmp_path, monkeypatch):
   pixels = np.arange(3 * 784, dtype=np.uint16).astype(np.uint8)
   pixels = pixels.reshape(3, 28, 28)
   labels = np.array([7, 0, 9], np.uint8)
-  with pytest.raises(ValueError, match=r"no file t10k-images.*--source"):
+  with pytest.raises(ValueError, match=r"--source, but .* no file t10k-images"):
     fashion.read("t10k", tmp_path)
   write_files(tmp_path, "t10k", pixels, labels)
-  with pytest.raises(ValueError, match="is not the published file"):
+  with pytest.raises(ValueError, match="expected the published file"):
     fashion.read("t10k", tmp_path)
   for name in fashion.files("t10k"):
     digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()

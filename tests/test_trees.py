@@ -55,8 +55,8 @@ def test_splits_are_found(tmp_path, places, splits):
   make_tree(root, {f"{places[0]}/{name}": b"x" for name in LITTER})
   assert taken(root) == (("cat", "dog"), splits)
   notes = " ".join(tree.find(root).notes)
-  assert ("holds extra: left alone" in notes) == ("extra" in places)
-  assert "no image, or in no class" not in notes  # litter is not worth a word
+  assert ("ignored extra beside" in notes) == ("extra" in places)
+  assert "not images or not in a class" not in notes  # litter goes without
 
 
 @pytest.mark.parametrize(
@@ -66,16 +66,16 @@ def test_splits_are_found(tmp_path, places, splits):
     (["a/b/train", "a/b/test"], "did you mean --source {}/a/b, which holds te"),
     (["pets"], "did you mean --source {}/pets, which holds cat, dog"),
     (["pets", "__MACOSX"], "got 'pets' alone; did you mean --source {}/pets"),
-    (["training", "testing"], "called as splits are: testing, training; call"),
+    (["training", "testing"], "names of splits: testing, training; rename"),
     (["training", "testing"], "--splits training,testing"),
     (["training/x", "cat", "dog"], "training; move these out, or rename them"),
-    (["seg_train", "seg_test"], "called as splits are: seg_test, seg_train"),
-    (["Training_Set", "valid"], "called as splits are: Training_Set, valid"),
-    (["TrainImages", "x"], "called as splits are: TrainImages"),
-    (["cars_train", "cars_test"], "called as splits are: cars_test, cars_trai"),
-    (["test", "val"], "called as splits are: test, val"),
+    (["seg_train", "seg_test"], "names of splits: seg_test, seg_train"),
+    (["Training_Set", "valid"], "names of splits: Training_Set, valid"),
+    (["TrainImages", "x"], "names of splits: TrainImages"),
+    (["cars_train", "cars_test"], "names of splits: cars_test, cars_trai"),
+    (["test", "val"], "names of splits: test, val"),
     (["train/images", "val/images"], "move up the folders of {}/train/images"),
-    (["train/Train2017", "val"], "called as splits are: Train2017; move the"),
+    (["train/Train2017", "val"], "names of splits: Train2017; move the"),
     (["bottle/train", "bottle/test", "nut/train"], "{}/bottle holds splits (t"),
     (["train/bottle/test", "train/nut/a"], "{}/train/bottle holds splits (tes"),
   ],
@@ -101,7 +101,7 @@ def test_classes_called_as_splits_are_taken_when_trusted(tmp_path):
   wanted = ("bus", "test tube", "train"), {"train": 6}
   assert taken(root, trust_classes=True) == wanted
   root = some_tree(tmp_path / "two", "train", names=["bus", "train"])
-  with pytest.raises(ValueError, match="called as splits are: train; move"):
+  with pytest.raises(ValueError, match="names of splits: train; move"):
     tree.find(root)
   assert taken(root, trust_classes=True) == (("bus", "train"), {"train": 4})
 
@@ -137,11 +137,11 @@ def test_the_next_command_knows_the_splits(tmp_path, capsys):
 @pytest.mark.parametrize(
   "name, words",
   [
-    ("a\nb", "has a control character"),
-    ("\x1b[31mred", "has a control character"),
-    ("cat ", "another one's, or empty, without the spaces"),
-    ("  ", "another one's, or empty, without the spaces"),
-    (b"caf\xe9".decode(errors="surrogateescape"), "is not UTF-8"),
+    ("a\nb", "without control characters"),
+    ("\x1b[31mred", "without control characters"),
+    ("cat ", "outer spaces is another's name or empty"),
+    ("  ", "outer spaces is another's name or empty"),
+    (b"caf\xe9".decode(errors="surrogateescape"), "expected UTF-8 names"),
   ],
 )
 def test_class_names_that_cannot_be_stored_are_refused(tmp_path, name, words):
@@ -188,7 +188,7 @@ def test_what_is_there_is_said_before_and_after(tmp_path, capsys):
     f"pets is in {tmp_path}/pets/1.0.0",
     "2 classes: cat, dog",
     "images: train 4, val 4",
-    "image size: 8x9 pixels, all",
+    "image size: 8x9 pixels",
     "next: python -m vitkd_jax.doctor --config configs/baseline_i1k.py:pair="
     "s3-ti --config.data.name=pets --config.data.eval_split=val"
     f" --config.data.data_dir={tmp_path}",
@@ -200,8 +200,8 @@ def test_what_is_there_is_said_before_and_after(tmp_path, capsys):
   _, out, err = run(capsys, "many", "--source", many, "--data-dir", tmp_path)
   assert "11 classes: c00, c01," in err
   assert "c09, ...\n" in err
-  assert "split train: 23 images (2 to 3 a class)" in err
-  assert "image size: they differ" in out
+  assert "split train: 23 images (2 to 3 per class)" in err
+  assert "image size: varies" in out
   assert "--val-share 0.1 makes one" in out
 
 
@@ -274,7 +274,7 @@ def test_a_finished_set_is_known_without_opening_a_file(
   status, out, err = run(capsys, *args)
   assert status == 0
   assert out == first
-  assert "pets is complete: the files of" in err
+  assert "pets is complete: names, sizes and times" in err
   assert not looked
   assert contents(tmp_path / "pets" / "1.0.0") == before
 

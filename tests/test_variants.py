@@ -222,5 +222,5 @@ def test_an_unknown_name_is_answered_with_the_nearest(name, near):
   "name", ["", "S/", "S/0", "S/x", "S/16/2", "X/16", "s"]
 )
 def test_what_is_no_name(name):
-  with pytest.raises(ValueError, match="wanted a size such as 'S/16'"):
+  with pytest.raises(ValueError, match="expected a size such as 'S/16'"):
     variants.get(name)

@@ -1,17 +1,17 @@
-r"""Writes a data set as TFDS array_record files; needs no TensorFlow.
+r"""Writes a dataset as TFDS array_record files; needs no TensorFlow.
 
   python -m vitkd_jax.prepare my_birds --source ROOT --data-dir DIR
   python -m vitkd_jax.prepare imagenet2012 --source FOLDER_OF_TWO_TARS
 
 `imagenet2012`, `imagenet2012_real`, `imagenet_v2`, `imagenet_a`, `imagenet_r`
-and `fashion_mnist` are made from their published files, any other name from a
-tree `ROOT/train/CLASS/IMAGE`, `ROOT/CLASS/IMAGE`, or from a TFDS data set of
-that name in another format. The files are checked before anything is written.
-Started again, the same command goes on where it was stopped. See docs/data.md.
+and `fashion_mnist` are made from their published files; any other name from a
+tree `ROOT/train/CLASS/IMAGE` or `ROOT/CLASS/IMAGE`, or from a TFDS dataset of
+that name in TFRecord format. Files are checked before anything is written. The
+same command resumes an interrupted preparation. See docs/data.md.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -19,6 +19,7 @@ import inspect
 import os
 import re
 import sys
+from typing import Any
 
 from etils import epath
 
@@ -36,15 +37,21 @@ from vitkd_jax.data.builders import (
   stamps,
   tfrecord,
   tree,
+  unpacked,
 )
 
-_PUBLISHED = imagenet.DATA_SETS | fashion.DATA_SETS
+_PUBLISHED = imagenet.DATASETS | fashion.DATASETS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Prepares one data set; returns the exit status.
+  """Prepares one dataset.
 
-  0: it is there; 1: it failed midway; 2: refused, nothing was written.
+  Args:
+    argv: command line; None for that of the process.
+
+  Returns:
+    Exit status: 0 if the dataset is ready, 1 for a failure midway, 2 for a
+    refusal before anything was written, 130 after Ctrl-C.
   """
   if argv is None:
     argv = sys.argv[1:]
@@ -58,28 +65,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
-    print("error: interrupted; the same command goes on", file=sys.stderr)
+    print("error: interrupted; the same command resumes", file=sys.stderr)
     return 130
   print(f"{args.name} is in {folder}")
   try:
     info = datasets.info(args.name, args.data_dir)
   except ValueError as error:
-    print(f"note: the training cannot read it: {error}")
+    print(f"note: training cannot read it: {error}")
     return 0
   for line in overview.finished(info, shards.census(folder), args.data_dir):
     print(line)
   return 0
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m vitkd_jax.prepare",
-    description="Writes a data set as TFDS array_record files.",
+    description="Writes a dataset as TFDS array_record files.",
   )
   parser.add_argument(
     "name",
     metavar="NAME",
-    help=f"{', '.join(_PUBLISHED)}, or a name of your own for a tree of images",
+    help=f"{', '.join(_PUBLISHED)}, or your own name for a tree of images",
   )
   parser.add_argument(
     "--source",
@@ -90,8 +97,8 @@ def _parser():
   parser.add_argument(
     "--data-dir",
     metavar="DIR",
-    help="folder of data sets, gs:// too (default: TFDS's own, $TFDS_DATA_DIR"
-    " or ~/tensorflow_datasets)",
+    help="folder of datasets, local or gs:// (default: TFDS's own,"
+    " $TFDS_DATA_DIR or ~/tensorflow_datasets)",
   )
   parser.add_argument(
     "--splits", metavar="A,B", help="splits to make (default: all)"
@@ -101,19 +108,19 @@ def _parser():
     type=float,
     default=0.0,
     metavar="SHARE",
-    help="share of each class of a tree without splits that becomes the split"
-    " validation",
+    help="share of each class that becomes the split validation of a tree"
+    " without splits",
   )
   parser.add_argument(
     "--trust-classes",
     action="store_true",
-    help="take the class folders of a tree as they are, though one is called as"
-    " a split is, holds splits, or is the only one",
+    help="accept class folders with names of splits, with splits in them, or"
+    " just one",
   )
   parser.add_argument(
     "--skip-bad",
     action="store_true",
-    help="leave out files that are no images, and list them in skipped.txt",
+    help="skip files that are not images, and list them in skipped.txt",
   )
   return parser
 
@@ -128,20 +135,23 @@ def prepare(
   trust_classes: bool = False,
   skip_bad: bool = False,
 ) -> epath.Path:
-  """Writes data set `name` below `data_dir`; its folder.
+  """Writes a dataset.
 
   Args:
-    name: of the data set.
+    name: of the dataset.
     source: folder of the published files, or root of a tree of images.
-    data_dir: folder of data sets, TFDS's own by default.
-    splits: names with commas, None for all.
-    val_share: see `tree.find`.
-    trust_classes: likewise.
-    skip_bad: leave out files that are no images.
+    data_dir: folder of datasets, local or gs://; None for TFDS's own.
+    splits: comma-separated names; None for all.
+    val_share: of a tree that becomes the split validation; see `tree.find`.
+    trust_classes: accept unlikely class folders; see `tree.find`.
+    skip_bad: skip files that are not images.
+
+  Returns:
+    The folder of the dataset's version.
 
   Raises:
     command.RefusedError: before anything is written.
-    command.FailedError: midway; what is finished stays.
+    command.FailedError: midway; finished shards are kept.
   """
   data_dir = os.path.expanduser(data_dir or datasets.default_data_dir())
   source = os.path.expanduser(source)
@@ -155,15 +165,15 @@ def prepare(
     make, source = _builder(name, source, options)
     stamp = stamps.stamp(
       source,
-      deep=name not in _PUBLISHED or imagenet.unpacked(source) is not None,
+      deep=name not in _PUBLISHED or unpacked.find(source) is not None,
       options={**options, "skip_bad": skip_bad},
       without=[data_dir, os.path.join(data_dir, name)],
     )
     with _failing(data_dir):
       if folder := shards.finished(data_dir, name, stamp):
         print(
-          f"{name} is complete: the files of {source} have the names, sizes and"
-          " times that it was made of",
+          f"{name} is complete: names, sizes and times of the files in {source}"
+          " have not changed",
           file=sys.stderr,
         )
         return folder
@@ -173,27 +183,36 @@ def prepare(
     return shards.write(plan, data_dir, advance)
 
 
-def _builder(name, source, options):
-  """What makes the data set or its plan of a folder, and that folder."""
+def _builder(
+  name: str, source: str, options: Mapping[str, Any]
+) -> tuple[Callable[..., records.Dataset | shards.Plan], str]:
+  """A function from a folder to the dataset or its plan, and that folder."""
   if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
     raise ValueError(
-      f"{name!r} is no name of a data set; wanted letters, digits and"
-      " underscores, as my_birds."
+      f"expected a dataset name of letters, digits and underscores, such as"
+      f" my_birds, got {name!r}."
     )
   if remote.is_remote(source):
-    raise ValueError(f"--source={source}: wanted a folder of this machine.")
-  make = _PUBLISHED.get(name, functools.partial(tree.data_set, name))
+    raise ValueError(f"--source: expected a local folder, got {source}.")
+  make: Callable[..., records.Dataset | shards.Plan] = _PUBLISHED.get(
+    name, functools.partial(tree.dataset, name)
+  )
   if folder := tfrecord.find(name, source):
     make = functools.partial(tfrecord.plan, name)
   for key in options:
     if key not in inspect.signature(make).parameters:
-      raise ValueError(f"--{key.replace('_', '-')} is not for {name}.")
+      raise ValueError(f"--{key.replace('_', '-')} does not apply to {name}.")
   return make, folder or source
 
 
-def _plan(make, source, options, skip_bad) -> shards.Plan:
-  print(f"looking at {source} ...", file=sys.stderr)
-  with progress.show("files looked at") as seen:
+def _plan(
+  make: Callable[..., records.Dataset | shards.Plan],
+  source: str,
+  options: Mapping[str, Any],
+  skip_bad: bool,
+) -> shards.Plan:
+  print(f"checking {source} ...", file=sys.stderr)
+  with progress.show("files checked") as seen:
     if "seen" in inspect.signature(make).parameters:
       options = {**options, "seen": seen}
     made = make(source, **options)
@@ -203,37 +222,37 @@ def _plan(make, source, options, skip_bad) -> shards.Plan:
   return records.plan(made)
 
 
-def _tell(data_set, skip_bad):
+def _tell(dataset: records.Dataset, skip_bad: bool) -> None:
   """Prints what a user should know; refuses bad files."""
-  if data_set.bad and not skip_bad:
-    total = len(data_set.bad) + sum(map(len, data_set.splits.values()))
-    raise ValueError(images.refusal(data_set.bad, total))
-  for note in data_set.notes:
+  if dataset.bad and not skip_bad:
+    total = len(dataset.bad) + sum(map(len, dataset.splits.values()))
+    raise ValueError(images.refusal(dataset.bad, total))
+  for note in dataset.notes:
     print(f"note: {note}", file=sys.stderr)
-  if data_set.bad:
+  if dataset.bad:
     print(
-      f"note: {len(data_set.bad):,} files left out: see skipped.txt",
+      f"note: skipped {len(dataset.bad):,} files: see skipped.txt",
       file=sys.stderr,
     )
-  for line in overview.planned(data_set):
+  for line in overview.planned(dataset):
     print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager
-def _failing(data_dir) -> Iterator[None]:
+def _failing(data_dir: str) -> Iterator[None]:
   try:
     yield
   except ValueError as error:
     raise command.RefusedError(str(error)) from error
   except Exception as error:
-    # What the clients of buckets raise has no base of its own.
+    # Errors of the clients of buckets have no common base.
     if not remote.is_remote(data_dir) and not isinstance(
       error, (OSError, RuntimeError)
     ):
       raise
     raise command.FailedError(
-      f"{str(error).rstrip('.')}. The shards that are finished stay; start the"
-      " same command again to go on."
+      f"{str(error).rstrip('.')}. Finished shards are kept; the same command"
+      " resumes."
     ) from error
 
 

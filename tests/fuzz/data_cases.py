@@ -16,7 +16,14 @@ from fuzz import mutate, runner
 from vitkd_jax import evaluate, prepare
 from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets, decode
-from vitkd_jax.data.builders import imagenet, images, layout, records, shards
+from vitkd_jax.data.builders import (
+  imagenet,
+  images,
+  layout,
+  records,
+  shards,
+  synsets,
+)
 from vitkd_jax.reporting import figures, plotting
 
 _NAME = "pets"
@@ -183,10 +190,10 @@ def tfrecord() -> runner.Target:
 
 def archive() -> runner.Target:
   """ImageNet's two archives."""
-  synsets = imagenet.synsets()[:2]
+  classes = synsets.names()[:2]
   inner = {
     f"{synset}.tar": tar({f"{synset}_{i}.JPEG": picture(i) for i in range(2)})
-    for synset in synsets
+    for synset in classes
   }
   val = {f"ILSVRC2012_val_{i:08d}.JPEG": picture(10 + i) for i in range(1, 4)}
   whole = {"train": tar(inner), "validation": tar(val)}

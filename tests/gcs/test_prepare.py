@@ -35,7 +35,7 @@ def test_a_refused_upload_leaves_the_shards_before(server, tmp_path, capsys):
   server.store.refused = refused
   assert prepare.main(args) == 1
   error = capsys.readouterr().err
-  assert "finished stay; start the same command again" in error
+  assert "Finished shards are kept; the same command resumes" in error
   names = set(server.store.names("bucket"))
   shard = "data/pets/1.0.0/pets-train.array_record-00000-of-00001"
   assert names == {shard, "data/pets/1.0.0/preparation.json"}

@@ -6,11 +6,12 @@ whole batch: results do not depend on how many devices share it.
 
 from collections.abc import Callable, Sequence
 import math
-import numbers
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from vitkd_jax import check
 from vitkd_jax.data import color, mixing, randaugment
 
 # Random erasing, as in the paper's recipe.
@@ -19,7 +20,9 @@ _ERASE_ASPECT = (3 / 10, 10 / 3)  # height / width, log-uniform
 
 _PAD_MODES = {"zeros": "constant", "reflect": "reflect"}  # jnp.pad's names
 
-Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple]
+Augment = Callable[
+  [jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
+]
 
 
 def make_augment(
@@ -48,41 +51,43 @@ def make_augment(
   """`augment(key, image, label) -> (image, target)` for a whole batch.
 
   Each image is flipped, padded and cropped, put through RandAugment, jittered
-  and erased by itself; then the batch is mixed and the mixed label smoothed.
-  This is the order of the paper's recipe (mmcls) and of timm. Both mix
-  normalised images: the same, since normalisation is affine and the weights
-  sum to 1.
+  and erased independently; then the batch is mixed and the mixed label
+  smoothed. This is the order of the paper's recipe (mmcls) and of timm. Both
+  mix normalised images, which is equivalent: normalisation is affine and the
+  weights sum to 1.
 
-  DeiT's command line has colour jitter 0.3 beside RandAugment, but timm leaves
-  the jitter out where there is RandAugment (unless force_color_jitter), so
-  DeiT was trained without it. Here both happen when both are asked for.
+  DeiT's command line has colour jitter 0.3 beside RandAugment, but timm drops
+  the jitter when RandAugment is on (unless force_color_jitter is set), so DeiT
+  was trained without it. Here both are applied when both are set.
 
   Args:
-    num_classes: length of a target.
-    flip: probability of a horizontal flip.
-    pad: pixels of padding on each side, of which a crop of the image's size is
-      taken anywhere: for small images taken whole. CIFAR's recipe has 4
+    num_classes: C, the length of a target, at least 1.
+    flip: probability of a horizontal flip, in [0, 1].
+    pad: padding in pixels on each side, before a random crop of the image's
+      size; for small images read whole. CIFAR's recipe uses 4
       (arXiv:1512.03385, 4.2).
-    pad_mode: what the padding is: "zeros", as in that recipe, or "reflect",
-      the image mirrored at its edge.
+    pad_mode: "zeros", as in that recipe, or "reflect", the image mirrored at
+      its edge.
     shift: older name of `pad` with zeros.
-    randaugment_ops: operations drawn per image; 0: no RandAugment.
-    randaugment_magnitude: mean level of an operation, of 10.
-    randaugment_std: standard deviation of the level.
-    randaugment_prob: that an operation drawn is carried out; 0.5 in timm and
-      in mmcls, 1 in the paper of RandAugment.
-    fill: colour in [0, 1] of what RandAugment moves in.
-    color_jitter: brightness, contrast and saturation change by factors of
-      1 - this to 1 + this; 0: no jitter.
-    erase: probability that a rectangle is replaced by noise.
-    erase_mean: of that noise, per channel of images in [0, 1].
-    erase_std: of that noise.
-    mixup_alpha: Mixup's ratio follows Beta(alpha, alpha); 0: no Mixup.
-    cutmix_alpha: the same for CutMix; 0: no CutMix.
-    mix_prob: probability that a batch is mixed at all.
-    switch_prob: probability of CutMix, when both may happen.
-    mix_mode: "batch": one choice and one ratio for all; "image": for each.
-    label_smoothing: s in target * (1 - s) + s / num_classes.
+    randaugment_ops: operations drawn per image; 0 turns RandAugment off.
+    randaugment_magnitude: mean level of an operation, in [0, 10].
+    randaugment_std: standard deviation of the level, >= 0.
+    randaugment_prob: probability that a drawn operation is applied, in [0, 1];
+      0.5 in timm and mmcls, 1 in the RandAugment paper.
+    fill: colour that RandAugment moves in from outside, three numbers in
+      [0, 1].
+    color_jitter: brightness, contrast and saturation change by factors from
+      1 - this to 1 + this; 0 turns jitter off.
+    erase: probability that a rectangle is replaced by noise, in [0, 1].
+    erase_mean: mean of that noise, per channel, in [0, 1].
+    erase_std: standard deviation of that noise, per channel, in [0, 1].
+    mixup_alpha: Mixup's ratio follows Beta(alpha, alpha); 0 turns Mixup off.
+    cutmix_alpha: CutMix's ratio follows Beta(alpha, alpha); 0 turns CutMix off.
+    mix_prob: probability that a batch is mixed at all, in [0, 1].
+    switch_prob: probability of CutMix when both are on, in [0, 1].
+    mix_mode: "batch" draws one choice and one ratio for the batch, "image" one
+      for each image.
+    label_smoothing: s in target * (1 - s) + s / num_classes, in [0, 1].
 
   Returns:
     A function of a key, image uint8 [B, H, W, 3] and label int [B] that
@@ -92,18 +97,16 @@ def make_augment(
   Raises:
     ValueError: an option is out of range.
   """
-  _check_whole(1, num_classes=num_classes)
-  _check_whole(0, pad=pad, shift=shift, randaugment_ops=randaugment_ops)
-  if pad_mode not in _PAD_MODES:
-    raise ValueError(
-      f"pad_mode is {pad_mode!r}, but must be one of {tuple(_PAD_MODES)}."
-    )
+  check.integers(1, num_classes=num_classes)
+  check.integers(0, pad=pad, shift=shift, randaugment_ops=randaugment_ops)
+  check.known("pad_mode", pad_mode, _PAD_MODES)
+  check.known("mix_mode", mix_mode, mixing.MODES)
   if shift and (pad or pad_mode != "zeros"):
     raise ValueError(
-      f"shift={shift} is the older name of pad, which is {pad} with"
-      f" pad_mode={pad_mode!r}; set pad alone."
+      f"shift={shift} is the older name of pad with zeros, got pad={pad} and"
+      f" pad_mode={pad_mode!r} too; set pad alone."
     )
-  _check_range(
+  check.reals(
     1.0,
     flip=flip,
     randaugment_prob=randaugment_prob,
@@ -112,23 +115,20 @@ def make_augment(
     switch_prob=switch_prob,
     label_smoothing=label_smoothing,
   )
-  _check_range(
-    math.inf,
+  check.reals(
     mixup_alpha=mixup_alpha,
     cutmix_alpha=cutmix_alpha,
     randaugment_std=randaugment_std,
     color_jitter=color_jitter,
   )
-  _check_range(
+  check.reals(
     randaugment.MAX_LEVEL, randaugment_magnitude=randaugment_magnitude
   )
   _check_triples(fill=fill, erase_mean=erase_mean, erase_std=erase_std)
-  if mix_mode not in mixing.MODES:
-    raise ValueError(
-      f"mix_mode is {mix_mode!r}, but must be one of {mixing.MODES}."
-    )
 
-  def augment(key, image, label):
+  def augment(
+    key: jax.Array, image: jax.Array, label: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
     key_flip, key_pad, key_erase, key_mix = jax.random.split(key, 4)
     key_rand, key_jitter = (jax.random.fold_in(key, i) for i in (4, 5))
     if flip:
@@ -170,43 +170,65 @@ def make_augment(
   return augment
 
 
-def normalize(image, mean, std):
+def normalize(
+  image: jax.Array, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
   """(image - mean) / std, per channel.
 
   Args:
     image: float32 [B, H, W, C] in [0, 1].
     mean: C numbers.
     std: C numbers.
+
+  Returns:
+    float32 [B, H, W, C].
   """
-  mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-  return (image - mean) / std
+  return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(
+    std, jnp.float32
+  )
 
 
-def random_flip(key, image, probability):
-  """`image` [B, H, W, C], each mirrored left to right with `probability`."""
+def random_flip(
+  key: jax.Array, image: jax.Array, probability: float
+) -> jax.Array:
+  """Mirrors each image left to right with `probability`.
+
+  Args:
+    key: of the batch.
+    image: [B, H, W, C] of any dtype.
+    probability: in [0, 1].
+
+  Returns:
+    [B, H, W, C] of the same dtype.
+  """
   chosen = jax.random.bernoulli(key, probability, (len(image), 1, 1, 1))
   return jnp.where(chosen, image[:, :, ::-1], image)
 
 
-def pad_and_crop(key, image, pixels, *, mode="zeros"):
-  """`image` [B, H, W, C], each a random crop of it with padding around.
+def pad_and_crop(
+  key: jax.Array, image: jax.Array, pixels: int, *, mode: str = "zeros"
+) -> jax.Array:
+  """Pads each image and crops it at random to its own size.
 
-  All (2 pixels + 1)^2 places are equally likely; pixels move by whole numbers.
+  All (2 * pixels + 1)^2 offsets are equally likely.
 
   Args:
     key: of the batch.
-    image: of any dtype, which stays.
-    pixels: of padding on each side.
-    mode: "zeros", or "reflect" without the edge itself a second time.
+    image: [B, H, W, C] of any dtype.
+    pixels: padding on each side.
+    mode: "zeros", or "reflect", which does not repeat the edge.
+
+  Returns:
+    [B, H, W, C] of the same dtype.
 
   Raises:
-    ValueError: there are not as many pixels to be reflected.
+    ValueError: the image is too small to reflect that many pixels.
   """
   batch, *size = image.shape
   if mode == "reflect" and pixels >= min(size[:2]):
     raise ValueError(
-      f"pad is {pixels}, but images of {size[0]}x{size[1]} pixels can reflect"
-      f" at most {min(size[:2]) - 1}."
+      f"expected pad <= {min(size[:2]) - 1} to reflect images of"
+      f" {size[0]}x{size[1]} pixels, got {pixels}."
     )
   sides = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
   padded = jnp.pad(image, sides, mode=_PAD_MODES[mode])
@@ -217,36 +239,54 @@ def pad_and_crop(key, image, pixels, *, mode="zeros"):
   )
 
 
-def random_erase(key, image, probability, *, mean, std):
-  """`image` with a rectangle of noise in each, with `probability`.
+def random_erase(
+  key: jax.Array,
+  image: jax.Array,
+  probability: float,
+  *,
+  mean: Sequence[float],
+  std: Sequence[float],
+) -> jax.Array:
+  """Replaces a rectangle of each image by noise, with `probability`.
 
   Random erasing (arXiv:1708.04896) as mmcls computes it: area 0.02 to 1/3 of
-  the image, height / width log-uniform in 0.3 to 3.3, sides rounded and cut
-  to the image's, noise N(mean, std) per pixel and channel cut to [0, 1].
+  the image, height / width log-uniform in [0.3, 3.3], sides rounded and
+  clipped to the image, noise N(mean, std) per pixel and channel clipped to
+  [0, 1].
 
   Args:
     key: of the batch.
     image: float32 [B, H, W, 3] in [0, 1].
-    probability: that an image is erased.
+    probability: that an image is erased, in [0, 1].
     mean: of the noise, 3 numbers.
-    std: of the noise, 3 numbers.
+    std: standard deviation of the noise, 3 numbers.
+
+  Returns:
+    float32 [B, H, W, 3] in [0, 1].
   """
   key_box, key_noise = jax.random.split(key)
   box = erase_boxes(key_box, image.shape[:3], probability)
-
   word = jax.random.bits(key_noise, image.shape[:3])
 
   def erased():
     noise = jnp.asarray(mean) + jnp.asarray(std) * _normal(word)
     return jnp.where(box[..., None], jnp.clip(noise, 0, 1), image)
 
-  # A branch of its own, or XLA on CPU folds the noise into the mixing that
-  # follows and computes it again for each partner: ten times slower.
+  # In a branch of its own: otherwise XLA on CPU fuses the noise into the
+  # mixing that follows and recomputes it for each partner, 10 times slower.
   return jax.lax.cond(jnp.any(box), erased, lambda: image)
 
 
-def erase_boxes(key, shape, probability):
-  """bool [B, H, W], True in the rectangle that `random_erase` replaces."""
+def erase_boxes(
+  key: jax.Array, shape: Sequence[int], probability: float
+) -> jax.Array:
+  """bool [B, H, W], True in the rectangle that `random_erase` replaces.
+
+  Args:
+    key: of the batch.
+    shape: (B, H, W).
+    probability: that an image has a rectangle, in [0, 1].
+  """
   batch, height, width = shape
   draw = jax.random.uniform(key, (5, batch))
   low, high = _ERASE_AREA
@@ -263,11 +303,11 @@ def erase_boxes(key, shape, probability):
   return chosen & rows[:, :, None] & columns[:, None, :]
 
 
-def _normal(word):
+def _normal(word: jax.Array) -> jax.Array:
   """Standard normal numbers float32 [B, H, W, 3] from uint32 [B, H, W].
 
-  Ten bits a channel: 1024 values, finer than 8-bit images can show, for a
-  third of the random words that `jax.random.normal` takes.
+  Ten bits per channel give 1024 values, finer than an 8-bit image can show,
+  for a third of the random words that `jax.random.normal` takes.
   """
   draw = (word[..., None] >> jnp.array([0, 10, 20], jnp.uint32)) & 1023
   return math.sqrt(2) * jax.lax.erf_inv(
@@ -275,25 +315,11 @@ def _normal(word):
   )
 
 
-def _check_range(high, **values):
-  wanted = f"between 0 and {high:g}" if high < math.inf else "at least 0"
-  for name, value in values.items():
-    known = isinstance(value, numbers.Real) and math.isfinite(value)
-    if not (known and 0 <= value <= high):
-      raise ValueError(f"{name} is {value!r}, but must be a number {wanted}.")
-
-
-def _check_triples(**triples):
+def _check_triples(**triples: Any) -> None:
   for name, triple in triples.items():
     if len(triple) != 3:
-      raise ValueError(f"{name} has {len(triple)} numbers, but needs 3.")
-    for value in triple:
-      _check_range(1.0, **{name: value})
-
-
-def _check_whole(least, **values):
-  for name, value in values.items():
-    if not isinstance(value, numbers.Integral) or value < least:
       raise ValueError(
-        f"{name} is {value!r}, but must be a whole number, at least {least}."
+        f"expected 3 numbers for {name}, got {len(triple)}: {triple!r}"
       )
+    for value in triple:
+      check.reals(1.0, **{name: value})

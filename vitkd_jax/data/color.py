@@ -1,44 +1,72 @@
-"""Changes of colour as PIL computes them, on float32 planes [B, 3, H, W].
+"""Colour operations as PIL computes them, on float32 planes [B, 3, H, W].
 
-Planes hold whole numbers from 0 to 255 before and after; PIL's rounding (down,
-mostly) is kept, so that results equal its own but for rare ties.
+Planes hold integers from 0 to 255 before and after. PIL's rounding (mostly
+down) is kept, so results match its own but for rare ties.
 """
 
 import jax
 import jax.numpy as jnp
 
 
-def blend(degenerate, image, factor):
-  """`degenerate` at factor 0, `image` at 1, beyond it above; in [0, 255].
+def blend(
+  degenerate: jax.Array, image: jax.Array, factor: jax.Array
+) -> jax.Array:
+  """Interpolates between `degenerate` and `image`, as PIL's ImageEnhance does.
 
-  What PIL's ImageEnhance does, with another degenerate image for each of its
-  classes: black (Brightness), `grey_mean` (Contrast), `grey` (Color) and
-  `smooth` (Sharpness).
+  Each of its classes has its own degenerate image: black (Brightness),
+  `grey_mean` (Contrast), `grey` (Color) and `smooth` (Sharpness).
+
+  Args:
+    degenerate: float32, broadcastable to the image; the result at factor 0.
+    image: float32 [B, 3, H, W], the result at factor 1.
+    factor: float32 [B, 1, 1, 1], >= 0; above 1 extrapolates.
+
+  Returns:
+    float32 [B, 3, H, W], integers in [0, 255].
   """
   return floor(degenerate + factor * (image - degenerate))
 
 
-def floor(image):
-  """`image` as whole numbers of [0, 255], rounded down."""
-  # A thousandth above: what should be whole may have come out a little less.
+def floor(image: jax.Array) -> jax.Array:
+  """`image` clipped to [0, 255] and rounded down to integers.
+
+  Args:
+    image: float32 of any shape.
+  """
+  # Add a thousandth: rounding errors may leave an integer slightly too small.
   return jnp.floor(jnp.clip(image, 0, 255) + 1e-3)
 
 
-def grey(image):
-  """[B, 1, H, W]: luma of ITU-R 601-2 in PIL's fixed point, exactly."""
+def grey(image: jax.Array) -> jax.Array:
+  """float32 [B, 1, H, W]: ITU-R 601-2 luma, exactly PIL's fixed point.
+
+  Args:
+    image: float32 [B, 3, H, W], integers in [0, 255].
+  """
   red, green, blue = (image[:, i : i + 1] for i in range(3))
   # Below 2^24, so exact in float32.
   total = 19595 * red + 38470 * green + 7471 * blue + 32768
   return jnp.floor(total / 65536)
 
 
-def grey_mean(image):
-  """[B, 1, 1, 1]: the mean of `grey`, rounded."""
+def grey_mean(image: jax.Array) -> jax.Array:
+  """float32 [B, 1, 1, 1]: the mean of `grey`, rounded.
+
+  Args:
+    image: float32 [B, 3, H, W], integers in [0, 255].
+  """
   return jnp.floor(jnp.mean(grey(image), (1, 2, 3), keepdims=True) + 0.5)
 
 
-def smooth(image):
-  """PIL's SMOOTH: 3x3 mean with 5 at the centre; the border stays."""
+def smooth(image: jax.Array) -> jax.Array:
+  """PIL's SMOOTH: a 3x3 mean with weight 5 at the centre; keeps the border.
+
+  Args:
+    image: float32 [B, C, H, W], integers in [0, 255].
+
+  Returns:
+    float32 [B, C, H, W], integers in [0, 255].
+  """
   rows = image[:, :, :-2] + image[:, :, 1:-1] + image[:, :, 2:]
   box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
   inner = jnp.floor((box + 4 * image[:, :, 1:-1, 1:-1]) / 13 + 0.5)
@@ -49,11 +77,14 @@ def smooth(image):
   return jnp.where(border, image, inner)
 
 
-def auto_contrast_lines(image):
-  """(low, span), [B, 3, 1, 1]: of each channel's values.
+def auto_contrast_lines(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """(low, span) of each channel, for (image - low) * 255 / span.
 
-  Stretched to (image - low) * 255 / span; (0, 255) where a channel has one
-  value only, which stays.
+  Args:
+    image: float32 [B, 3, H, W], integers in [0, 255].
+
+  Returns:
+    Two float32 [B, 3, 1, 1]; (0, 255), the identity, for a constant channel.
   """
   low = jnp.min(image, (2, 3), keepdims=True)
   span = jnp.max(image, (2, 3), keepdims=True) - low
@@ -61,12 +92,18 @@ def auto_contrast_lines(image):
   return jnp.where(flat, 0.0, low), jnp.where(flat, 255.0, span)
 
 
-def equalize(image, chosen):
-  """`image` equalized where `chosen`, bool [B, 1, 1, 1].
+def equalize(image: jax.Array, chosen: jax.Array) -> jax.Array:
+  """Equalizes the chosen images.
 
-  The table has a branch of its own, or XLA on CPU computes it again for each
-  pixel.
+  Args:
+    image: float32 [B, 3, H, W], integers in [0, 255].
+    chosen: bool [B, 1, 1, 1], the images to equalize.
+
+  Returns:
+    float32 [B, 3, H, W], integers in [0, 255].
   """
+  # In a branch of its own: otherwise XLA on CPU recomputes the table for each
+  # pixel.
   batch, channels = image.shape[:2]
   table = jax.lax.cond(
     jnp.any(chosen),
@@ -76,10 +113,13 @@ def equalize(image, chosen):
   return jnp.where(chosen, look_up(table, image), image)
 
 
-def equalize_table(image):
-  """float32 [B, 3, 256]: what each value becomes so that all are as common.
+def equalize_table(image: jax.Array) -> jax.Array:
+  """float32 [B, 3, 256]: the value that equalization gives each value.
 
-  PIL's integer rule; the identity where a channel has too few values.
+  PIL's integer rule; the identity for a channel with too few values.
+
+  Args:
+    image: float32 [B, 3, H, W], integers in [0, 255].
   """
   count = histogram(image).astype(jnp.int32)
   value = jnp.arange(256)
@@ -92,18 +132,30 @@ def equalize_table(image):
   )
 
 
-def histogram(image):
-  """float32 [B, C, 256]: how often each value occurs in `image`."""
+def histogram(image: jax.Array) -> jax.Array:
+  """float32 [B, C, 256]: how often each value occurs in a channel.
+
+  Args:
+    image: float32 [B, C, H, W], integers in [0, 255].
+  """
   value = image.astype(jnp.int32).reshape(*image.shape[:2], -1)
-  # The two halves of a byte, one-hot: a product of [16, N] with [N, 16] counts
-  # on a matrix unit. Elsewhere adding up is faster, on one CPU core nine times.
+  # One-hot halves of a byte: a product of [16, N] and [N, 16] counts on a
+  # matrix unit. Elsewhere a scatter-add is faster, 9 times on one CPU core.
   return jax.lax.platform_dependent(
     value, tpu=_count_by_product, default=_count
   )
 
 
-def look_up(table, image):
-  """`table` [B, C, 256] at the values of `image` [B, C, H, W]."""
+def look_up(table: jax.Array, image: jax.Array) -> jax.Array:
+  """Maps each value of `image` through its channel's table.
+
+  Args:
+    table: float32 [B, C, 256], integers in [0, 256].
+    image: float32 [B, C, H, W], integers in [0, 255].
+
+  Returns:
+    float32 [B, C, H, W].
+  """
   value = image.astype(jnp.int32).reshape(*image.shape[:2], -1)
   out = jax.lax.platform_dependent(
     table, value, tpu=_look_up_by_product, default=_look_up
@@ -112,7 +164,7 @@ def look_up(table, image):
 
 
 def _count(value):
-  # Mapped, not indexed, over images: each device counts its own alone.
+  # Mapped over images instead of indexed, so each device counts only its own.
   count = jax.vmap(jax.vmap(lambda value: jnp.zeros(256).at[value].add(1.0)))
   return count(value)
 
@@ -130,7 +182,7 @@ def _look_up(table, value):
 
 
 def _look_up_by_product(table, value):
-  # Whole numbers up to 256 are exact in bfloat16.
+  # Integers up to 256 are exact in bfloat16.
   high, low = _halves(value, jnp.bfloat16)
   table = table.reshape(*table.shape[:2], 16, 16).astype(jnp.bfloat16)
   row = jnp.einsum("bchn,bchl->bcln", high, table)
@@ -146,15 +198,17 @@ def _halves(value, dtype):
   )
 
 
-def color_jitter(key, image, strength):
-  """Brightness, contrast and saturation, in an order of each image's own.
+def color_jitter(
+  key: jax.Array, image: jax.Array, strength: float
+) -> jax.Array:
+  """Changes brightness, contrast and saturation, in random order per image.
 
   torchvision's ColorJitter(strength, strength, strength) on PIL images.
 
   Args:
     key: of the batch.
     image: uint8 [B, H, W, 3].
-    strength: factors are uniform in 1 - strength (at least 0) to 1 + strength.
+    strength: factors are uniform in [max(0, 1 - strength), 1 + strength].
 
   Returns:
     uint8 [B, H, W, 3].

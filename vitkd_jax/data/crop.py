@@ -1,7 +1,7 @@
-"""Host side, one example: an image file -> a square crop of uint8.
+"""Host side, one example: an image file -> a square uint8 crop.
 
-Training takes a random part, as fast as it can; evaluation takes the middle,
-as exactly as others (torchvision, timm) do with Pillow.
+Training crops a random part, as fast as possible; evaluation crops the centre,
+exactly as torchvision and timm do with Pillow.
 """
 
 import dataclasses
@@ -16,39 +16,39 @@ from vitkd_jax.data import decode, preprocess
 
 Source = bytes | decode.File | decode.Pixels
 
-# Reading threads and worker processes share the cores already.
+# Reading threads and worker processes already share the cores.
 cv2.setNumThreads(0)
 
-# Up to this factor of shrinking, OpenCV's cubic after a filter of three taps
-# stands in for Pillow's antialiased bicubic; beyond it the mean over areas,
-# which takes longer.
+# Up to this downscaling factor, OpenCV's cubic after a three-tap filter stands
+# in for Pillow's antialiased bicubic; beyond it the slower area mean does.
 _FILTER_UP_TO = 2.5
-# The filter's outer taps by factor: least squares between the two resizings of
-# a row whose pixels differ as those of 303 ImageNet images do (mean square by
-# distance). Enlarging takes the first: OpenCV's cubic is the sharper one.
+# The filter's outer taps by factor: a least-squares fit between the two resizes
+# of a row whose pixels differ as those of 303 ImageNet images do (mean square
+# by distance). Upscaling uses the first: OpenCV's cubic is the sharper one.
 _FACTORS = (1.0, 1.5, 2.0, 2.5)
 _OUTER_TAPS = (0.0175, 0.1416, 0.2468, 0.3216)
-# Evaluation's part of an image that is longer: what it leaves out is far from
-# the crop, but would be resized; of 1 x 60,000 pixels into gigabytes.
+# Longest side, as a multiple of the short side, that evaluation resizes. The
+# rest is far from the crop; resizing a 1 x 60,000 image whole would take
+# gigabytes.
 _LONGEST = 32
-# A decoder's shrunk image keeps at least this many pixels for one of the
-# crop; measured in benchmarks/RESULTS.md.
+# A decoder's shrunk image keeps at least this many pixels per pixel of the
+# crop's side; measured in benchmarks/RESULTS.md.
 _TRAIN_SLACK = 2
 _EVAL_SLACK = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-  """A random part of an image, brought to a square: the training's crop.
+  """A random part of an image, resized to a square: the training crop.
 
   Area and ratio are drawn as in "Going deeper with convolutions"
   (arXiv:1409.4842) by torchvision's rules: ten trials, then the largest
   central part of an allowed ratio.
 
   Attributes:
-    size: pixels of a side of the result.
-    area: least and greatest part of the image's area.
-    ratio: least and greatest width / height, log-uniform.
+    size: side of the result in pixels.
+    area: smallest and largest share of the image's area, in (0, 1].
+    ratio: smallest and largest width / height, drawn log-uniformly.
   """
 
   size: int
@@ -56,10 +56,14 @@ class RandomCrop:
   ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
   def __call__(self, data: Source, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [size, size, 3] of an image file, or of its bytes.
+    """uint8 [size, size, 3]: a random crop of one image.
+
+    Args:
+      data: an image file, or its bytes.
+      rng: draws the part.
 
     Raises:
-      decode.BadRecordError: the bytes are no image, or a damaged one.
+      decode.BadRecordError: the bytes are not an image, or damaged.
     """
     file = _opened(data)
     box = random_box(rng, file.height, file.width, self.area, self.ratio)
@@ -71,16 +75,16 @@ class RandomCrop:
 
 @dataclasses.dataclass(frozen=True)
 class CentreCrop:
-  """The middle of an image whose short side was resized: the evaluation's.
+  """The centre of an image after a resize: the evaluation crop.
 
   Attributes:
-    size: pixels of a side of the result.
-    short_side: pixels of the short side before the crop, at least `size`.
-    interpolation: of that resize, a key of `preprocess.INTERPOLATIONS`.
-    squash: both sides become `short_side`, whatever the image's ratio.
+    size: side of the result in pixels.
+    short_side: short side in pixels after the resize, at least `size`.
+    interpolation: of the resize, a key of `preprocess.INTERPOLATIONS`.
+    squash: resize both sides to `short_side`, whatever the aspect ratio.
 
   Raises:
-    ValueError: the crop is larger than what it is cut from, or far smaller.
+    ValueError: the crop is larger than the resized image, or far smaller.
   """
 
   size: int
@@ -92,10 +96,14 @@ class CentreCrop:
     preprocess.check_crop(self.size, self.short_side)
 
   def __call__(self, data: Source, rng: object = None) -> np.ndarray:
-    """uint8 [size, size, 3] of an image file, or bytes; `rng` is not used.
+    """uint8 [size, size, 3]: the centre crop of one image.
+
+    Args:
+      data: an image file, or its bytes.
+      rng: not used; for the signature of `RandomCrop`.
 
     Raises:
-      decode.BadRecordError: the bytes are no image, or a damaged one.
+      decode.BadRecordError: the bytes are not an image, or damaged.
     """
     del rng
     file = _opened(data)
@@ -105,8 +113,8 @@ class CentreCrop:
     if not self.squash:
       pixels, cut = _middle(pixels)
     sides = (file.height - shrink * cut[0], file.width - shrink * cut[1])
-    # The long side is cut, not rounded, and halves go to the even pixel, as
-    # in torchvision.
+    # As in torchvision, the long side is truncated, not rounded, and halves
+    # round to even.
     height, width = (
       self.short_side
       if self.squash
@@ -124,17 +132,20 @@ class CentreCrop:
 
 
 def centre(images: preprocess.Preprocess) -> CentreCrop | None:
-  """The crop that a preprocessing means; None where images are taken whole.
+  """The evaluation crop of a preprocessing; None for whole images.
+
+  Args:
+    images: size, resize and interpolation of the crop.
 
   Raises:
     ValueError: the crop is not square.
   """
-  if images.whole:
+  if images.short_side is None:
     return None
   height, width = images.size
   if height != width:
     raise ValueError(
-      f"crops of {height}x{width} pixels cannot be made here; expected a square"
+      f"expected a square crop, got {height}x{width} pixels; choose one side"
     )
   return CentreCrop(
     height, images.short_side, images.interpolation, images.squash
@@ -148,11 +159,22 @@ def random_box(
   area: tuple[float, float],
   ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
-  """Top, left, height and width of `RandomCrop`'s part of an image."""
-  logs = [math.log(x) for x in ratio]
+  """Draws the part of an image that `RandomCrop` takes.
+
+  Args:
+    rng: draws area, ratio and place.
+    height: of the image in pixels.
+    width: of the image in pixels.
+    area: see `RandomCrop`.
+    ratio: see `RandomCrop`.
+
+  Returns:
+    Top, left, height and width in pixels.
+  """
+  low, high = (math.log(x) for x in ratio)
   for _ in range(10):
     target = height * width * rng.uniform(*area)
-    aspect = math.exp(rng.uniform(*logs))
+    aspect = math.exp(rng.uniform(low, high))
     w = round(math.sqrt(target * aspect))
     h = round(math.sqrt(target / aspect))
     if 0 < w <= width and 0 < h <= height:
@@ -165,7 +187,15 @@ def random_box(
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-  """uint8 [size, size, C] of `image` uint8 [H, W, C], near Pillow's bicubic."""
+  """Resizes to a square, close to Pillow's antialiased bicubic.
+
+  Args:
+    image: uint8 [H, W, C].
+    size: side of the result in pixels.
+
+  Returns:
+    uint8 [size, size, C].
+  """
   height, width = image.shape[:2]
   how = cv2.INTER_AREA
   if math.sqrt(height * width) <= _FILTER_UP_TO * size:
@@ -177,35 +207,40 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 @functools.lru_cache(1024)
-def _filter(factor):
-  """Taps float64 [3], of sum 1, for an axis that is to shrink by `factor`."""
-  if factor == 1:  # nothing moves between pixels
+def _filter(factor: float) -> np.ndarray:
+  """float64 [3], taps of sum 1 for an axis that shrinks by `factor`."""
+  if factor == 1:  # the resize is the identity
     return np.array([0.0, 1.0, 0.0])
   outer = np.interp(factor, _FACTORS, _OUTER_TAPS)
   return np.array([outer, 1 - 2 * outer, outer])
 
 
 def may_shrink(file: decode.File, size: int) -> bool:
-  """Whether a crop to `size` pixels may have the file decoded shrunk."""
+  """Whether a crop may decode the file shrunk.
+
+  Args:
+    file: an image file.
+    size: side of the crop in pixels.
+  """
   # The evaluation's short side is at least its size, so this holds for both.
   slack = min(_TRAIN_SLACK, _EVAL_SLACK)
   short = min(file.height, file.width)
   return _shrink(file, short / (slack * size)) > 1
 
 
-def _opened(data):
+def _opened(data: Source) -> decode.File | decode.Pixels:
   return decode.File(data) if isinstance(data, bytes) else data
 
 
-def _shrink(file, factor):
-  """The decoder's 1, 2, 4 or 8 next below `factor`."""
+def _shrink(file: decode.File | decode.Pixels, factor: float) -> int:
+  """The largest of the decoder's 1, 2, 4 and 8 that is <= `factor`."""
   if not file.shrinks:
     return 1
   return next((s for s in (8, 4, 2) if factor >= s), 1)
 
 
-def _middle(pixels):
-  """The middle of a very long image, and how much less it has on each axis."""
+def _middle(pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+  """The middle of a very long image, and the pixels removed on each axis."""
   most = _LONGEST * min(pixels.shape[:2])
   top, left = (max(0, side - most) // 2 for side in pixels.shape[:2])
   height, width = pixels.shape[:2]
@@ -213,10 +248,13 @@ def _middle(pixels):
   return part, (2 * top, 2 * left)
 
 
-def _part(pixels, box, shrink):
-  """The box, in pixels of the file, of the decoded image.
+def _part(
+  pixels: np.ndarray, box: tuple[int, int, int, int], shrink: int
+) -> np.ndarray:
+  """Cuts `box`, in pixels of the file, out of the decoded image.
 
-  Its edges go to the nearest decoded pixel: of the result less than a quarter.
+  Edges round to the nearest decoded pixel: an error below a quarter pixel of
+  the result.
   """
   top, left, h, w = box
   rows = slice(round(top / shrink), round((top + h) / shrink))

@@ -1,12 +1,12 @@
-"""Prepared TFDS data sets as random-access sources of images and labels.
+"""Prepared TFDS datasets as random-access sources of images and labels.
 
-`load` reads array_record files that TFDS wrote, without TensorFlow. The set
-`fashion_mini` comes with this package; `python -m vitkd_jax.prepare` writes
+`load` reads TFDS's array_record files without TensorFlow. The dataset
+`fashion_mini` ships with this package; `python -m vitkd_jax.prepare` writes
 others.
 """
 
+from collections.abc import Collection
 import dataclasses
-import difflib
 import os
 import re
 import shlex
@@ -15,11 +15,12 @@ from typing import Any, Protocol
 from etils import epath
 import tensorflow_datasets as tfds
 
+from vitkd_jax import check
 from vitkd_jax.data import sources, subsets
 
 _PACKAGE = epath.Path(__file__).parent
 
-# Of `prepare`, beside what is in the folder.
+# Names to suggest beside those in the folder.
 _NAMES = ("fashion_mini", "fashion_mnist")
 
 
@@ -27,8 +28,8 @@ class Source(Protocol):
   """Examples {"image": uint8 [H, W, 3], "label": int32 scalar} by index.
 
   `source[i]` has the whole image. Sources of files also have
-  `read(i, crop)`, whose image is what `crop` makes of the `decode.File`. Both
-  raise `decode.BadRecordError`, which names the record, for a bad one.
+  `read(i, crop)`, which applies `crop` to the `decode.File`. Both raise
+  `decode.BadRecordError`, which names the record, for a bad one.
   """
 
   def __len__(self) -> int: ...
@@ -38,16 +39,16 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-  """What is known of a data set before any record is read.
+  """What is known of a dataset before any record is read.
 
   Attributes:
-    name: of the data set.
+    name: folder name of the dataset.
     num_classes: number of classes.
-    image_size: (H, W) in pixels; None when images differ in size.
+    image_size: (H, W) in pixels; None if images differ in size.
     num_examples: split name -> number of examples.
-    class_names: of length num_classes.
-    scored_classes: that a model is scored over; None for all.
-    label_sets: each image has any number of labels that count as right.
+    class_names: one for each class, in the order of the labels.
+    scored_classes: classes that a model is scored over; None for all.
+    label_sets: each image has any number of labels that count as correct.
   """
 
   name: str
@@ -66,14 +67,15 @@ def default_data_dir() -> epath.Path:
 
 
 def info(name: str, data_dir: str | None = None) -> Info:
-  """What TFDS's metadata say of data set `name`; reads no record.
+  """Describes a prepared dataset from TFDS's metadata; reads no record.
 
   Args:
-    name: of the data set, as its folder is called.
-    data_dir: folder of data sets; default: see `default_data_dir`.
+    name: folder name of the dataset.
+    data_dir: folder of datasets; by default `default_data_dir()`.
 
   Raises:
-    ValueError: the set is unknown, not prepared, or has no image and label.
+    ValueError: the dataset is unknown or not prepared, or has no image or
+      label.
   """
   meta = _builder(name, data_dir).info
   height, width, _ = meta.features["image"].shape
@@ -99,28 +101,28 @@ def load(
   exif: bool = False,
   label_sets: bool = False,
 ) -> Source:
-  """One split of a prepared data set.
+  """Opens one split of a prepared dataset.
 
   Args:
-    name: of the data set, as its folder is called.
-    split: a split's name, or a slice in TFDS's notation ("train[:1000]").
-    data_dir: folder of data sets; default: see `default_data_dir`. The
-      package's own sets are found without it.
-    cache: decodes every image now and keeps the pixels in memory. They are
-      those that come without: of a JPEG so large that a crop may decode it
-      shrunk, the file is kept.
-    crop_size: pixels of a side that images will be cropped to; 0 for whole
-      ones. Only the cache asks.
-    exif: turn images as their EXIF says, which timm and torchvision do not.
-    label_sets: examples have "labels", too: bool [C], those that count as
-      right. For sets whose `Info` has them; not with `cache`.
+    name: folder name of the dataset.
+    split: name of a split, or a slice in TFDS's notation ("train[:1000]").
+    data_dir: folder of datasets; by default `default_data_dir()`. The
+      package's own datasets are found without it.
+    cache: decode every image now and keep it in memory. Pixels are the same as
+      without; a JPEG so large that a crop may decode it shrunk stays encoded.
+    crop_size: side in pixels that images will be cropped to, 0 for whole
+      images. Used by `cache` only.
+    exif: turn images upright by their EXIF orientation, which timm and
+      torchvision do not.
+    label_sets: add "labels", bool [C], the classes that count as correct. For
+      datasets whose `Info.label_sets` is set; not with `cache`.
 
   Returns:
-    A `Source`. Threads may share it, and worker processes are sent it.
+    A `Source` that threads may share and worker processes can unpickle.
 
   Raises:
-    ValueError: the set is unknown or not prepared, the split is unknown, or
-      the images to be cached do not fit into the memory.
+    ValueError: the dataset is unknown or not prepared, the split is unknown, or
+      the images to cache do not fit into memory.
   """
   builder = _builder(name, data_dir)
   _check_split(name, split, builder.info.splits)
@@ -132,8 +134,8 @@ def load(
   except ValueError as error:
     sizes = {k: v.num_examples for k, v in builder.info.splits.items()}
     raise ValueError(
-      f"data set {name} has no slice {split!r}; write it like 'train[:1000]'"
-      f" or 'train[50%:]', within its examples {sizes}."
+      f"dataset {name} has no slice {split!r}; expected a slice such as"
+      f" 'train[:1000]' or 'train[50%:]' within {sizes}."
     ) from error
   source = sources.Records(
     records,
@@ -145,9 +147,9 @@ def load(
   return sources.cached(name, source, crop_size) if cache else source
 
 
-def _builder(name, data_dir):
+def _builder(name: str, data_dir: str | None) -> Any:
   """TFDS builder of the newest prepared version of `name`."""
-  if data_dir:  # what the caller names goes before what the package holds
+  if data_dir:  # the caller's folder takes precedence over the package's
     folder = epath.Path(data_dir).expanduser()
     roots = [folder, _PACKAGE]
   else:
@@ -159,15 +161,15 @@ def _builder(name, data_dir):
         builder = tfds.builder_from_directory(version)
       except Exception as error:  # TFDS's own, protobuf's, JSON's
         raise ValueError(
-          f"the metadata of data set {name} in {version} cannot be read"
+          f"cannot read the metadata of dataset {name} in {version}"
           f" ({reason(error)}); delete that folder and prepare it again."
         ) from error
       return _checked(name, builder)
   raise ValueError(_missing(name, folder))
 
 
-def _versions(folder):
-  """Prepared versions of one data set, the newest first."""
+def _versions(folder: epath.Path) -> list[epath.Path]:
+  """Prepared versions of one dataset, newest first."""
   if not folder.is_dir():
     return []
   numbered = [
@@ -179,43 +181,59 @@ def _versions(folder):
   return [path for _, path in sorted(numbered, reverse=True)]
 
 
-def _checked(name, builder):
+def _checked(name: str, builder: Any) -> Any:
   features = builder.info.features
   if "image" not in features or "label" not in features:
     raise ValueError(
-      f"data set {name} has no image and label, but {', '.join(features)}."
+      f"expected features 'image' and 'label' in dataset {name}, got"
+      f" {', '.join(features)}."
     )
   if not isinstance(features["label"], tfds.features.ClassLabel):
     raise ValueError(
-      f"the label of data set {name} is no class, but {features['label']}."
+      f"expected 'label' of dataset {name} to be a ClassLabel, got"
+      f" {features['label']}."
     )
   try:
     check_names(features["label"])
   except ValueError as error:
     raise ValueError(
-      f"data set {name} in {builder.data_dir}: {error}; prepare it again."
+      f"dataset {name} in {builder.data_dir}: {error}; prepare it again."
     ) from error
   file_format = builder.info.file_format.value
   if file_format != "array_record":
     raise ValueError(
-      f"data set {name} in {builder.data_dir} is stored as {file_format}, but"
-      " array_record is read; convert it into another folder of data sets:"
-      f" python -m vitkd_jax.prepare {name} --source {builder.data_dir}"
-      " --data-dir DIR, if it is tfrecord."
+      f"expected array_record files for dataset {name} in {builder.data_dir},"
+      f" got {file_format}; convert tfrecord into another folder of datasets"
+      f" with: python -m vitkd_jax.prepare {name} --source {builder.data_dir}"
+      " --data-dir DIR"
     )
   return builder
 
 
 def reason(error: Exception) -> str:
-  """What TFDS, protobuf or JSON say of damaged metadata, in some words."""
+  """Shortens an error of TFDS, protobuf or JSON about damaged metadata.
+
+  Args:
+    error: raised while reading the metadata.
+
+  Returns:
+    A few words, without a period.
+  """
   first = str(error).strip().partition("\n")[0][:500]
-  # What Python says of a value tells nothing of the file.
+  # Python's remarks on a value say nothing about the file.
   known = re.split(r":? *(?:invalid literal|could not|'\w+' object)", first)[0]
   return known.rstrip(".") or type(error).__name__
 
 
 def check_names(label: tfds.features.ClassLabel) -> None:
-  """Raises ValueError unless there are as many class names as classes."""
+  """Checks that there are as many class names as classes.
+
+  Args:
+    label: feature "label" of a dataset.
+
+  Raises:
+    ValueError: the numbers differ, or there are no classes.
+  """
   if not label.num_classes or len(label.names) != label.num_classes:
     raise ValueError(
       f"expected a name for each class, got {len(label.names or ()):,} names"
@@ -223,33 +241,25 @@ def check_names(label: tfds.features.ClassLabel) -> None:
     )
 
 
-def _missing(name, folder):
-  """What to say when `name` is neither in `folder` nor in the package."""
+def _missing(name: str, folder: epath.Path) -> str:
+  """The message for a `name` that is neither in `folder` nor the package."""
   known = set(_NAMES)
   if folder.is_dir():
     if (folder / "dataset_info.json").exists() or _versions(folder):
       return (
-        f"{folder} is the folder of one data set; name that which holds it."
+        f"expected a folder of datasets, but {folder} is a dataset itself; name"
+        " its parent."
       )
     known.update(f.name for f in folder.iterdir() if _versions(f))
-  near = "" if name in known else f" {_nearest(name, known)}"
+  near = "" if name in known else f"; {check.nearest(name, sorted(known))}"
   return (
-    f"data set {name!r} is not prepared in {folder}.{near} Prepare it with:"
+    f"dataset {name!r} is not prepared in {folder}{near}. Prepare it with:"
     f" python -m vitkd_jax.prepare {name} --source DIR --data-dir"
     f" {shlex.quote(os.fspath(folder))}"
   )
 
 
-def _check_split(name, split, splits):
+def _check_split(name: str, split: str, splits: Collection[str]) -> None:
   for part in split.split("+"):
     word = part.split("[")[0].strip()
-    if word not in splits:
-      raise ValueError(
-        f"data set {name} has no split {word!r}. {_nearest(word, list(splits))}"
-      )
-
-
-def _nearest(word, valid):
-  close = difflib.get_close_matches(word, sorted(valid), n=1, cutoff=0.5)
-  names = ", ".join(sorted(valid))
-  return (f"Did you mean {close[0]!r}? " if close else "") + f"Known: {names}."
+    check.known(f"the split of dataset {name}", word, sorted(splits))

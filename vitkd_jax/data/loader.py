@@ -1,39 +1,41 @@
-"""Batches of a source in an order that only seed and step decide.
+"""Batches of a source in an order that depends only on seed and step.
 
-The order depends neither on the number of processes nor on that of worker
-processes, so the step is the whole state of the input: a run that restarts at
-step n asks for `start_step=n`. What is random about an example, its crop, is a
-function of the seed, the epoch, the example's index and its repeat.
+The order depends neither on the number of processes nor on the number of
+workers, so the step is the whole state of the input: a run that restarts at
+step n asks for `start_step=n`. An example's random crop is a function of the
+seed, the epoch, the example's index and its repeat.
 
 A record that cannot be read is replaced by the next good one (index + 1, and
-so on), which is the same one wherever and whenever the batch is made; it is
-counted and named in the log, and too many of them end the run.
+so on), whichever process makes the batch. Bad records are counted and logged,
+and too many of them end the run.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import functools
-import numbers
 import os
 import sys
+from typing import Any
 
 from absl import flags, logging
 import grain
 import numpy as np
 
+from vitkd_jax import check
 from vitkd_jax.data import crop as crops
 from vitkd_jax.data import datasets, decode, workers
 
 Crop = Callable[[crops.Source, np.random.Generator], np.ndarray]
+Row = dict[str, Any]  # of one example, or of a batch
 
-# Different bad records that pass before the share of them is looked at: one
-# bad file of a small set comes again in every epoch.
+# Distinct bad records allowed before their share counts: a bad file of a small
+# dataset returns in every epoch.
 _FEW = 10
-# As many bad records in a row are a bad file, not bad luck.
+# This many consecutive bad records mean a bad file, not bad luck.
 _MOST_IN_A_ROW = 20
 
 
 class InputError(RuntimeError):
-  """The input cannot go on; the message says why in one sentence."""
+  """The input failed; the message says why in one sentence."""
 
 
 def train_batches(
@@ -49,43 +51,45 @@ def train_batches(
   repeats: int = 1,
   max_bad_share: float = 0.001,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This process's rows of the global batches start_step, start_step+1, ...
+  """This process's rows of the global batches start_step, start_step + 1, ...
 
-  Every epoch is a new permutation of the source. Epochs follow each other
-  without a seam: a batch may hold the end of one and the start of the next,
-  and no example is dropped. Rows process_index * b to (process_index + 1) * b
-  of the global batch come, b = batch_size / process_count, so the processes'
-  parts in their order are the batch that one process would see.
+  Every epoch is a new permutation of the source. Epochs are concatenated: a
+  batch may span two of them, and no example is dropped. With b = batch_size /
+  process_count, the process gets rows process_index * b to (process_index + 1)
+  * b - 1 of the global batch; concatenated, the processes' rows are the batch
+  that a single process would get.
 
   Args:
-    source: see `datasets.load`.
-    batch_size: examples of the global batch.
-    seed: of the order and the crops, at least 0.
-    start_step: number of the first global batch.
+    source: dataset to read; see `datasets.load`.
+    batch_size: number of examples in the global batch, a multiple of
+      process_count.
+    seed: of the order and the crops, >= 0.
+    start_step: index of the first global batch, >= 0.
     process_index: of this process, 0 <= process_index < process_count.
-    process_count: number of processes that share a batch.
-    num_workers: worker processes that read and decode; 0 for threads.
-    crop: from a file and a generator to the image, such as
-      `crop.RandomCrop`; None takes the source's whole images.
-    repeats: how often an example comes, one right after the other and each
-      time cropped anew ("repeated augmentation", arXiv:1901.09335, as DeiT's
-      recipe has it). An epoch has as many rows as ever, so it holds only the
-      first ceil(n / repeats) examples of its permutation of n, the last one
-      of them perhaps not as often.
-    max_bad_share: part of the examples read by this process since it started
-      that may be bad; up to ten different ones always may, however often.
+    process_count: number of processes that share a batch, >= 1.
+    num_workers: worker processes that read and decode; 0 uses threads.
+    crop: maps a file and a generator to an image, such as `crop.RandomCrop`;
+      None reads the source's whole images.
+    repeats: consecutive copies of each example, each with its own crop
+      ("repeated augmentation", arXiv:1901.09335, as in DeiT's recipe), >= 1.
+      An epoch keeps its number of rows, so it holds only the first
+      ceil(n / repeats) examples of its permutation of n, the last of them
+      possibly with fewer copies.
+    max_bad_share: allowed share of bad records among those that this process
+      read since it started, in [0, 1]. Up to ten distinct bad records are
+      always allowed, however often they return.
 
   Returns:
-    An endless iterator of {"image": uint8 [b, H, W, 3], "label": int32 [b]};
-    its `close()` ends threads and workers. Its `next` raises InputError when
-    there are too many bad records, or a worker process died.
+    An endless iterator of {"image": uint8 [b, H, W, 3], "label": int32 [b]}.
+    Its `close()` ends threads and workers. Its `next` raises InputError when
+    there are too many bad records or a worker process died.
 
   Raises:
     ValueError: an argument is out of range.
   """
   local = _local_size(source, batch_size, process_index, process_count)
-  _check_at_least(0, seed=seed, start_step=start_step, num_workers=num_workers)
-  _check_at_least(1, repeats=repeats)
+  check.integers(0, seed=seed, start_step=start_step, num_workers=num_workers)
+  check.integers(1, repeats=repeats)
   reader = _Reader(source, crop)
   rows = grain.MapDataset.source(_TrainRows(reader, seed, repeats))
   batches = rows.batch(local, drop_remainder=True)
@@ -112,26 +116,27 @@ def eval_batches(
   crop: Crop | None = None,
   max_bad_share: float = 0.001,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This process's rows of the batches that hold every example once.
+  """This process's rows of global batches that hold every example once.
 
-  The order is the source's. The last batch is filled with black images of
-  weight 0, so every process gets as many batches as any other. A record that
-  cannot be read is left out: its image is black and its weight 0, too.
+  Examples keep the source's order. The last batch is padded with black images
+  of weight 0, so every process gets the same number of batches. A record that
+  cannot be read also becomes a black image of weight 0.
 
   Args:
-    source: see `datasets.load`.
-    batch_size: examples of the global batch.
-    process_index: of this process.
-    process_count: number of processes that share a batch.
+    source: dataset to read; see `datasets.load`.
+    batch_size: number of examples in the global batch, a multiple of
+      process_count.
+    process_index: of this process, 0 <= process_index < process_count.
+    process_count: number of processes that share a batch, >= 1.
     crop: as for `train_batches`, such as `crop.CentreCrop`.
-    max_bad_share: see `train_batches`.
+    max_bad_share: allowed share of bad records; see `train_batches`.
 
   Returns:
-    ceil(len(source) / batch_size) times {"image": uint8 [b, H, W, 3],
-    "label": int32 [b], "weight": float32 [b]}, and "labels", bool [b, C],
-    where the source has them; b = batch_size / process_count; the iterator
-    has `close()`, and its `next` raises InputError when there are too many bad
-    records.
+    An iterator of ceil(len(source) / batch_size) batches {"image": uint8
+    [b, H, W, 3], "label": int32 [b], "weight": float32 [b]} with b =
+    batch_size / process_count, and "labels", bool [b, C], if the source has
+    them. Its `close()` ends threads. Its `next` raises InputError when there
+    are too many bad records.
 
   Raises:
     ValueError: an argument is out of range.
@@ -144,11 +149,11 @@ def eval_batches(
   return _Checked(iterator, reader, max_bad_share)
 
 
-def _read_options(crop, num_workers):
+def _read_options(crop: Crop | None, num_workers: int) -> grain.ReadOptions:
   """Threads that read while the device computes.
 
-  Two suffice for whole images in memory, and for a worker process, which is
-  one of many; without workers, cropping takes what cores there are.
+  Two suffice for whole images in memory, and for each of many worker
+  processes; without workers, cropping uses all cores.
   """
   threads = 2
   if crop and not num_workers and hasattr(os, "sched_getaffinity"):
@@ -159,43 +164,45 @@ def _read_options(crop, num_workers):
 
 
 class _Reader:
-  """Examples of a source by index, cropped where there is a crop."""
+  """Examples of a source by index, cropped if there is a crop."""
 
-  def __init__(self, source, crop):
-    self._source, self._crop = source, crop
+  def __init__(self, source: datasets.Source, crop: Crop | None):
+    self._source: Any = source  # has `read` if there is a crop
+    self._crop = crop
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self._source)
 
-  def read(self, index, seeds=(0,)):
-    """{"image", "label"}; the crop's generator comes from `seeds`."""
-    if self._crop is None:
+  def read(self, index: int, seeds: Sequence[int] = (0,)) -> Row:
+    """{"image", "label"}; `seeds` seed the crop's generator."""
+    crop = self._crop
+    if crop is None:
       return self._source[index]
     rng = np.random.default_rng(seeds)
-    return self._source.read(index, lambda file: self._crop(file, rng))
+    return self._source.read(index, lambda file: crop(file, rng))
 
-  def fault(self, index):
+  def fault(self, index: int) -> str:
     """Why an example could not be read."""
     try:
       self.read(index)
     except decode.BadRecordError as error:
       return str(error)
-    return f"record {index} could not be read, but now it can"
+    return f"record {index} failed to read once, but reads now"
 
 
 class _TrainRows:
   """Row p of the training, p = 0, 1, ... through all epochs."""
 
-  def __init__(self, reader, seed, repeats):
+  def __init__(self, reader: _Reader, seed: int, repeats: int):
     self._reader, self._seed, self._repeats = reader, seed, repeats
     # Entry e * n + i is number i of epoch e's permutation of n indices.
     indices = grain.MapDataset.range(len(reader))
     self._order = indices.seed(seed).shuffle().repeat()
 
-  def __len__(self):
+  def __len__(self) -> int:
     return sys.maxsize
 
-  def __getitem__(self, position):
+  def __getitem__(self, position: int) -> Row:
     number = len(self._reader)
     epoch, place = divmod(position, number)
     place, repeat = divmod(place, self._repeats)
@@ -209,22 +216,22 @@ class _TrainRows:
       else:
         return {**example, **_note(index, skipped)}
     raise InputError(
-      f"{_MOST_IN_A_ROW} records in a row are bad, so a file of the data set is"
-      f" damaged or missing; the last of them: {reason}"
+      f"{_MOST_IN_A_ROW} consecutive records are bad, so a file of the dataset"
+      f" is damaged or missing; the last of them: {reason}"
     )
 
 
 class _EvalRows:
-  """The source with weight 1, then weight 0 up to a multiple of `multiple`."""
+  """The source with weight 1, padded to a multiple with weight 0."""
 
-  def __init__(self, reader, multiple):
+  def __init__(self, reader: _Reader, multiple: int):
     self._reader = reader
     self._length = -(-len(reader) // multiple) * multiple
 
-  def __len__(self):
+  def __len__(self) -> int:
     return self._length
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: int) -> Row:
     if index >= len(self._reader):
       return {**self._black, **_note(0, 0)}
     try:
@@ -234,34 +241,40 @@ class _EvalRows:
     return {**example, "weight": np.float32(1), **_note(index, 0)}
 
   @functools.cached_property
-  def _black(self):
+  def _black(self) -> Row:
     row = _TrainRows(self._reader, seed=0, repeats=1)[0]
     row = {name: np.zeros_like(value) for name, value in row.items()}
     return {**row, "weight": np.float32(0)}
 
 
-def _note(index, skipped):
-  """What travels with an example to `_Checked`: `skipped` bad ones from it."""
+def _note(index: int, skipped: int) -> Row:
+  """For `_Checked`: `skipped` bad records, starting at `index`."""
   return {"index": np.int64(index), "skipped": np.int32(skipped)}
 
 
 class _Checked:
-  """An iterator's batches, less the notes, which are looked at."""
+  """An iterator's batches without `_note`s, whose bad records it counts."""
 
-  def __init__(self, iterator, reader, max_bad_share):
+  def __init__(
+    self,
+    iterator: grain.DatasetIterator,
+    reader: _Reader,
+    max_bad_share: float,
+  ):
     self._iterator, self._reader = iterator, reader
     self._max_bad_share = max_bad_share
-    self._read, self._bad, self._named = 0, 0, set()
+    self._read, self._bad = 0, 0
+    self._named: set[int] = set()
 
-  def __iter__(self):
+  def __iter__(self) -> "_Checked":
     return self
 
-  def __next__(self):
+  def __next__(self) -> Row:
     try:
       batch = next(self._iterator)
     except InputError:
       raise
-    except RuntimeError as error:  # Grain's, when a worker process is gone
+    except RuntimeError as error:  # Grain's, when a worker process died
       raise InputError(
         f"the input stopped: {workers.explained(error)}"
       ) from error
@@ -272,11 +285,11 @@ class _Checked:
         self._count(index % len(self._reader))
     return batch
 
-  def close(self):
+  def close(self) -> None:
     """Ends threads and worker processes."""
     self._iterator.close()
 
-  def _count(self, index):
+  def _count(self, index: int) -> None:
     self._bad += 1
     if index not in self._named:
       self._named.add(index)
@@ -285,32 +298,29 @@ class _Checked:
     allowed = self._max_bad_share * self._read
     if len(self._named) > _FEW and self._bad > allowed:
       raise InputError(
-        f"{self._bad} of {self._read:,} records read are bad, more than"
-        f" max_bad_share={self._max_bad_share:g} allows; the last of them:"
+        f"expected at most max_bad_share={self._max_bad_share:g} bad records,"
+        f" got {self._bad} of {self._read:,} read; the last of them:"
         f" {self._reader.fault(index)}"
       )
 
 
-def _local_size(source, batch_size, process_index, process_count):
-  _check_at_least(1, batch_size=batch_size, process_count=process_count)
+def _local_size(
+  source: datasets.Source,
+  batch_size: int,
+  process_index: int,
+  process_count: int,
+) -> int:
+  check.integers(1, batch_size=batch_size, process_count=process_count)
   if not 0 <= process_index < process_count:
     raise ValueError(
-      f"process_index is {process_index}, but must be in"
-      f" [0, {process_count}), the processes of this run."
+      f"expected process_index in [0, {process_count}), the processes of this"
+      f" run, got {process_index}."
     )
   if batch_size % process_count:
     raise ValueError(
       f"batch_size {batch_size} is not divisible by the {process_count}"
-      " processes; take a multiple of them."
+      " processes; choose a multiple."
     )
   if not len(source):
-    raise ValueError("the source holds no example.")
+    raise ValueError("expected a source with examples, got an empty one.")
   return batch_size // process_count
-
-
-def _check_at_least(least, **values):
-  for name, value in values.items():
-    if not isinstance(value, numbers.Integral) or value < least:
-      raise ValueError(
-        f"{name} is {value!r}, but must be a whole number, at least {least}."
-      )

@@ -1,4 +1,4 @@
-"""Memory that a process may still fill."""
+"""Memory that is available to this process."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ _GROUP = pathlib.Path("/sys/fs/cgroup")
 
 
 def available() -> int | None:
-  """Bytes, within the container's limit; None where Linux does not tell."""
+  """Available bytes, within the container's limit; None if unknown."""
   try:
     rows = _MEMINFO.read_text().splitlines()
     (free,) = (int(r.split()[1]) for r in rows if r.startswith("MemAvailable"))
@@ -15,11 +15,11 @@ def available() -> int | None:
     return None
   free *= 1024
   try:
-    most = int((_GROUP / "memory.max").read_text())  # "max" is no limit
+    most = int((_GROUP / "memory.max").read_text())  # raises for "max"
     used = dict(
       row.split() for row in (_GROUP / "memory.stat").read_text().splitlines()
     )
   except (OSError, ValueError):
     return free
-  # Pages of files are given back when memory is short.
+  # The page cache is reclaimable, so only anonymous memory counts.
   return max(0, min(free, most - int(used["anon"])))

@@ -1,18 +1,18 @@
-"""Host side: what image files say beside their pixels.
+"""Host side: the metadata of image files.
 
-Nothing here decides whether an image is good: metadata that cannot be read are
-as if they were not there.
+Nothing here decides whether an image is valid: unreadable metadata are ignored.
 """
 
 from collections.abc import Iterator
 import struct
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 ORIENTATION = 0x0112  # EXIF's tag, and TIFF's
 _BITS, _MOST, _MOST_OF_SAMPLES = 258, 281, 341  # TIFF's tags
-# What Pillow keeps of metadata and looks into when it loads or turns an image.
+# Metadata that Pillow reads when it loads or turns an image.
 _KEPT = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 _SCAN = 0xDA  # JPEG's marker
@@ -20,35 +20,52 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def orientation(image: Image.Image) -> int:
-  """EXIF's of an opened image: 1 is upright; from 5 on the sides change."""
+  """EXIF orientation of an opened image.
+
+  Args:
+    image: opened; its pixels are not loaded.
+
+  Returns:
+    1 (upright) to 8; from 5 on, height and width swap.
+  """
   try:
-    if image.format == "TIFF":
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
       value = image.tag_v2.get(ORIENTATION, 1)
     else:
       value = image.getexif().get(ORIENTATION, 1)
-  except Exception:  # of what is no EXIF, Pillow raises many types
+  except Exception:  # Pillow raises many types for damaged EXIF
     return 1
   return value if isinstance(value, int) and value in range(1, 9) else 1
 
 
 def forget(image: Image.Image) -> None:
-  """Keeps Pillow from looking into an opened image's metadata again.
+  """Keeps Pillow from reading an opened image's metadata again.
 
-  It turns a TIFF when it loads it, whatever is asked for, and sizes it so when
-  it opens it; that is left as it is.
+  A TIFF keeps its orientation: Pillow reports its turned size when it opens it
+  and always turns it when it loads it.
+
+  Args:
+    image: opened; changed in place.
   """
   for name in _KEPT:
     image.info.pop(name, None)
   exif = Image.Exif()
-  if image.format == "TIFF":
+  if isinstance(image, TiffImagePlugin.TiffImageFile):
     exif[ORIENTATION] = image.tag_v2.get(ORIENTATION, 1)
-  image.getexif = lambda: exif
+  # Pillow has no option for it, so this image shadows the method.
+  image.getexif = lambda: exif  # type: ignore[method-assign]
 
 
 def stripped(data: bytes) -> bytes | None:
-  """The file without what is beside its pixels; None for other formats.
+  """Removes the metadata of a JPEG, PNG or WebP.
 
-  Of JPEG, PNG and WebP: what else Pillow cannot read of them is damage.
+  Whatever Pillow cannot read of the result is damage.
+
+  Args:
+    data: the file's bytes.
+
+  Returns:
+    The file without metadata; None for other formats and damaged files.
   """
   try:
     if data.startswith(b"\xff\xd8"):
@@ -57,7 +74,7 @@ def stripped(data: bytes) -> bytes | None:
       return _PNG + b"".join(
         data[at - 8 : end + 4]
         for name, at, end in png_chunks(data)
-        # Critical ones have a capital letter.
+        # Critical chunks begin with a capital letter.
         if name[:1].isupper() or name == b"tRNS"
       )
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -68,7 +85,14 @@ def stripped(data: bytes) -> bytes | None:
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int]]:
-  """A JPEG's (marker, place of the segment's length), up to the first scan."""
+  """Finds the segments of a JPEG, up to the first scan.
+
+  Args:
+    data: the file's bytes.
+
+  Yields:
+    The marker, and the offset of the segment's length.
+  """
   at = 2
   while at + 4 <= len(data) and data[at] == 0xFF:
     marker = data[at + 1]
@@ -81,20 +105,27 @@ def segments(data: bytes) -> Iterator[tuple[int, int]]:
     at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
-def _jpeg(data):
+def _jpeg(data: bytes) -> bytes | None:
   parts = [data[:2]]
   for marker, at in segments(data):
     end = at + int.from_bytes(data[at : at + 2], "big")
     if marker == _SCAN:
       return b"".join(parts) + data[at - 2 :]
-    # Adobe's segment, the 14th, says which colours the channels are.
+    # Keep Adobe's segment, APP14, which states the colour space.
     if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or marker == 0xEE:
       parts.append(data[at - 2 : end])
   return None
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-  """A PNG's (name, start, end) of each chunk's content."""
+  """Finds the chunks of a PNG.
+
+  Args:
+    data: the file's bytes.
+
+  Yields:
+    The chunk's name, and the offsets of its content's start and end.
+  """
   at = len(_PNG)
   while at + 8 <= len(data):
     (size,) = struct.unpack_from(">I", data, at)
@@ -102,13 +133,14 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     at += size + 12
 
 
-def _webp(data):
-  parts, at = [], 12
+def _webp(data: bytes) -> bytes:
+  parts: list[bytes] = []
+  at = 12
   while at + 8 <= len(data):
     name, size = struct.unpack_from("<4sI", data, at)
     end = at + 8 + size + size % 2
     part = data[at:end]
-    if name == b"VP8X":  # whose flags announce the other chunks
+    if name == b"VP8X":  # its flags announce the other chunks
       part = part[:8] + bytes([part[8] & ~0x2C]) + part[9:]
     if name not in (b"EXIF", b"XMP ", b"ICCP"):
       parts.append(part)
@@ -118,18 +150,21 @@ def _webp(data):
 
 
 def depth(image: Image.Image, data: bytes, values: np.ndarray) -> int:
-  """Bits of a grey image's samples, as far as its file says: at most 16.
+  """Number of significant bits that a grey image's file declares.
 
-  A camera's 10 or 12 bits in 16 are nearly black unless they are scaled by
-  this. TIFF states them by BitsPerSample, or by a greatest sample value of a
-  whole number of bits. PNG's sBIT does, too, but its samples ought to be
-  scaled to 16 bits already, as those of PPM and JPEG 2000 come from Pillow:
-  only such count as narrow that cannot have been.
+  A camera's 10 or 12 bits in 16 look nearly black unless they are scaled. TIFF
+  declares them by BitsPerSample, or by a maximum sample value of 2^n - 1. PNG
+  does by sBIT, but its samples should already be scaled to 16 bits, as Pillow
+  scales those of PPM and JPEG 2000; only samples that cannot have been scaled
+  count as narrow.
 
   Args:
     image: opened; its format and tags are read.
     data: the file's bytes.
-    values: its samples, unsigned whole numbers of up to 16 bits.
+    values: its samples, unsigned integers of up to 16 bits.
+
+  Returns:
+    8 to 16; 16 if the file declares nothing, or less than its samples need.
   """
   try:
     bits = _stated(image, data, values)
@@ -138,8 +173,8 @@ def depth(image: Image.Image, data: bytes, values: np.ndarray) -> int:
   return bits if 8 <= bits < 16 and values.max() < 2**bits else 16
 
 
-def _stated(image, data, values):
-  if image.format == "TIFF":
+def _stated(image: Image.Image, data: bytes, values: np.ndarray) -> Any:
+  if isinstance(image, TiffImagePlugin.TiffImageFile):
     (bits,) = image.tag_v2.get(_BITS, (16,))
     most = image.tag_v2.get(_MOST_OF_SAMPLES) or image.tag_v2.get(_MOST)
     if bits == 16 and most:

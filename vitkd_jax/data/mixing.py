@@ -1,8 +1,11 @@
 """Device side: Mixup and CutMix, per batch or per image.
 
-Partners are neighbours and all draws come from one key, so that results do not
+Partners are neighbours and all draws come from one key, so results do not
 depend on how many devices share the batch.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,9 @@ import jax.numpy as jnp
 MODES = ("batch", "image")
 
 
-def mix_weights(key, shape, *, mode, **options):
+def mix_weights(
+  key: jax.Array, shape: Sequence[int], *, mode: str, **options: Any
+) -> jax.Array:
   """One `mix_weight` for the batch, or one for each image.
 
   Args:
@@ -30,44 +35,51 @@ def mix_weights(key, shape, *, mode, **options):
 
 
 def mix_weight(
-  key, size, *, mixup_alpha, cutmix_alpha, mix_prob=1.0, switch_prob=0.5
-):
-  """Part of each pixel that the partner gives.
+  key: jax.Array,
+  size: Sequence[int],
+  *,
+  mixup_alpha: float,
+  cutmix_alpha: float,
+  mix_prob: float = 1.0,
+  switch_prob: float = 0.5,
+) -> jax.Array:
+  """The partner's share of each pixel.
 
-  Mixup (arXiv:1710.09412) gives 1 - r everywhere, CutMix (arXiv:1905.04899)
-  1 in a rectangle of area about 1 - r around a random centre, cut at the
-  border, with r ~ Beta(alpha, alpha); both as in mmcls.
+  With r ~ Beta(alpha, alpha), Mixup (arXiv:1710.09412) is 1 - r everywhere;
+  CutMix (arXiv:1905.04899) is 1 in a rectangle of area about 1 - r around a
+  random centre, clipped at the border. Both as in mmcls.
 
   Args:
     key: of the choice, the ratio and the box.
     size: (H, W).
-    mixup_alpha: see `make_augment`.
-    cutmix_alpha: see `make_augment`.
-    mix_prob: see `make_augment`.
-    switch_prob: see `make_augment`.
+    mixup_alpha: parameter of Mixup's Beta distribution; 0 turns Mixup off.
+    cutmix_alpha: parameter of CutMix's Beta distribution; 0 turns CutMix off.
+    mix_prob: probability of mixing at all, in [0, 1].
+    switch_prob: probability of CutMix when both are on, in [0, 1].
 
   Returns:
     float32 [H, W] in [0, 1].
   """
   key_choice, key_ratio, key_box = jax.random.split(key, 3)
   mix_draw, switch_draw = jax.random.uniform(key_choice, (2,))
+  cutmix: jax.Array | bool = bool(cutmix_alpha)
   if mixup_alpha and cutmix_alpha:
     cutmix = switch_draw < switch_prob
-  else:
-    cutmix = bool(cutmix_alpha)
   alpha = jnp.where(cutmix, cutmix_alpha, mixup_alpha)
   share = 1 - jax.random.beta(key_ratio, alpha, alpha)
   weight = jnp.where(cutmix, cutmix_box(key_box, size, share), share)
   return jnp.where(mix_draw < mix_prob, weight, 0.0)
 
 
-def cutmix_box(key, size, share):
+def cutmix_box(
+  key: jax.Array, size: Sequence[int], share: jax.Array | float
+) -> jax.Array:
   """bool [H, W], True in CutMix's rectangle.
 
   Args:
     key: of the centre.
     size: (H, W).
-    share: part of the image that it covers where no border cuts it.
+    share: of the image's area that it covers before clipping at the border.
   """
   draw = jax.random.uniform(key, (2,))
   spans = []
@@ -78,31 +90,33 @@ def cutmix_box(key, size, share):
   return spans[0][:, None] & spans[1]
 
 
-def mix(image, target, weight):
+def mix(
+  image: jax.Array, target: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Mixes each example with its partner: 0 with 1, 2 with 3, ...
 
-  The neighbour is as random as any other in a shuffled batch, and it lives on
-  the same device, where reversing or rolling a sharded batch would send every
-  image to another one.
+  In a shuffled batch the neighbour is as random as any other example, and it
+  is on the same device; reversing or rolling a sharded batch would send every
+  image to another device.
 
   Args:
     image: float32 [B, H, W, 3], B even.
     target: float32 [B, C].
-    weight: float32 [H, W] or [B, H, W], part of each pixel that the partner
-      gives. Of two partners with a weight each, neither need be the other's
-      complement: each image is the main part of one example.
+    weight: float32 [H, W] or [B, H, W], the partner's share of each pixel. The
+      weights of two partners need not sum to 1: each image is the main part of
+      one example.
 
   Returns:
-    Both mixed; the partner's part of the target is the mean of `weight`, for
-    CutMix the exact part of the pixels that it gave.
+    The mixed image and target, of the same shapes. The partner's share of the
+    target is the mean of `weight`; for CutMix, its exact share of the pixels.
 
   Raises:
     ValueError: B is odd.
   """
   if len(image) % 2:
     raise ValueError(
-      f"mixing pairs neighbours, but the batch has {len(image)} images; take"
-      " an even batch size."
+      f"expected an even batch to mix pairs of neighbours, got {len(image)}"
+      " images; choose an even batch size."
     )
   share = jnp.mean(weight, (-2, -1))[..., None]
   weight = weight[..., None]
@@ -111,13 +125,19 @@ def mix(image, target, weight):
   return image, target
 
 
-def _neighbour(x):
+def _neighbour(x: jax.Array) -> jax.Array:
   """[B, ...] with rows 0 and 1, 2 and 3, ... exchanged."""
   pairs = x.reshape(len(x) // 2, 2, *x.shape[1:])
   return pairs[:, ::-1].reshape(x.shape)
 
 
-def span(start, stop, size):
-  """bool [..., size], True at start <= i < stop; start, stop [...]."""
+def span(start: jax.Array, stop: jax.Array, size: int) -> jax.Array:
+  """bool [..., size], True at start <= i < stop.
+
+  Args:
+    start: [...], the first index.
+    stop: [...], the index after the last.
+    size: number of indices.
+  """
   place = jnp.arange(size)
   return (place >= start[..., None]) & (place < stop[..., None])

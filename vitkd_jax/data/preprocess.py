@@ -1,8 +1,8 @@
 """How an image file becomes a model's input: one value that every tool reads.
 
 The training's evaluation, `evaluate`, exported files and folders, and the
-model card take it from here, so that a score means the same in each of them.
-Plain values alone: nothing here imports a decoder or a model.
+model card all read it, so a score means the same in each of them. It holds
+plain values: nothing here imports a decoder or a model.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,10 @@ import math
 import numbers
 from typing import Any
 
-# Of the evaluation's crop where nothing else is said, 224 of 256: torchvision's
-# and timm's.
+# Default crop of the evaluation, 224 of 256, as in torchvision and timm.
 CROP_PCT = 0.875
 
-# Pillow's codes, which Hugging Face's configs hold, by timm's names.
+# timm's name -> Pillow's code, which Hugging Face's configs hold.
 INTERPOLATIONS = {
   "nearest": 0,
   "lanczos": 1,
@@ -25,8 +24,8 @@ INTERPOLATIONS = {
   "hamming": 5,
 }
 
-# The short side's greatest multiple of the crop: a slip of a digit would take
-# all memory.
+# Largest short side as a multiple of the crop: a slip of a digit would use up
+# the memory.
 _MOST_RESIZED = 16
 
 _Colour = tuple[float, float, float]
@@ -38,12 +37,12 @@ class Preprocess:
 
   Attributes:
     size: rows and columns of the input, in pixels.
-    short_side: pixels of the image's short side before the crop of its
-      middle; None where images have `size` already and are taken whole.
-    mean: per channel, of images in [0, 1], subtracted.
-    std: the standard deviation, likewise, divided by.
+    short_side: short side in pixels after the resize, before the centre crop;
+      None for images that already have `size` and are read whole.
+    mean: subtracted per channel from images in [0, 1].
+    std: per channel, divided by after that; > 0.
     interpolation: of the resize, a key of INTERPOLATIONS.
-    squash: both sides become `short_side`, whatever the image's ratio.
+    squash: resize both sides to `short_side`, whatever the aspect ratio.
 
   Raises:
     ValueError: a value is out of range.
@@ -78,30 +77,35 @@ class Preprocess:
 
   @property
   def whole(self) -> bool:
-    """Images are taken as they come."""
+    """Whether images are read whole, without resize and crop."""
     return self.short_side is None
 
   @property
   def crop_pct(self) -> float:
-    """The shortest decimal of which timm makes exactly this short side."""
+    """The shortest decimal from which timm computes exactly this short side."""
     side, short = min(self.size), self.short_side or min(self.size)
     for digits in range(1, 18):
       nearest = round(side / short, digits)
-      # 7 / 0.28 is less than 25 in floating point: one digit down, then.
+      # 7 / 0.28 is below 25 in floating point: try one digit down, too.
       for share in (nearest, round(nearest - 10**-digits, digits)):
         if share > 0 and resized(side, share) == short:
           return share
     raise AssertionError(f"no crop_pct for {side} of {short}")
 
   def at(self, size: tuple[int, int]) -> "Preprocess":
-    """The same part of an image for an input of another size."""
-    if tuple(size) == self.size:
+    """The same preprocessing, with the same crop_pct, for another input size.
+
+    Args:
+      size: rows and columns of the input, in pixels.
+    """
+    rows, columns = size
+    if (rows, columns) == self.size:
       return self
     short = resized(min(size), self.crop_pct)
-    return dataclasses.replace(self, size=tuple(size), short_side=short)
+    return dataclasses.replace(self, size=(rows, columns), short_side=short)
 
   def __str__(self) -> str:
-    """In words, for a person."""
+    """A description for people."""
     height, width = self.size
     if self.whole:
       return f"whole images of {height}x{width} pixels"
@@ -113,39 +117,55 @@ class Preprocess:
 
 
 def resized(side: int, crop_pct: float = CROP_PCT) -> int:
-  """Pixels of the short side that a crop is this share of: timm's rounding."""
+  """Short side of the resize, by timm's rounding.
+
+  Args:
+    side: of the crop, in pixels.
+    crop_pct: side of the crop / short side, in (0, 1].
+  """
   return math.floor(side / crop_pct)
 
 
 def check_crop(side: int, short_side: int) -> None:
-  """Raises ValueError unless a crop can be cut from a short side."""
+  """Checks that a crop fits into a resized image.
+
+  Args:
+    side: of the crop, in pixels.
+    short_side: of the resized image, in pixels.
+
+  Raises:
+    ValueError: the crop is larger than the short side, or far smaller.
+  """
   if not isinstance(short_side, int) or not 0 < side <= short_side:
     raise ValueError(
-      f"a crop of {side} pixels cannot be cut from a short side of "
+      f"expected a short side >= {side} for a crop of {side} pixels, got "
       f"{short_side}; resize to at least {side}"
     )
   if short_side > _MOST_RESIZED * side:
     raise ValueError(
-      f"a crop of {side} pixels from a short side of {short_side} is next to "
-      f"nothing of the image; resize to at most {_MOST_RESIZED * side}"
+      f"expected a short side <= {_MOST_RESIZED * side} for a crop of {side} "
+      f"pixels, got {short_side}; resize to at most {_MOST_RESIZED * side}"
     )
 
 
 def short_side(image_size: int, eval_resize: int = 0) -> int | None:
-  """The short side that a training's evaluation crops from, if it does.
+  """Short side of the resize in a training's evaluation; None for no crop.
 
   Args:
-    image_size: pixels of a side of the crop; 0 takes images whole.
-    eval_resize: pixels of the short side, if it is said; 0 for the usual.
+    image_size: side of the crop in pixels; 0 for whole images.
+    eval_resize: short side in pixels; 0 for that of `CROP_PCT`.
   """
   return (eval_resize or resized(image_size)) if image_size else None
 
 
 def from_dict(fields: Mapping[str, Any]) -> Preprocess:
-  """A value from `dataclasses.asdict` of it, which has been through JSON.
+  """A `Preprocess` from its `dataclasses.asdict`, possibly via JSON.
+
+  Args:
+    fields: of `Preprocess`, by name.
 
   Raises:
-    ValueError: it is none.
+    ValueError: a field is unknown, missing or out of range.
   """
   try:
     return Preprocess(**fields)
@@ -156,12 +176,26 @@ def from_dict(fields: Mapping[str, Any]) -> Preprocess:
 
 
 def is_number(value: object) -> bool:
-  """A finite real number, as JSON has them."""
-  real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  return real and math.isfinite(value)
+  """Whether a value is a finite real number, not a bool.
+
+  Args:
+    value: of any type.
+  """
+  return (
+    isinstance(value, numbers.Real)
+    and not isinstance(value, bool)
+    and math.isfinite(value)
+  )
 
 
 def is_side(value: object) -> bool:
-  """A whole number of pixels that an image's side may have."""
-  whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-  return whole and 0 < value <= 2**15
+  """Whether a value can be the side of an image: an integer in [1, 2^15].
+
+  Args:
+    value: of any type.
+  """
+  return (
+    isinstance(value, numbers.Integral)
+    and not isinstance(value, bool)
+    and 0 < int(value) <= 2**15
+  )

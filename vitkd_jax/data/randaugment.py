@@ -1,14 +1,14 @@
 """RandAugment (arXiv:1909.13719) with timm's "increasing" set, on the device.
 
-Every image of the batch draws operations of its own. There are seven classes of
-them (`CLASSES`), each one function of a batch with parameters that leave alone
-the images that drew something else. A TPU or a CPU works off the images that
-drew anything one by one and computes for each its own class alone: one image
-fills a TPU's core, and the dear classes are drawn by few. A GPU would wait for
-the host at each of these branches, so there every class is computed for all
-images at once.
+Every image of the batch draws its own operations. They fall into seven classes
+(`CLASSES`), each one function of a batch that leaves images unchanged which
+drew something else. On a TPU or a CPU, images that drew an operation are
+processed one by one, and only the drawn class is computed: one image fills a
+TPU core, and few images draw the expensive classes. A GPU would wait for the
+host at each of these branches, so there every class is computed for all images
+at once.
 
-Under a mesh each device does so with its own images: without `shard_map` a loop
+Under a mesh each device processes its own images: without `shard_map` a loop
 over the batch would gather all images on all devices.
 """
 
@@ -37,23 +37,22 @@ def randaugment(
 ) -> jax.Array:
   """`image` after `ops` rounds of `operate`, each drawn by `draw`.
 
-  timm's `rand-m9-mstd0.5-inc1` is ops=2, magnitude=9, std=0.5, prob=0.5, and
-  so is mmcls's RandAugment in the paper's recipe, whose operations have that
-  probability as their own default.
+  timm's `rand-m9-mstd0.5-inc1` is ops=2, magnitude=9, std=0.5, prob=0.5. So is
+  mmcls's RandAugment in the paper's recipe, whose operations default to that
+  probability.
 
   Args:
     key: of the batch.
     image: uint8 [B, H, W, 3].
-    ops: rounds, that is operations drawn per image.
+    ops: rounds, i.e. operations drawn per image, >= 1.
     magnitude: see `draw`.
     std: see `draw`.
     prob: see `draw`.
-    fill: colour in [0, 1] of what moves in, 3 numbers.
+    fill: colour that moves in from outside, 3 numbers in [0, 1].
 
   Returns:
     uint8 [B, H, W, 3].
   """
-
   drawn = [
     draw(key, len(image), magnitude=magnitude, std=std, prob=prob)
     for key in jax.random.split(key, ops)
@@ -66,7 +65,7 @@ def randaugment(
 
     return jax.lax.scan(one_round, planes, (index.T, level.T))[0]
 
-  # Of an array that is not split over a mesh it is empty.
+  # The mesh is empty unless the array is split over one.
   mesh = jax.typeof(image).sharding.mesh
   if not mesh.empty and len(image) % mesh.size == 0:
     rows = P(mesh.axis_names)
@@ -75,25 +74,27 @@ def randaugment(
       mesh=mesh,
       in_specs=(rows, rows, rows),
       out_specs=rows,
-      check_vma=False,  # constants of a branch would have to be marked
+      check_vma=False,  # else constants of a branch need marking
     )
   planes = all_rounds(image.transpose(0, 3, 1, 2), index, level)
   return planes.transpose(0, 2, 3, 1)
 
 
-def draw(key, batch, *, magnitude, std, prob):
-  """Which operation each image gets, and how strongly.
+def draw(
+  key: jax.Array, batch: int, *, magnitude: float, std: float, prob: float
+) -> tuple[jax.Array, jax.Array]:
+  """Draws an operation and its level for each image.
 
   Args:
     key: of the batch and round.
     batch: B.
-    magnitude: mean level, of 10.
-    std: standard deviation of the level, which is then cut to 0..10.
-    prob: probability that the operation drawn is carried out at all.
+    magnitude: mean level, in [0, 10].
+    std: standard deviation of the level, which is then clipped to [0, 10].
+    prob: probability that a drawn operation is applied, in [0, 1].
 
   Returns:
-    (index int32 [B] into OPERATIONS, or -1 for none; level float32 [B] in -10
-    to 10, its sign as likely as the other).
+    index int32 [B] into OPERATIONS, or -1 for none; level float32 [B] in
+    [-10, 10], both signs equally likely.
   """
   key_index, key_level, key_sign, key_prob = jax.random.split(key, 4)
   index = jax.random.randint(key_index, (batch,), 0, len(OPERATIONS))
@@ -106,19 +107,26 @@ def draw(key, batch, *, magnitude, std, prob):
   return jnp.where(chosen, index, -1), level
 
 
-def operate(image, index, level, *, fill):
-  """`image` with operation `index` at `level` on each.
+def operate(
+  image: jax.Array,
+  index: jax.Array,
+  level: jax.Array,
+  *,
+  fill: Sequence[float],
+) -> jax.Array:
+  """Applies operation `index` at `level` to each image.
 
-  As timm's PIL operations, whose rounding it keeps. Two differences: where
-  timm draws bilinear or bicubic, this is always bicubic (as in DeiT's and the
-  paper's recipes), and a rotation interpolates along one axis at a time.
+  Follows timm's PIL operations, rounding included, with two differences: where
+  timm draws bilinear or bicubic interpolation, this is always bicubic (as in
+  DeiT's and the paper's recipes), and a rotation interpolates along one axis
+  at a time.
 
   Args:
     image: uint8 [B, 3, H, W].
-    index: int32 [B] into OPERATIONS; any other number is no operation.
-    level: float32 [B], -10 to 10. A negative one turns, shears, moves or
-      blends the other way; the other operations take its absolute value.
-    fill: colour in [0, 1] of what moves in, 3 numbers.
+    index: int32 [B] into OPERATIONS; any other number leaves the image alone.
+    level: float32 [B] in [-10, 10]. A negative level turns, shears, moves or
+      blends the other way; the other operations use its absolute value.
+    fill: colour that moves in from outside, 3 numbers in [0, 1].
 
   Returns:
     uint8 [B, 3, H, W].
@@ -136,12 +144,12 @@ def operate(image, index, level, *, fill):
 
 
 def _one_by_one(image, index, level, *, fill):
-  at = jnp.argsort(index < 0).astype(jnp.uint32)  # those that drew one first
+  at = jnp.argsort(index < 0).astype(jnp.uint32)  # drawn ones first
   index, level = index[at], level[at]
   of_operation = [CLASSES.index(x) for x in OPERATIONS.values()]
   which = jnp.array(of_operation, jnp.uint32)[index]
-  # One number instead of three: a TPU takes as long to fetch a number as to
-  # compute with thousands.
+  # One number instead of three: on a TPU, fetching a scalar takes as long as
+  # computing with thousands.
   packed = at * 256 + which * 16 + (index & 15).astype(jnp.uint32)
 
   def turn(i, image):
@@ -164,15 +172,17 @@ def _all_at_once(image, index, level, *, fill):
   return image
 
 
-def _prepare(image, index, level):
-  """image as float32; {operation: bool [B, 1, 1, 1]}; part of the top level."""
+def _prepare(
+  image: jax.Array, index: jax.Array, level: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+  """Image as float32, {operation: bool [B, 1, 1, 1]}, level / MAX_LEVEL."""
   index, level = (x[:, None, None, None] for x in (index, level))
   chosen = {name: index == i for i, name in enumerate(OPERATIONS)}
   return image.astype(jnp.float32), chosen, level / MAX_LEVEL
 
 
 def _points(image, index, level, *, fill):
-  """The operations that map each value by itself, but `equalize`."""
+  """The pointwise operations, except `equalize`."""
   del fill
   image, chosen, part = _prepare(image, index, level)
   part = jnp.abs(part)
@@ -183,7 +193,7 @@ def _points(image, index, level, *, fill):
   threshold = jnp.where(chosen["solarize"], threshold, 256.0)
   threshold = jnp.where(chosen["invert"], 0.0, threshold)
   add = jnp.where(chosen["solarize_add"], jnp.floor(part * 110), 0.0)
-  bits = 4 + jnp.floor(part * 4).astype(jnp.int32)  # that are lost
+  bits = 4 + jnp.floor(part * 4).astype(jnp.int32)  # dropped
   step = jnp.left_shift(1, jnp.where(chosen["posterize"], bits, 0))
   step = step.astype(jnp.float32)
 
@@ -200,7 +210,7 @@ def _equalize(image, index, level, *, fill):
 
 
 def _blends(image, index, level, *, fill):
-  """ImageEnhance's classes but `sharpness`."""
+  """ImageEnhance's classes, except `sharpness`."""
   del fill
   image, chosen, part = _prepare(image, index, level)
   some = [chosen["color"], chosen["contrast"]]

@@ -1,10 +1,10 @@
-"""The classes that test sets of ImageNet have, among its 1,000.
+"""The classes of ImageNet's test sets, among its 1,000.
 
-Their authors score a model over these logits alone (arXiv:1907.07174,
+Their authors score a model over these logits only (arXiv:1907.07174,
 arXiv:2006.16241), and so does timm.
 """
 
-# Bit i stands for class i, in the order of the synsets' names; 200 of each.
+# Bit i stands for class i, in the order of the synsets' names; 200 are set.
 _CLASSES = {
   "imagenet_a": (
     "001d301800b48a827010020812050180404804a08a8090a01c21041961284124"
@@ -22,7 +22,12 @@ _CLASSES = {
 
 
 def scored_classes(name: str, num_classes: int) -> tuple[int, ...] | None:
-  """Classes that data set `name` is scored over; None for all of them."""
+  """Classes that a dataset is scored over; None for all.
+
+  Args:
+    name: of the dataset.
+    num_classes: number of its classes.
+  """
   if name not in _CLASSES or num_classes != 1000:
     return None
   bits = int(_CLASSES[name], 16)

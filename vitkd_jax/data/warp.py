@@ -1,9 +1,9 @@
 """Rotation, shear and translation of a batch, by shears along one axis.
 
-A shear moves each row (or column) by a distance of its own. On a TPU, where an
-element-wise gather is slow and so is a move by other than whole tiles, this is
-two products with constant matrices: Fourier transforms, between which a shift
-is a phase. Elsewhere four pixels are gathered along the axis.
+A shear moves each row (or column) by its own distance. On a TPU, where
+element-wise gathers and moves by part of a tile are slow, this is two products
+with constant matrices: Fourier transforms, between which a shift is a phase.
+Elsewhere four pixels are gathered along the axis.
 """
 
 import functools
@@ -18,19 +18,26 @@ MAX_DEGREES = 30.0  # of a rotation, either way
 _BEYOND = 4  # pixels that a filter, or two of them, may read beyond the border
 
 
-def move(image, fill, *, axis, slope, at):
-  """`image` read along `axis` at x + slope * y + at, y on the other axis.
+def move(
+  image: jax.Array,
+  fill: np.ndarray | jax.Array,
+  *,
+  axis: int,
+  slope: jax.Array,
+  at: jax.Array,
+) -> jax.Array:
+  """Reads `image` along `axis` at x + slope * y + at, y on the other axis.
 
-  Places are pixels' centres, from the corner on. Interpolation is PIL's
-  bicubic (a = -1), and so are the signs and what counts as outside. Pixels
-  beyond the border repeat it for the interpolation.
+  Coordinates are pixel centres, measured from the corner. Interpolation is
+  PIL's bicubic (a = -1), as are the signs and what counts as outside. The
+  interpolation repeats the border pixels.
 
   Args:
     image: float32 [B, C, H, W].
-    fill: float32 [C], what is outside.
+    fill: float32 [C], the value outside the image.
     axis: 2 or 3.
-    slope: float32 [B].
-    at: float32 [B], pixels.
+    slope: float32 [B], pixels per pixel.
+    at: float32 [B], offset in pixels.
 
   Returns:
     float32 [B, C, H, W], neither rounded nor clipped.
@@ -43,19 +50,24 @@ def move(image, fill, *, axis, slope, at):
   return jnp.where(inside, out, fill[:, None, None])
 
 
-def rotate(image, fill, degrees):
-  """`image` turned about its centre, counter-clockwise, by three shears.
+def rotate(
+  image: jax.Array, fill: np.ndarray | jax.Array, degrees: jax.Array
+) -> jax.Array:
+  """Rotates `image` about its centre, counter-clockwise, by three shears.
 
-  Paeth, Graphics Interface 1986. As `move`, but interpolated three times where
-  PIL does it twice.
+  The method is Paeth's (Graphics Interface 1986). Interpolation is that of
+  `move`, applied three times where PIL interpolates twice.
 
   Args:
     image: float32 [B, C, H, W].
-    fill: float32 [C], what is outside.
-    degrees: float32 [B], at most `MAX_DEGREES` either way.
+    fill: float32 [C], the value outside the image.
+    degrees: float32 [B], within -MAX_DEGREES to MAX_DEGREES.
+
+  Returns:
+    float32 [B, C, H, W], neither rounded nor clipped.
   """
   height, width = image.shape[2:]
-  # The middle step reads columns beyond the border, as far as the last step
+  # The second shear reads columns beyond the border, as far as the third
   # reaches.
   steepest = math.tan(math.radians(MAX_DEGREES / 2))
   more = math.ceil(steepest * height / 2) + 2
@@ -82,25 +94,14 @@ def _column(x):
 
 
 def _places(size, axis):
-  """Centres of pixels along `axis` (2 or 3) of [B, C, H, W], and across."""
+  """Pixel centres along `axis` (2 or 3) of [B, C, H, W], and across it."""
   rows = (jnp.arange(size[0]) + 0.5)[:, None]
   columns = jnp.arange(size[1]) + 0.5
   return (rows, columns) if axis == 2 else (columns, rows)
 
 
 def _shear(image, shift, *, axis, start, stop):
-  """`image` read along `axis` at i + shift, for i from start to stop - 1.
-
-  Args:
-    image: float32 [B, C, H, W].
-    shift: float32 [B, 1, H, 1] or [B, 1, 1, W], pixels; of size 1 on `axis`.
-    axis: 2 or 3.
-    start: may be negative: pixels beyond the border repeat it.
-    stop: may be more than the image's size.
-
-  Returns:
-    float32, of size stop - start on `axis`.
-  """
+  """Reads `image` along `axis` at i + shift, for i from start to stop - 1."""
   span = dict(axis=axis, start=start, stop=stop)
   return jax.lax.platform_dependent(
     image,
@@ -110,15 +111,28 @@ def _shear(image, shift, *, axis, start, stop):
   )
 
 
-def shear_by_gather(image, shift, *, axis, start, stop):
-  """See `_shear`."""
+def shear_by_gather(
+  image: jax.Array, shift: jax.Array, *, axis: int, start: int, stop: int
+) -> jax.Array:
+  """Reads `image` along `axis` at i + shift, for i from start to stop - 1.
+
+  Args:
+    image: float32 [B, C, H, W].
+    shift: float32 [B, 1, H, 1] or [B, 1, 1, W] in pixels; of size 1 on `axis`.
+    axis: 2 or 3.
+    start: first i; may be negative, reading repeated border pixels.
+    stop: i after the last; may exceed the image's size, likewise.
+
+  Returns:
+    float32, of size stop - start on `axis`.
+  """
   shape = list(image.shape)
   size, shape[axis] = shape[axis], stop - start
   along = jnp.arange(start, stop).reshape(
     [-1 if i == axis else 1 for i in range(4)]
   )
 
-  def read(place):
+  def read(place: jax.Array) -> jax.Array:
     place = jnp.broadcast_to(jnp.clip(place, 0, size - 1), shape)
     return jnp.take_along_axis(image, place, axis)
 
@@ -128,16 +142,28 @@ def shear_by_gather(image, shift, *, axis, start, stop):
     taps = _cubic(shift - whole)
     return sum(tap * read(place + i - 1) for i, tap in enumerate(taps))
 
-  # A branch of its own, or XLA on CPU folds each shear into the next, and
-  # computes it again for each of four pixels.
+  # In a branch of its own: otherwise XLA on CPU fuses each shear into the next
+  # and recomputes it for each of four pixels.
   return jax.lax.cond(jnp.any(shift), moved, lambda: read(along))
 
 
-def shear_by_phase(image, shift, *, axis, start, stop):
-  """See `_shear`; right for what reads within `_BEYOND` pixels of the image.
+def shear_by_phase(
+  image: jax.Array, shift: jax.Array, *, axis: int, start: int, stop: int
+) -> jax.Array:
+  """As `shear_by_gather`, where reads stay within `_BEYOND` pixels outside.
 
   Interpolation is a filter, so its spectrum multiplies that of a row, and
-  `shift` is its phase (the shift theorem of the discrete Fourier transform).
+  `shift` is a phase (the shift theorem of the discrete Fourier transform).
+
+  Args:
+    image: float32 [B, C, H, W].
+    shift: float32 [B, 1, H, 1] or [B, 1, 1, W] in pixels; of size 1 on `axis`.
+    axis: 2 or 3.
+    start: first i.
+    stop: i after the last.
+
+  Returns:
+    float32, of size stop - start on `axis`.
   """
   size = image.shape[axis]
   period = max(size + 2 * _BEYOND, stop - start)
@@ -154,12 +180,12 @@ def shear_by_phase(image, shift, *, axis, start, stop):
   shape = [1] * 4
   shape[axis] = -1
   wave = np.arange(period // 2 + 1).reshape(shape)
-  # As large as the phases, or a TPU computes each small part of them by itself:
-  # it takes longer to begin than to do that.
-  whole = jnp.broadcast_shapes(shift.shape, wave.shape)
-  shift = jax.lax.optimization_barrier(jnp.broadcast_to(shift, whole))
+  # Broadcast to the phases' size: otherwise a TPU computes each of their small
+  # parts in an operation of its own, which takes longer to start than to run.
+  phases = jnp.broadcast_shapes(shift.shape, wave.shape)
+  shift = jax.lax.optimization_barrier(jnp.broadcast_to(shift, phases))
   whole = jnp.floor(shift)
-  # Modulo the period in whole numbers, or a phase loses digits.
+  # Modulo the period in integers: a float phase would lose digits.
   turns = wave * whole.astype(jnp.int32) % period
   angle = turns.astype(jnp.float32) * (2 * math.pi / period)
   cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -170,18 +196,21 @@ def shear_by_phase(image, shift, *, axis, start, stop):
     near_sin += tap * (np.float32(np.sin(turn)) if i else 0)
   gain = near_cos * cos - near_sin * sin
   quadrature = near_cos * sin + near_sin * cos
-  spectrum = [
+  shifted = [
     real * gain - imaginary * quadrature,
     real * quadrature + imaginary * gain,
   ]
-  return product(back_rule, jnp.concatenate(spectrum, axis), back)
+  return product(back_rule, jnp.concatenate(shifted, axis), back)
 
 
-def _transforms(size, period, start, stop):
+def _transforms(
+  size: int, period: int, start: int, stop: int
+) -> tuple[np.ndarray, np.ndarray]:
   """Fourier transforms as products, float32 [size, K] and [K, stop - start].
 
-  K is the real parts of period // 2 + 1 waves and then the imaginary ones. The
-  first repeats the border up to `period` pixels, the second is the inverse.
+  The axis K holds the real parts of period // 2 + 1 waves, then the imaginary
+  parts. The first matrix repeats the border up to `period` pixels, the second
+  is the inverse.
   """
   before = (period - size) // 2
   place = np.arange(-before, period - before)

@@ -1,8 +1,8 @@
-"""What the fields of a model may be."""
+"""Valid values of a model's fields."""
 
 import math
 import numbers
-from typing import Any
+from typing import Any, NoReturn
 
 import jax.numpy as jnp
 
@@ -13,8 +13,8 @@ _CHOICES = {
   "pool_type": ("gap", "map", "tok", "0", "none"),
   "gelu": tuple(layers.GELU),
   "init_scheme": ("big_vision", "deit"),
-  # The policies among `jax.checkpoint_policies`; the rest are functions that
-  # make one. "none" saves nothing either.
+  # The policies in `jax.checkpoint_policies`, without the functions that make
+  # one. "none" saves nothing either.
   "remat_policy": (
     "nothing_saveable",
     "dots_with_no_batch_dims_saveable",
@@ -26,13 +26,11 @@ _CHOICES = {
   ),
 }
 
-
 # Of matrix products.
 DTYPES = ("float32", "bfloat16", "float16")
 
-# The least and the most that each number of a model may be. The most is far
-# beyond any ViT that was trained (56 blocks, width 6,144), and short of what
-# takes hours to trace.
+# Smallest and largest value of each integer field. The largest are far beyond
+# any trained ViT (56 blocks, width 6,144), but still trace in minutes.
 _BOUNDS = {
   "width": (1, 1 << 15),
   "depth": (1, 512),
@@ -45,13 +43,20 @@ _MOST_CLASSES = 10_000_000
 
 
 def check(model: Any) -> None:
-  """Raises ValueError for a field of a `vit.ViT` that no model can have."""
+  """Checks the fields of a model.
 
-  def refuse(name, wanted):
+  Args:
+    model: a `vit.ViT`; its fields may hold values of any type.
+
+  Raises:
+    ValueError: a value is invalid, or two do not fit each other.
+  """
+
+  def refuse(name: str, expected: str) -> NoReturn:
     value = repr(getattr(model, name))
     if len(value) > 100:
       value = value[:100] + "..."
-    raise ValueError(f"model field {name}={value}: wanted {wanted}")
+    raise ValueError(f"model field {name}={value}: expected {expected}")
 
   for name, choices in _CHOICES.items():
     if getattr(model, name) not in choices:
@@ -59,13 +64,13 @@ def check(model: Any) -> None:
   for name, (least, most) in _BOUNDS.items():
     value = getattr(model, name)
     if not _whole(value, least, most) and (name, value) != ("mlp_dim", None):
-      refuse(name, f"a whole number of at least {least} and at most {most}")
+      refuse(name, f"an integer in [{least}, {most}]")
   sides = model.patch_size
   pair = isinstance(sides, tuple) and len(sides) == 2
   if not pair or not all(_whole(side, 1, _LARGEST_PATCH) for side in sides):
     refuse(
       "patch_size",
-      f"rows and columns of a patch in pixels, up to {_LARGEST_PATCH:,}",
+      f"rows and columns of a patch, in pixels in [1, {_LARGEST_PATCH}]",
     )
   if model.class_token is not None and not isinstance(model.class_token, bool):
     refuse("class_token", "True, False or None")
@@ -76,7 +81,7 @@ def check(model: Any) -> None:
   if not isinstance(model.rep_size, bool) and not _whole(
     model.rep_size, 0, most
   ):
-    refuse("rep_size", "True, False or a width")
+    refuse("rep_size", f"True, False or a width in [0, {most}]")
   for name in ("dropout", "drop_path"):
     rate = getattr(model, name)
     if not _real(rate) or not 0 <= rate < 1:
@@ -85,7 +90,7 @@ def check(model: Any) -> None:
     refuse("norm_eps", "a number in [0, 1)")
   scale = model.layerscale_init
   if scale is not None and not (_real(scale) and math.isfinite(scale)):
-    refuse("layerscale_init", "a number or None")
+    refuse("layerscale_init", "a finite number or None")
   try:
     known = jnp.dtype(model.dtype_mm).name in DTYPES
   except (TypeError, ValueError, KeyError):  # NumPy's, of nested values
@@ -94,13 +99,16 @@ def check(model: Any) -> None:
     refuse("dtype_mm", "one of " + ", ".join(DTYPES))
   classes = model.num_classes
   if classes is not None and not _whole(classes, 0, _MOST_CLASSES):
-    refuse("num_classes", f"a whole number up to {_MOST_CLASSES:,}, or None")
+    refuse("num_classes", f"an integer in [0, {_MOST_CLASSES}], or None")
   if model.width % model.num_heads:
     raise ValueError(
       f"width {model.width} is not divisible by num_heads {model.num_heads}"
     )
   if model.class_token is False and model.pool_type == "tok":
-    raise ValueError("pool_type='tok' reads a CLS token: class_token=False")
+    raise ValueError(
+      "pool_type='tok' reads a CLS token: expected class_token=True or None,"
+      " got False"
+    )
   if model.fc_norm and model.pool_type != "gap":
     raise ValueError(
       f"fc_norm=True needs pool_type='gap', got {model.pool_type!r}"
@@ -114,13 +122,16 @@ def check(model: Any) -> None:
 def check_patches(
   who: str, patch_size: tuple[int, int], height: int, width: int
 ) -> None:
-  """Raises ValueError unless images are a whole number of patches.
+  """Checks that images are divisible into patches.
 
   Args:
-    who: the model, for the message.
-    patch_size: its rows and columns of a patch, in pixels.
+    who: names the model in the message.
+    patch_size: rows and columns of its patches, in pixels.
     height: of the images, in pixels.
-    width: likewise.
+    width: of the images, in pixels.
+
+  Raises:
+    ValueError: a side is not divisible by the patch size.
   """
   if height % patch_size[0] or width % patch_size[1]:
     raise ValueError(
@@ -130,10 +141,10 @@ def check_patches(
     )
 
 
-def _real(value) -> bool:
+def _real(value: object) -> bool:
   return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _whole(value, least: int, most: int) -> bool:
+def _whole(value: Any, least: int, most: int) -> bool:
   whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
   return whole and least <= value <= most

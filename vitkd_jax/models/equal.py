@@ -1,4 +1,4 @@
-"""Other parameters of the same function: folded, or stacked for a scan."""
+"""Equivalent parameters: LayerScale folded away, or blocks stacked."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,17 +9,17 @@ import jax.numpy as jnp
 
 
 def fold_layerscale(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Parameters of the same function without LayerScale.
+  """Folds LayerScale into the projections before it.
 
-  gamma * (W x + b) = (gamma W) x + (gamma b), so that each gamma goes into the
-  projection before it: attention's `out` and the second dense layer. The
-  result fits the model built with `layerscale_init=None`.
+  gamma * (W x + b) = (gamma W) x + (gamma b), so each gamma scales attention's
+  `out` or the second dense layer. The result fits the model built with
+  `layerscale_init=None`.
 
   Args:
     params: nested parameters, with or without LayerScale, scanned or not.
 
   Returns:
-    Nested parameters; those without LayerScale come back as they are.
+    Nested parameters; unchanged if there is no LayerScale.
   """
   leaves = traverse_util.flatten_dict(params, sep="/")
   for branch, layer, inputs in (
@@ -37,10 +37,14 @@ def fold_layerscale(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stack_blocks(params: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Parameters of a scanned encoder, from those with one entry a block.
+  """Stacks the parameters of an encoder's blocks for a scanned encoder.
 
   Args:
-    params: nested parameters; those of a scanned encoder come back as they are.
+    params: nested parameters with an entry for each block.
+
+  Returns:
+    Nested parameters with one entry, [depth, ...]; unchanged if there is one
+    already.
   """
   blocks = params["Transformer"]
   names = [name for name in blocks if name.startswith("encoderblock_")]

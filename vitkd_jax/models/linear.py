@@ -1,9 +1,9 @@
-"""Affine layers whose biases learn in float32 whatever the products run in.
+"""Affine layers whose bias gradients are float32 in any dtype of the products.
 
-Parameters and their names are those of `flax.linen`. There a bias is narrowed
-before it is broadcast, so that its gradient is a sum in the narrow dtype: over
-12,608 tokens (64 images of 197) equal summands of 1 come to 3,584 in bfloat16
-(jax issue 27496). A kernel's gradient is a matrix product, which adds in
+Parameters and their names are those of `flax.linen`. There a bias is cast to
+the narrow dtype before it is broadcast, so its gradient is summed in that
+dtype: in bfloat16, 12,608 ones (64 images of 197 tokens) sum to 3,584 (jax
+issue 27496). A kernel's gradient is a matrix product, which accumulates in
 float32 anyway.
 """
 
@@ -18,18 +18,29 @@ Init = Callable[..., jax.Array]
 
 
 def spread(param: jax.Array, like: jax.Array) -> jax.Array:
-  """A parameter broadcast to the shape of `like`, in its dtype.
+  """Broadcasts a parameter to the shape of `like`, then casts it to its dtype.
 
-  In this order: the gradient is widened before it is summed.
+  In this order, the gradient is widened before it is summed.
+
+  Args:
+    param: float32, broadcastable to the shape of `like`.
+    like: of any shape and dtype.
   """
   return jnp.broadcast_to(param, like.shape).astype(like.dtype)
 
 
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """[..., D] x [D, E] -> [..., E] as one matrix product.
+  """One matrix product over merged leading axes.
 
-  Leading axes are merged: with two of them the CPU's gradient for the kernel
-  is 3 times slower; elsewhere it makes no difference.
+  With two leading axes, the kernel's gradient is 3 times slower on CPU;
+  elsewhere merging makes no difference.
+
+  Args:
+    x: [..., D].
+    kernel: [D, E].
+
+  Returns:
+    [..., E].
   """
   flat = jnp.reshape(x, (-1, x.shape[-1])) @ kernel
   return jnp.reshape(flat, (*x.shape[:-1], kernel.shape[-1]))
@@ -40,7 +51,7 @@ class Dense(nn.Module):
 
   Attributes:
     features: width of the output.
-    dtype: of the product; None for what input and kernel promote to.
+    dtype: of the product; None to promote input and kernel.
     kernel_init: initialiser of the kernel [D, features].
     bias_init: initialiser of the bias [features].
   """
@@ -52,6 +63,11 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., features] in `dtype`.
+
+    Args:
+      x: [..., D].
+    """
     shape = (x.shape[-1], self.features)
     kernel = self.param("kernel", self.kernel_init, shape)
     bias = self.param("bias", self.bias_init, shape[1:])
@@ -65,9 +81,9 @@ class Conv(nn.Module):
   Attributes:
     features: channels of the output.
     kernel_size: rows and columns.
-    strides: of the rows and columns.
+    strides: along rows and columns.
     padding: "VALID" or "SAME".
-    dtype: of the product; None for what input and kernel promote to.
+    dtype: of the product; None to promote input and kernel.
     kernel_init: initialiser of the kernel [h, w, C, features].
     bias_init: initialiser of the bias [features].
   """
@@ -82,6 +98,11 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[B, h, w, features] in `dtype`.
+
+    Args:
+      x: [B, H, W, C].
+    """
     shape = (*self.kernel_size, x.shape[-1], self.features)
     kernel = self.param("kernel", self.kernel_init, shape)
     bias = self.param("bias", self.bias_init, shape[-1:])

@@ -1,4 +1,4 @@
-"""Position embeddings: fixed ones, and learned ones at another size."""
+"""Position embeddings: fixed, and learned ones resized to another grid."""
 
 import math
 
@@ -9,15 +9,20 @@ import jax.numpy as jnp
 def sincos_2d(height: int, width: int, dim: int) -> jax.Array:
   """The fixed 2-D sine-cosine embedding of MoCo v3, arXiv:2104.02057.
 
+  Args:
+    height: rows of patch tokens.
+    width: columns of patch tokens.
+    dim: D, >= 8 and divisible by 4.
+
   Returns:
     [1, height * width, dim] float32.
 
   Raises:
-    ValueError: dim is not a multiple of 4, or below 8.
+    ValueError: dim is below 8 or not divisible by 4.
   """
   if dim % 4 or dim < 8:
     raise ValueError(
-      f"sincos2d needs a width of 8 or more, divisible by 4; got {dim}"
+      f"expected width >= 8, divisible by 4, for posemb='sincos2d', got {dim}"
     )
   omega = 10_000.0 ** -(jnp.arange(dim // 4) / (dim // 4 - 1))
   y, x = jnp.mgrid[:height, :width]
@@ -27,20 +32,20 @@ def sincos_2d(height: int, width: int, dim: int) -> jax.Array:
 
 
 def resize_posemb(posemb: jax.Array, grid: tuple[int, int]) -> jax.Array:
-  """Position embeddings of another grid, resampled by anti-aliased bicubic.
+  """Resizes position embeddings to another grid by antialiased bicubic.
 
   This is timm's `resample_abs_pos_embed` (bicubic, antialias): both use the
   kernel with a = -1/2. big_vision's loader resamples linearly.
 
   Args:
-    posemb: [1, N, D]; N is taken as a square grid.
-    grid: rows and columns wanted.
+    posemb: [1, N, D] of a square grid.
+    grid: rows and columns of the result.
 
   Returns:
-    [1, rows * columns, D]; `posemb` itself where N is already that.
+    [1, rows * columns, D]; `posemb` itself if N is rows * columns.
 
   Raises:
-    ValueError: N is no square, so that its grid is unknown.
+    ValueError: N is not a square, so its grid is unknown.
   """
   _, tokens, width = posemb.shape
   if tokens == grid[0] * grid[1]:
@@ -48,8 +53,9 @@ def resize_posemb(posemb: jax.Array, grid: tuple[int, int]) -> jax.Array:
   side = math.isqrt(tokens)
   if side * side != tokens:
     raise ValueError(
-      f"position embedding of {tokens} tokens is no square grid and cannot be "
-      f"resized to {grid[0]}x{grid[1]}; use the image size it was made for"
+      f"expected a position embedding of a square grid to resize to "
+      f"{grid[0]}x{grid[1]}, got {tokens} tokens; use the image size it was "
+      "made for"
     )
   square = jnp.reshape(posemb, (side, side, width))
   resized = jax.image.resize(square, (*grid, width), "cubic", antialias=True)

@@ -1,7 +1,7 @@
-"""The contract of a backbone: all that the package asks a model for.
+"""The contract of a backbone: all that the package uses of a model.
 
-`vit.ViT` keeps it. What maps other libraries' weights (`weights`) knows ViTs by
-their fields; nothing else does.
+`vit.ViT` keeps it. Only `weights`, which maps other libraries' names, knows the
+fields of a ViT.
 """
 
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ class Backbone(Protocol):
 
   Attributes:
     num_classes: C; None or 0 for no head.
-    patch_size: rows and columns of a patch in pixels; images are a multiple.
+    patch_size: rows and columns of a patch in pixels; divides those of images.
     width: D of the token maps.
     depth: number of blocks.
     dtype_mm: dtype of matrix products.
@@ -28,42 +28,72 @@ class Backbone(Protocol):
 
   @property
   def num_prefix_tokens(self) -> int:
-    """Tokens of a map that come before those of the patches."""
+    """Number of tokens before the patch tokens of a map."""
     ...
 
   def grid(self, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of patch tokens for an image of that many pixels."""
+    """Rows and columns of patch tokens.
+
+    Args:
+      height: of the image in pixels.
+      width: of the image in pixels.
+    """
     ...
 
   def init(self, key: jax.Array, image: jax.Array) -> Any:
-    """{"params": ...} for images [B, H, W, 3] float32."""
+    """Initial {"params": ...}.
+
+    Args:
+      key: random key.
+      image: [B, H, W, 3] float32; only its shape matters.
+    """
     ...
 
   def apply(
     self, variables: Any, image: jax.Array, train: bool = False, **options: Any
   ) -> tuple[jax.Array, dict[str, Any]]:
-    """(logits [B, C], out).
+    """Applies the model.
 
     Args:
       variables: {"params": ...}.
       image: [B, H, W, 3] float32, normalised for this model.
-      train: dropout and drop path are on.
+      train: turns dropout and drop path on.
       **options: linen's, such as rngs={"dropout": key}.
 
     Returns:
-      Logits, and the token maps by name: `encoder.blockNN.{sa,+sa,mlp,+mlp}`
-      and `encoded`, [B, T, D] with T = num_prefix_tokens + N.
+      Logits [B, C], and the token maps by name:
+      `encoder.blockNN.{sa,+sa,mlp,+mlp}` and `encoded`, [B, T, D] with
+      T = num_prefix_tokens + N.
     """
     ...
 
   def forward_flops(self, grid: tuple[int, int]) -> tuple[float, float]:
-    """Of an image's patch embedding, and of all that follows it."""
+    """FLOPs of one image's patch embedding, and of the rest of the model.
+
+    Args:
+      grid: rows and columns of patch tokens.
+    """
     ...
 
   def frozen(self, params: Any, dtype: str) -> tuple["Backbone", Any]:
-    """The same function, cheapest to apply: (model, parameters of `dtype`)."""
+    """The same function for a frozen model, in its cheapest form.
+
+    Args:
+      params: parameters of this model.
+      dtype: of the parameters and matrix products.
+
+    Returns:
+      The model, and its parameters in `dtype`.
+    """
     ...
 
   def quick_to_compile(self, params: Any) -> tuple["Backbone", Any]:
-    """The same function for whoever applies it once: (model, parameters)."""
+    """The same function in a form that compiles fast, to apply it once.
+
+    Args:
+      params: parameters of this model.
+
+    Returns:
+      The model and its parameters.
+    """
     ...

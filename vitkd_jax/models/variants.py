@@ -2,8 +2,8 @@
 
 A size (`"Ti/16"`) is big_vision's model of that name; a timm name
 (`"deit3_small_patch16_224"`) is timm's, which also sets the tokens, the form
-of gelu, LayerScale and the initialisation, and knows its published weights.
-CaiT-S24 and RegNetY, teachers in other papers, are no plain ViTs and not here.
+of gelu, LayerScale and the initialisation, and lists its published weights.
+CaiT-S24 and RegNetY, teachers in other papers, are not plain ViTs and not here.
 """
 
 import dataclasses
@@ -15,8 +15,7 @@ IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 # width, depth, mlp_dim, num_heads. Table 2 of arXiv:2106.04560, table 1 of
-# arXiv:2012.12877, the later ones as in big_vision; "test" is ours, small
-# enough for a unit test.
+# arXiv:2012.12877, later ones as in big_vision; "test" is ours, for unit tests.
 SIZES = {
   "test": (32, 3, 64, 2),
   "mu": (32, 1, 128, 2),
@@ -37,8 +36,7 @@ SIZES = {
   "nano": (96, 6, 384, 3),
 }
 
-
-# Fields of a model that say how it is run or initialised, not what it is.
+# Fields that determine how a model is run or initialised, not its function.
 RUNTIME_FIELDS = (
   "dropout",
   "drop_path",
@@ -52,17 +50,17 @@ RUNTIME_FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """A named model: what builds it and what its images look like.
+  """A named model: its fields and the preprocessing of its images.
 
   Attributes:
     name: as the user gave it.
     fields: keyword arguments of `vit.ViT`, without num_classes.
-    image_size: side in pixels that the name stands for.
-    mean: per-channel mean of images in [0, 1] that the model expects removed.
-    std: per-channel standard deviation, likewise.
-    crop_pct: share of the resized image's side that the evaluation crop keeps.
+    image_size: side in pixels.
+    mean: subtracted per channel from images in [0, 1].
+    std: per channel, divided by after that.
+    crop_pct: side of the evaluation crop / short side after the resize.
     interpolation: of that resize.
-    published: top-1 in % on ImageNet-1k by the tag of timm's weights, None for
+    published: tag of timm's weights -> top-1 in % on ImageNet-1k, None for
       weights without such a head. They are `timm/NAME.TAG` on Hugging Face.
   """
 
@@ -78,7 +76,7 @@ class Variant:
 
 # Top-1 of timm's results/results-imagenet.csv at each name's own resolution;
 # `tests/peers` compares normalisation and crops with timm.
-_PUBLISHED = {
+_PUBLISHED: dict[str, dict[str, float | None]] = {
   "deit_tiny_patch16_224": {"fb_in1k": 72.19},
   "deit_tiny_distilled_patch16_224": {"fb_in1k": 74.538},
   "deit_small_patch16_224": {"fb_in1k": 79.856},
@@ -135,10 +133,10 @@ _PUBLISHED = {
   "vit_large_patch32_384": {"orig_in21k_ft_in1k": 81.508},
 }
 
-_DEIT = dict(
+_DEIT: dict[str, Any] = dict(
   pool_type="tok", gelu="erf", head_zeroinit=False, init_scheme="deit"
 )
-_DEIT3 = dict(_DEIT, layerscale_init=1e-6)
+_DEIT3: dict[str, Any] = dict(_DEIT, layerscale_init=1e-6)
 
 
 def _size_fields(size: str, patch: int | None = None) -> dict[str, Any]:
@@ -152,7 +150,14 @@ def _size_fields(size: str, patch: int | None = None) -> dict[str, Any]:
 def _named() -> dict[str, Variant]:
   table = {}
 
-  def add(name, size, patch, image_size, stats=IMAGENET_MEAN_STD, **fields):
+  def add(
+    name: str,
+    size: str,
+    patch: int,
+    image_size: int,
+    stats: tuple[Any, Any] = IMAGENET_MEAN_STD,
+    **fields: Any,
+  ) -> None:
     table[name] = Variant(
       name,
       _size_fields(size, patch) | fields,
@@ -197,7 +202,7 @@ def _named() -> dict[str, Variant]:
         size,
         patch,
         image_size,
-        # The only weights under this name are DINO's.
+        # The only weights with this name are DINO's.
         IMAGENET_MEAN_STD
         if (word, patch) == ("small", 8)
         else INCEPTION_MEAN_STD,
@@ -216,7 +221,7 @@ def _named() -> dict[str, Variant]:
   # The quickstart's pair: a DeiT, and big_vision's plain ViT.
   add("deit_pico_patch4_28", "pico", 4, 28, INCEPTION_MEAN_STD, **_DEIT)
   add("deit3_pico_patch4_28", "pico", 4, 28, INCEPTION_MEAN_STD, **_DEIT3)
-  plain = dict(posemb="sincos2d")
+  plain: dict[str, Any] = dict(posemb="sincos2d")
   add("vit_nano_patch4_28", "nano", 4, 28, INCEPTION_MEAN_STD, **plain)
   return table
 
@@ -225,12 +230,12 @@ NAMED = _named()
 
 
 def get(variant: str) -> Variant:
-  """The variant of a name: a size with or without a patch, or a timm name.
+  """Looks up a variant by name.
 
   Args:
-    variant: `"Ti/16"`, `"B"` (patch 16, big_vision's default) or a timm name
-      such as `"deit_tiny_patch16_224"`; with timm's tag (`".fb_in1k"`) the
-      evaluation is that of those weights.
+    variant: a size such as `"Ti/16"` or `"B"` (patch 16, big_vision's default),
+      or a timm name such as `"deit_tiny_patch16_224"`; with timm's tag
+      (`".fb_in1k"`), the preprocessing is that of those weights.
 
   Raises:
     ValueError: the name is unknown; the message lists the nearest ones.
@@ -243,11 +248,11 @@ def get(variant: str) -> Variant:
   untagged, _, tag = variant.partition(".")
   if untagged in NAMED:
     return _tagged(NAMED[untagged], tag)
-  variant = variant[:100]  # of a damaged file, perhaps
+  variant = variant[:100]  # may come from a damaged file
   near = difflib.get_close_matches(variant, [*NAMED, *SIZES], n=3, cutoff=0.4)
   raise ValueError(
-    f"unknown variant {variant!r}: wanted a size such as 'S/16' or a timm name"
-    + (f"; the nearest are {', '.join(near)}" if near else "")
+    f"unknown variant {variant!r}: expected a size such as 'S/16' or a timm "
+    "name" + (f"; the nearest are {', '.join(near)}" if near else "")
   )
 
 
@@ -255,6 +260,6 @@ def _tagged(variant: Variant, tag: str) -> Variant:
   changes: dict[str, Any] = {"name": f"{variant.name}.{tag}"}
   if tag == "fb_in22k_ft_in1k":
     changes["crop_pct"] = 1.0
-  if tag in ("dino", "mae"):  # the names are ViT's, the images DeiT's
+  if tag in ("dino", "mae"):  # ViT's names with DeiT's normalisation
     changes["mean"], changes["std"] = IMAGENET_MEAN_STD
   return dataclasses.replace(variant, **changes)

@@ -1,9 +1,9 @@
 """ViT, DeiT, distilled DeiT and DeiT III: image -> (logits, out).
 
-The parameter tree and the keys of `out` are big_vision's, so that its
-checkpoints and code fit without conversion. What DeiT and timm have beyond it
-(the exact gelu, LayerScale, drop path, a distillation token, registers) are
-further fields of the same module.
+The parameter tree and the keys of `out` are big_vision's, so its checkpoints
+and code fit without conversion. Features of DeiT and timm (the exact gelu,
+LayerScale, drop path, a distillation token, registers) are fields of the same
+module.
 """
 
 import difflib
@@ -26,25 +26,27 @@ class ViT(nn.Module):
     patch_size: rows and columns of a patch in pixels.
     width: D.
     depth: number of blocks.
-    mlp_dim: hidden width of the feed-forward part, 4 D by default.
+    mlp_dim: hidden width of the MLP; None for 4 D.
     num_heads: attention heads; divides the width.
     posemb: "learn" or "sincos2d".
-    rep_size: width of a tanh layer before the head; True for D.
-    dropout: rate after the embedding and in every branch.
+    rep_size: width of a tanh layer before the head; True for D, False or 0 for
+      no such layer.
+    dropout: rate after the embedding and in every branch, in [0, 1).
     pool_type: "gap", "map", "tok" (a CLS token), "0" or "none".
     head_zeroinit: the head starts at zero.
     scan: one scanned block with stacked parameters, rematerialised.
-    remat_policy: what the scan keeps for the backward pass, one of the
-      policies in `jax.checkpoint_policies` by name.
+    remat_policy: what the scan keeps for the backward pass, a name in
+      `jax.checkpoint_policies`.
     dtype_mm: dtype of matrix products; parameters stay float32.
     gelu: "tanh" (big_vision) or "erf" (DeiT, timm, mmpretrain).
-    layerscale_init: initial LayerScale; None for none.
-    drop_path: stochastic depth of the last block, growing linearly from 0.
-    distilled: a distillation token with a head of its own; the logits are
-      the mean of both heads (arXiv:2012.12877).
+    layerscale_init: initial LayerScale; None for no LayerScale.
+    drop_path: stochastic depth of the last block, growing linearly from 0, in
+      [0, 1).
+    distilled: adds a distillation token with its own head; the logits are the
+      mean of both heads (arXiv:2012.12877).
     registers: number of register tokens (arXiv:2309.16588).
     init_scheme: "big_vision" or "deit" initialisation.
-    class_token: a CLS token; None for one where the pooling reads it ("tok").
+    class_token: adds a CLS token; None adds one if the pooling is "tok".
     fc_norm: the last LayerNorm follows the pooling ("gap") instead of preceding
       it, as in models fine-tuned from MAE (arXiv:2111.06377).
     norm_eps: added to the variance in every LayerNorm.
@@ -76,7 +78,7 @@ class ViT(nn.Module):
 
   @property
   def has_class_token(self) -> bool:
-    """Whether a CLS token is the first one."""
+    """Whether the first token is a CLS token."""
     return self.pool_type == "tok" or bool(self.class_token)
 
   @property
@@ -85,13 +87,18 @@ class ViT(nn.Module):
     return self.has_class_token + self.distilled + self.registers
 
   def grid(self, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of patch tokens for an image of that many pixels."""
+    """Rows and columns of patch tokens.
+
+    Args:
+      height: of the image in pixels.
+      width: of the image in pixels.
+    """
     return height // self.patch_size[0], width // self.patch_size[1]
 
   def forward_flops(self, grid: tuple[int, int]) -> tuple[float, float]:
-    """Of the patches' embedding, and of all that follows but a MAP head.
+    """FLOPs of one image's patch embedding, and of the rest without a MAP head.
 
-    Matrix products alone, two FLOPs for a multiplication and its sum.
+    Counts matrix products only, a multiply-add as two FLOPs.
 
     Args:
       grid: rows and columns of patch tokens.
@@ -105,25 +112,42 @@ class ViT(nn.Module):
     return stem, self.depth * block + classes
 
   def frozen(self, params: Any, dtype: str) -> tuple["ViT", Any]:
-    """See `protocol.Backbone.frozen`; LayerScale is folded away."""
+    """The same function for a frozen model, without LayerScale.
+
+    Args:
+      params: parameters of this model.
+      dtype: of the parameters and matrix products.
+
+    Returns:
+      The model, and its parameters in `dtype`.
+    """
     if self.layerscale_init is not None:
-      # Exact for a frozen model, and one product less per branch.
+      # Exact for a frozen model, and saves a product in each branch.
       params = equal.fold_layerscale(params)
     params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
     return self.clone(layerscale_init=None, dtype_mm=dtype), params
 
   def quick_to_compile(self, params: Any) -> tuple["ViT", Any]:
-    """See `protocol.Backbone.quick_to_compile`; the blocks are scanned."""
+    """The same function with scanned blocks, which compiles faster.
+
+    Args:
+      params: parameters of this model.
+
+    Returns:
+      The model and its parameters.
+    """
     return self.clone(scan=True), equal.stack_blocks(params)
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, train: bool = False):
-    """Returns (logits, out).
+  def __call__(
+    self, image: jax.Array, *, train: bool = False
+  ) -> tuple[jax.Array, dict[str, Any]]:
+    """Computes logits and intermediate maps.
 
     Args:
       image: [B, H, W, 3] float32, normalised for this model. Rows and columns
-        beyond a whole number of patches are dropped, as in big_vision.
-      train: dropout and drop path are on; needs the rng "dropout" if any is.
+        beyond the last full patch are dropped, as in big_vision.
+      train: turns dropout and drop path on, which need the rng "dropout".
 
     Returns:
       logits: [B, C] float32 (the pooled features [B, D] without a head).
@@ -133,13 +157,12 @@ class ViT(nn.Module):
         last block's `+mlp`), `encoded` [B, T, D] (after the final LayerNorm;
         with `fc_norm` the same as before it), `head_input` [B, D],
         `pre_logits`, `logits`; `pre_logits_2d`, `logits_2d` [B, h, w, .]; and
-        `logits_cls`, `logits_dist` [B, C] of the two heads of a distilled
-        model.
+        `logits_cls`, `logits_dist` [B, C], the two heads of a distilled model.
 
     Raises:
       ValueError: the image is smaller than a patch.
     """
-    out = {}
+    out: dict[str, Any] = {}
     image = jnp.asarray(image, self.dtype_mm)
     x = out["stem"] = self._stem(image)
     batch, height, width, _ = x.shape
@@ -193,14 +216,15 @@ class ViT(nn.Module):
       x = out["logits"] = logits
     return x, out
 
-  def _stem(self, image):
+  def _stem(self, image: jax.Array) -> jax.Array:
     height, width = image.shape[1:3]
     if 0 in self.grid(height, width):
       raise ValueError(
         f"image of {height}x{width} pixels is smaller than a patch of "
-        f"{self.patch_size[0]}x{self.patch_size[1]}; choose another patch_size"
+        f"{self.patch_size[0]}x{self.patch_size[1]}; choose a smaller "
+        "patch_size"
       )
-    init = {}
+    init: dict[str, Any] = {}
     if self.init_scheme == "deit":  # PyTorch's default for a convolution
       init["kernel_init"] = nn.initializers.variance_scaling(
         1 / 3, "fan_in", "uniform"
@@ -215,10 +239,10 @@ class ViT(nn.Module):
       **init,
     )(image)
 
-  def _posemb(self, grid):
+  def _posemb(self, grid: tuple[int, int]) -> jax.Array:
     if self.posemb == "sincos2d":
       return posemb.sincos_2d(*grid, self.width)
-    # A variable that is already there may belong to another image size.
+    # An existing variable may belong to another image size.
     if self.has_variable("params", "pos_embedding"):
       return posemb.resize_posemb(
         self.get_variable("params", "pos_embedding"), grid
@@ -227,23 +251,23 @@ class ViT(nn.Module):
     shape = (1, grid[0] * grid[1], self.width)
     return self.param("pos_embedding", nn.initializers.normal(std), shape)
 
-  def _prefix_tokens(self, batch, dtype):
-    """DeiT's position embedding of a prefix token is folded into the token."""
+  def _prefix_tokens(self, batch: int, dtype: Any) -> list[jax.Array]:
+    """Each [B, n, D]; DeiT's position embeddings are folded into the tokens."""
     start = 0.02 if self.init_scheme == "deit" else 0.0
     tokens = []
     for name, count, std in (
       ("cls", int(self.has_class_token), start),
       ("dist", int(self.distilled), start),
-      ("reg", self.registers, 0.02),  # equal ones would stay equal for ever
+      ("reg", self.registers, 0.02),  # equal registers would stay equal
     ):
       if count:
         shape = (1, count, self.width)
         token = self.param(name, nn.initializers.normal(std), shape)
         token = einops.repeat(token, "1 n d -> b n d", b=batch)
-        tokens.append(token.astype(dtype))  # after: see `linear.spread`
+        tokens.append(token.astype(dtype))  # cast last: see `linear.spread`
     return tokens
 
-  def _pool(self, encoded, patches):
+  def _pool(self, encoded: jax.Array, patches: jax.Array) -> jax.Array:
     match self.pool_type:
       case "map":
         return layers.MAPHead(
@@ -259,20 +283,21 @@ class ViT(nn.Module):
         return encoded[:, 0]
     return encoded
 
-  def _head(self, name):
+  def _head(self, name: str) -> linear.Dense:
+    assert self.num_classes, "no head without classes"
     if self.head_zeroinit:
       init = nn.initializers.zeros
     elif self.init_scheme == "deit":
       init = nn.initializers.normal(0.02)
     else:
       init = nn.initializers.lecun_normal()
-    # float32 also where a frozen model's parameters are not.
+    # float32 even if a frozen model's parameters are not.
     return linear.Dense(
       self.num_classes, dtype=jnp.float32, kernel_init=init, name=name
     )
 
 
-# What `Model` takes beside the number of classes.
+# Keyword arguments of `Model`.
 FIELDS = tuple(
   name
   for name in ViT.__dataclass_fields__
@@ -286,18 +311,17 @@ def Model(
   variant: str | None = None,
   **fields: Any,
 ) -> ViT:
-  """The linen module of a variant; fields override the variant's.
+  """Builds the linen module of a variant.
 
   Args:
     num_classes: C; None or 0 for no head.
-    variant: a size ("S/16": big_vision's model exactly) or a timm name
-      ("deit3_small_patch16_224"); None for the fields' own defaults.
-    **fields: any field of `ViT`.
+    variant: a size ("S/16", exactly big_vision's model) or a timm name
+      ("deit3_small_patch16_224"); None for the defaults of `ViT`.
+    **fields: of `ViT`; they override the variant's.
 
   Raises:
-    ValueError: an unknown variant or field, a value that a field cannot have,
-      heads that do not divide the width, or a distillation token without a
-      CLS token.
+    ValueError: an unknown variant or field, an invalid value, heads that do not
+      divide the width, or a distillation token without a CLS token.
   """
   for name in fields:
     if name not in FIELDS and name != "name":
@@ -307,7 +331,7 @@ def Model(
       )
   if variant is not None:
     fields = variants.get(variant).fields | fields
-  if isinstance(fields.get("patch_size"), list):  # JSON's, without a hash
+  if isinstance(fields.get("patch_size"), list):  # JSON's; not hashable
     fields["patch_size"] = tuple(fields["patch_size"])
   model = ViT(num_classes, **fields)
   checks.check(model)

@@ -1,6 +1,6 @@
-"""What `python -m vitkd_jax.prepare` writes data sets with.
+"""Builders of the datasets that `python -m vitkd_jax.prepare` writes.
 
-No part needs TensorFlow. A source (`tree`, `imagenet`, `fashion`) lists what
-there is as a `records.DataSet`, which `records` cuts into shards; `tfrecord`
-has them already. `shards.write` makes the files.
+None needs TensorFlow. A source (`tree`, `imagenet`, `fashion`) lists its
+examples as a `records.Dataset`, which `records` divides into shards; `tfrecord`
+keeps those of its source. `shards.write` writes the files.
 """

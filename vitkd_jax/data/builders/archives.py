@@ -1,4 +1,4 @@
-"""Published archives: what they are called, how large they are, what is in."""
+"""Published archives: their names, sizes and contents."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -14,11 +14,11 @@ class Archive:
   """A published file.
 
   Attributes:
-    file: its name.
-    size: bytes.
-    count: images in it; None where a file holds none.
-    where: how a user gets it.
-    sha256: of the file; None where it is too large to look at each time.
+    file: file name.
+    size: in bytes.
+    count: number of images; None for a file without images.
+    where: half a sentence on how to get it.
+    sha256: of the file; None if it is too large to hash on every start.
   """
 
   file: str
@@ -29,10 +29,18 @@ class Archive:
 
 
 def locate(name: str, source: str, archives: Sequence[Archive]) -> list[str]:
-  """Paths of the files that data set `name` is made from.
+  """Finds and checks the archives that a dataset is made from.
+
+  Args:
+    name: of the dataset, for the message.
+    source: folder of the archives.
+    archives: to find.
+
+  Returns:
+    Their paths, in the same order.
 
   Raises:
-    ValueError: one is not in folder `source`, or is not the published one.
+    ValueError: one is missing or is not the published file.
   """
   paths = [os.path.join(source, a.file) for a in archives]
   missing = [
@@ -43,36 +51,45 @@ def locate(name: str, source: str, archives: Sequence[Archive]) -> list[str]:
   if missing:
     wanted = " and ".join(f"{a.file} ({a.size:,} bytes)" for a in archives)
     ways = "; ".join(f"no {a.file}: {a.where}" for a in missing)
-    raise ValueError(f"{name} is made from {wanted}. {source} has {ways}.")
+    raise ValueError(f"{name}: expected {wanted}; {source} has {ways}.")
   for archive, path in zip(archives, paths, strict=True):
     _check_file(archive, path)
   return paths
 
 
-def _check_file(archive, path):
+def _check_file(archive: Archive, path: str) -> None:
   size = os.path.getsize(path)
   if size != archive.size:
-    cause = "its download broke off" if size < archive.size else "not that file"
+    cause = "truncated" if size < archive.size else "another file"
     raise ValueError(
-      f"{path} has {size:,} bytes, but the published one {archive.size:,}:"
-      f" {cause}. {archive.where[0].upper()}{archive.where[1:]}."
+      f"{path}: expected the published {archive.size:,} bytes, got {size:,}"
+      f" ({cause}); {archive.where}."
     )
   if archive.sha256:
     with open(path, "rb") as file:
       digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != archive.sha256:
       raise ValueError(
-        f"{path} is not the published file: its SHA-256 is {digest[:12]}...,"
-        f" not {archive.sha256[:12]}...; {archive.where}."
+        f"{path}: expected the published file with SHA-256"
+        f" {archive.sha256[:12]}..., got {digest[:12]}...; {archive.where}."
       )
 
 
 def check_count(archive: Archive, path: str, count: int) -> None:
-  """Raises ValueError where `count` is not that of the published images."""
+  """Checks the number of images in an archive.
+
+  Args:
+    archive: as published.
+    path: of the file, for the message.
+    count: images found.
+
+  Raises:
+    ValueError: it is not the published number.
+  """
   if count != archive.count:
     raise ValueError(
-      f"{path} holds {count:,} images, but the published one"
-      f" {archive.count:,}. {archive.where[0].upper()}{archive.where[1:]}."
+      f"{path}: expected the published {archive.count:,} images, got"
+      f" {count:,}; {archive.where}."
     )
 
 
@@ -81,18 +98,18 @@ def members(
   within: images.Example | None = None,
   suffixes: tuple[str, ...] = images.SUFFIXES,
 ) -> Iterator[tuple[images.Example, str | None]]:
-  """The files with `suffixes` of a tar.
+  """Lists the files in a tar, or in a tar inside it.
 
   Args:
     path: of the tar.
-    within: member of it that is a tar, whose files are meant.
-    suffixes: of their names.
+    within: member to list instead, itself a tar.
+    suffixes: of the file names to list.
 
   Yields:
-    the file, with label -1, and what is wrong with it as an image.
+    The file, with label -1, and what is wrong with it as an image, or None.
 
   Raises:
-    ValueError: there is no tar, or a damaged one.
+    ValueError: it is not a tar, or damaged.
   """
   start, end = 0, os.path.getsize(path)
   if within is not None:
@@ -108,7 +125,7 @@ def members(
           base = os.path.basename(m.name)
           if not base.lower().endswith(suffixes) or base.startswith("."):
             continue
-          wrong = "is a link, a folder or sparse"
+          wrong: str | None = "is a link, a folder or sparse"
           if m.isreg() and not m.issparse():
             file.seek(m.offset_data)
             first = file.read(min(images.HEAD, m.size))
@@ -116,12 +133,12 @@ def members(
           yield images.Example(m.name, path, m.offset_data, m.size, -1), wrong
   except _DAMAGE as error:
     raise ValueError(
-      f"{path} is no tar file, or a damaged one ({error}); where its name ends"
-      " in .gz and it is compressed, unpack it with gunzip and keep the name."
+      f"{path}: expected an intact tar file, got {error}; if it is compressed"
+      " with gzip, decompress it with gunzip and keep the name."
     ) from error
 
 
-# What tarfile raises at headers that make no sense.
+# What tarfile raises for damaged headers.
 _DAMAGE = (
   tarfile.TarError,
   ValueError,
@@ -134,10 +151,10 @@ _DAMAGE = (
 )
 
 
-def _check_place(member, last, end):
-  """Refuses sizes that lead out of the tar, or in a circle."""
+def _check_place(member: tarfile.TarInfo, last: int, end: int) -> None:
+  """Refuses sizes that point beyond the tar, or backwards."""
   stop = member.offset_data + (0 if member.issparse() else member.size)
   if member.size < 0 or member.offset <= last or stop > end:
     raise tarfile.ReadError(
-      f"{ascii(member.name)[:200]} of {member.size:,} bytes does not fit in it"
+      f"member {ascii(member.name)[:200]} of {member.size:,} bytes outside it"
     )

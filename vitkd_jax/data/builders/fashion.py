@@ -1,9 +1,9 @@
-"""Fashion-MNIST from its four official IDX files, and the part that is shipped.
+"""Fashion-MNIST from its four official IDX files, and the part that ships.
 
 Fashion-MNIST: Xiao, Rasul and Vollgraf, arXiv:1708.07747, MIT licence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 import gzip
 import hashlib
 
@@ -16,7 +16,7 @@ from vitkd_jax.data.builders import images, records
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
-# Of the published files; they never changed.
+# Of the published files, which have never changed.
 SHA256 = {
   "train-images-idx3-ubyte.gz": (
     "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7"
@@ -45,7 +45,7 @@ CLASS_NAMES = (
   "Ankle boot",
 )
 
-# TFDS writes it beside the records, as the licence asks for.
+# TFDS writes it beside the records, as the licence demands.
 _LICENSE = """\
 The MIT License (MIT) Copyright © 2017 Zalando SE, https://tech.zalando.com
 
@@ -77,17 +77,21 @@ _CITATION = """\
 }"""
 
 
-def files(part):
-  """Names of the image and the label file of `part`, "train" or "t10k"."""
+def files(part: str) -> tuple[str, str]:
+  """Names of the image file and the label file.
+
+  Args:
+    part: "train" or "t10k".
+  """
   return f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"
 
 
-def read(part, source):
-  """Images and labels of one official pair of files.
+def read(part: str, source: str) -> tuple[np.ndarray, np.ndarray]:
+  """Reads images and labels of one official pair of files.
 
   Args:
     part: "train" (60,000 images) or "t10k" (10,000).
-    source: folder that holds the published .gz files.
+    source: folder of the published .gz files.
 
   Returns:
     uint8 [n, 28, 28, 1] and int64 [n].
@@ -95,43 +99,47 @@ def read(part, source):
   Raises:
     ValueError: a file is missing, or its SHA-256 is not the published one.
   """
-  images, labels = (_checked(epath.Path(source) / f) for f in files(part))
-  # IDX: 4 bytes of magic number, then 4 bytes a dimension, then the bytes.
-  images = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28, 1)
-  return images, np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
+  pixels, labels = (_checked(epath.Path(source) / f) for f in files(part))
+  # IDX: a magic number of 4 bytes, 4 bytes per dimension, then the data.
+  return (
+    np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28, 1),
+    np.frombuffer(labels, np.uint8, offset=8).astype(np.int64),
+  )
 
 
-def _checked(path):
+def _checked(path: epath.Path) -> bytes:
   if not path.is_file():
     raise ValueError(
-      f"no file {path.name} in {path.parent}; --source names the folder that"
-      f" holds Fashion-MNIST's .gz files as published ({URL})."
+      f"expected Fashion-MNIST's published .gz files in --source, but there is"
+      f" no file {path.name} in {path.parent}; get it from {URL}{path.name}."
     )
   data = path.read_bytes()
   digest = hashlib.sha256(data).hexdigest()
   if digest != SHA256[path.name]:
     raise ValueError(
-      f"{path} is not the published file: {len(data):,} bytes with SHA-256"
-      f" {digest[:12]}..., not {SHA256[path.name][:12]}...; get it again from"
-      f" {URL}{path.name}."
+      f"{path}: expected the published file with SHA-256"
+      f" {SHA256[path.name][:12]}..., got {len(data):,} bytes with"
+      f" {digest[:12]}...; get it again from {URL}{path.name}."
     )
   return gzip.decompress(data)
 
 
-def split_indices(labels, *, test_per_class=200, seed=0):
-  """Indices of the train and the test part, the same for ever.
+def split_indices(
+  labels: np.ndarray, *, test_per_class: int = 200, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+  """Indices of a train and a test part, the same in every version of NumPy.
 
-  Of each class `test_per_class` examples, drawn without replacement, become
-  test examples; both parts keep the order of the file.
+  Draws `test_per_class` test examples of each class without replacement; both
+  parts keep the order of the file.
 
   Args:
     labels: int [n].
-    test_per_class: examples of each class that go to the test part.
+    test_per_class: number of test examples of each class.
     seed: of NumPy's frozen legacy generator; `default_rng` may change its
       stream between versions of NumPy.
 
   Returns:
-    Two sorted int arrays, which together hold 0..n-1 once.
+    Two sorted int arrays that partition 0, ..., n - 1.
   """
   rng = np.random.RandomState(seed)
   test = np.concatenate(
@@ -144,14 +152,17 @@ def split_indices(labels, *, test_per_class=200, seed=0):
   return train, np.sort(test)
 
 
-def fashion_mnist(source: str) -> records.DataSet:
+def fashion_mnist(source: str) -> records.Dataset:
   """The official 60,000 train and 10,000 test images.
 
+  Args:
+    source: folder of the published .gz files.
+
   Raises:
-    ValueError: see `read`.
+    ValueError: a file is missing, or its SHA-256 is not the published one.
   """
   train, test = read("train", source), read("t10k", source)
-  return _data_set(
+  return _dataset(
     "fashion_mnist",
     "Fashion-MNIST: 60,000 train and 10,000 test images of articles of"
     " clothing, 28x28, grey, 10 classes.",
@@ -162,18 +173,21 @@ def fashion_mnist(source: str) -> records.DataSet:
   )
 
 
-def fashion_mini(source: str) -> records.DataSet:
-  """The official 10,000 test images, as 8,000 train and 2,000 test ones.
+def fashion_mini(source: str) -> records.Dataset:
+  """The official 10,000 test images as 8,000 train and 2,000 test images.
 
-  Both splits are balanced: 800 and 200 images of each class. A teacher
-  trained on Fashion-MNIST's 60,000 has seen none of them.
+  Both splits are balanced, with 800 and 200 images of each class. A teacher
+  trained on Fashion-MNIST's 60,000 train images has seen none of them.
+
+  Args:
+    source: folder of the published .gz files.
 
   Raises:
-    ValueError: see `read`.
+    ValueError: a file is missing, or its SHA-256 is not the published one.
   """
   pixels, labels = read("t10k", source)
   train, test = split_indices(labels)
-  return _data_set(
+  return _dataset(
     "fashion_mini",
     "Fashion-MNIST's official 10,000 test images, split by a fixed seed into"
     " 8,000 train and 2,000 test images, balanced over the 10 classes.",
@@ -181,15 +195,20 @@ def fashion_mini(source: str) -> records.DataSet:
   )
 
 
-DATA_SETS: dict[str, Callable[[str], records.DataSet]] = {
+DATASETS: dict[str, Callable[[str], records.Dataset]] = {
   "fashion_mini": fashion_mini,
   "fashion_mnist": fashion_mnist,
 }
 
 
-def _data_set(name, description, parts):
-  """`parts`: split -> pixels, labels and the indices to take."""
-  encoded, splits = {}, {}
+def _dataset(
+  name: str,
+  description: str,
+  parts: Mapping[str, tuple[np.ndarray, np.ndarray, Iterable[int]]],
+) -> records.Dataset:
+  """A dataset of `parts`: split -> pixels, labels and the indices to use."""
+  encoded: dict[tuple[str, int], bytes] = {}
+  splits: dict[str, list[images.Example]] = {}
   for split, (pixels, labels, indices) in parts.items():
     splits[split] = []
     for i in map(int, indices):
@@ -198,14 +217,14 @@ def _data_set(name, description, parts):
       splits[split].append(
         images.Example(str(i), split, 0, len(data), int(labels[i]))
       )
-  return records.DataSet(
+  return records.Dataset(
     name=name,
     version="1.0.0",
     features=tfds.features.FeaturesDict(
       {
         "image": tfds.features.Image(shape=(28, 28, 1)),
         "label": tfds.features.ClassLabel(names=list(CLASS_NAMES)),
-        # Place of the example in the official file.
+        # Index of the example in the official file.
         "index": tfds.features.Scalar(np.int64),
       }
     ),

@@ -1,25 +1,26 @@
-"""ImageNet-1k and its test sets from the archives as published.
+"""ImageNet-1k and its test sets from their published archives.
 
-Nothing is downloaded: the archives lie in one folder, and their sizes and
+Nothing is downloaded: the archives are in one folder, and their sizes and
 contents are checked before anything is written. Names, fields and labels are
-those of TFDS's data sets of the same names; the images' bytes stay as they are
-(TFDS re-encodes 23 of ImageNet's).
+those of TFDS's datasets of the same names; images keep their bytes (TFDS
+re-encodes 23 of ImageNet's).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import json
-import os
-import re
+from typing import Any
 
 import tensorflow_datasets as tfds
 
-from vitkd_jax.data.builders import archives, images, layout, records, tree
-
-_LABELS = "datasets/imagenet2012/labels.txt"
-# Of the validation images in the order of their names.
-_VALIDATION_LABELS = "datasets/imagenet2012/validation_labels.txt"
+from vitkd_jax.data.builders import (
+  archives,
+  images,
+  records,
+  synsets,
+  unpacked,
+)
 
 _REGISTERED = (
   "ImageNet gives it to those who register at"
@@ -82,10 +83,8 @@ TESTS = {
 
 
 _Seen = Callable[[int], None]
-# Where the images lie that are no longer in their archives: Kaggle's below the
-# first of these.
-_ROOTS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC", "")
-_FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
+_Member = tuple[images.Example, str | None]  # and what is wrong with it
+_Listing = tuple[list[images.Example], list[images.Bad]]
 
 
 def imagenet2012(
@@ -93,15 +92,15 @@ def imagenet2012(
   splits: Sequence[str] | None = None,
   published: tuple[archives.Archive, archives.Archive] = (TRAIN, VAL),
   seen: _Seen = lambda count: None,
-) -> records.DataSet:
+) -> records.Dataset:
   """ImageNet-1k: splits "train" and "validation".
 
   Args:
-    source: folder of the two official archives, or of what was in them, see
-      `unpacked`.
-    splits: which to make; None for both.
-    published: the archives of the two splits.
-    seen: called with the number of files looked at since.
+    source: folder of the two official archives, or of their unpacked images;
+      see `unpacked.find`.
+    splits: to make; None for both.
+    published: archives of the two splits.
+    seen: called with the number of files checked since the last call.
 
   Raises:
     ValueError: a file is missing or is not the published one.
@@ -111,42 +110,41 @@ def imagenet2012(
   for split in splits:
     if split not in wanted:
       raise ValueError(
-        f"--splits: imagenet2012 has train and validation, not {split!r}."
+        f"--splits: expected train or validation for imagenet2012, got"
+        f" {split!r}."
       )
-  if root := unpacked(source):
-    return _unpacked(root, splits, wanted, seen)
+  found: dict[str, list[images.Example]] = {}
+  bad: list[images.Bad] = []
+  if root := unpacked.find(source):
+    found, bad, notes = unpacked.listing(root, splits, wanted, seen)
+    dataset = _dataset("imagenet2012", "5.1.0", found, bad)
+    return dataclasses.replace(dataset, notes=notes)
   paths = archives.locate("imagenet2012", source, [wanted[s] for s in splits])
-  found, bad = {}, []
   for split, path in zip(splits, paths, strict=True):
     listing = _train if split == "train" else _validation
     found[split], wrong = listing(path, seen)
     archives.check_count(wanted[split], path, len(found[split]) + len(wrong))
     bad += wrong
-  return _data_set("imagenet2012", "5.1.0", found, bad)
-
-
-def unpacked(source: str) -> str | None:
-  """Folder of `train` and `val`, where ImageNet's archives are unpacked."""
-  for root in _ROOTS:
-    path = os.path.join(source, root) if root else source
-    for name in sum(_FOLDERS.values(), ()):
-      if os.path.isdir(os.path.join(path, name)):
-        return path
-  return None
+  return _dataset("imagenet2012", "5.1.0", found, bad)
 
 
 def imagenet2012_real(
   source: str,
   published: tuple[archives.Archive, archives.Archive] = (VAL, REAL),
   seen: _Seen = lambda count: None,
-) -> records.DataSet:
+) -> records.Dataset:
   """The validation images with the labels of arXiv:2006.07159.
 
-  Beside TFDS's fields, `label` is the original label once more: what reads
-  images and labels reads this set, too.
+  Adds `label`, a copy of the original label, to TFDS's fields, so that readers
+  of images and labels can read this dataset, too.
+
+  Args:
+    source: folder of the validation archive and real.json.
+    published: these two files.
+    seen: called with the number of files checked since the last call.
 
   Raises:
-    ValueError: as `imagenet2012`.
+    ValueError: a file is missing or is not the published one.
   """
   tar, labels = archives.locate("imagenet2012_real", source, published)
   examples, bad = _validation(tar, seen)
@@ -154,7 +152,7 @@ def imagenet2012_real(
   with open(labels, encoding="utf-8") as file:
     real = json.load(file)
 
-  def fields(example):
+  def fields(example: images.Example) -> dict[str, Any]:
     number = int(example.name.split("_")[-1].removesuffix(".JPEG"))
     return {
       "label": example.label,
@@ -163,16 +161,16 @@ def imagenet2012_real(
       "file_name": example.name,
     }
 
-  label = tfds.features.ClassLabel(names=synsets())
+  label = tfds.features.ClassLabel(names=synsets.names())
   features = tfds.features.FeaturesDict(
     {
-      **records.features(synsets()),
+      **records.features(synsets.names()),
       "original_label": label,
       "real_label": tfds.features.Sequence(label),
     }
   )
   return dataclasses.replace(
-    _data_set("imagenet2012_real", "1.0.0", {"validation": examples}, bad),
+    _dataset("imagenet2012_real", "1.0.0", {"validation": examples}, bad),
     features=features,
     fields=fields,
   )
@@ -183,25 +181,33 @@ def evaluation_set(
   source: str,
   archive: archives.Archive | None = None,
   seen: _Seen = lambda count: None,
-) -> records.DataSet:
+) -> records.Dataset:
   """One of `TESTS`: split "test", labels among ImageNet's 1,000.
 
+  Args:
+    name: key of `TESTS`.
+    source: folder of the archive.
+    archive: to read instead of the published one.
+    seen: called with the number of files checked since the last call.
+
   Raises:
-    ValueError: as `imagenet2012`.
+    ValueError: the archive is missing or is not the published one.
   """
   version, official, homepage = TESTS[name]
   archive = archive or official
   (path,) = archives.locate(name, source, [archive])
-  labels = {synset: i for i, synset in enumerate(synsets())}
+  labels = {synset: i for i, synset in enumerate(synsets.names())}
   if name.startswith("imagenet_v2"):
     labels = {str(i): i for i in range(len(labels))}
 
-  def placed(member):
+  def placed(member: images.Example) -> images.Example:
     folder, _, file = member.name.rpartition("/")
     folder = folder.rpartition("/")[2]
     if folder not in labels:
-      raise ValueError(f"{path} holds {member.name!r}, which is in no class.")
-    # As in TFDS, where imagenet_a alone leaves the folder out.
+      raise ValueError(
+        f"{path}: expected images in class folders, got {member.name!r}."
+      )
+    # As in TFDS, where only imagenet_a omits the folder.
     short = file if name == "imagenet_a" else f"{folder}/{file}"
     return dataclasses.replace(member, name=short, label=labels[folder])
 
@@ -209,51 +215,42 @@ def evaluation_set(
     ((placed(member), wrong) for member, wrong in archives.members(path)), seen
   )
   archives.check_count(archive, path, len(examples) + len(bad))
-  return _data_set(name, version, {"test": examples}, bad, homepage)
+  return _dataset(name, version, {"test": examples}, bad, homepage)
 
 
-def synsets() -> list[str]:
-  """The 1,000 classes in the order of their numbers."""
-  return tfds.core.tfds_path(_LABELS).read_text().split()
+def _train(path: str, seen: _Seen) -> _Listing:
+  """Good and bad images of a tar that holds a tar for each class."""
+  numbers = {f"{synset}.tar": i for i, synset in enumerate(synsets.names())}
 
-
-def _train(path, seen):
-  """Good and bad images of a tar of one tar a class."""
-  numbers = {f"{synset}.tar": i for i, synset in enumerate(synsets())}
-
-  def found():
+  def found() -> Iterator[_Member]:
     for inner, _ in archives.members(path, suffixes=(".tar",)):
       if inner.name not in numbers:
-        raise ValueError(f"{path} holds {inner.name!r}, which is no class.")
+        raise ValueError(
+          f"{path}: expected a tar for each synset, got {inner.name!r}."
+        )
       for member, wrong in archives.members(path, inner):
         yield dataclasses.replace(member, label=numbers[inner.name]), wrong
 
   return _sorted_out(found(), seen)
 
 
-def _validation(path, seen):
-  """Good and bad images of a tar whose labels TFDS holds."""
+def _validation(path: str, seen: _Seen) -> _Listing:
+  """Good and bad images of the validation tar; TFDS has their labels."""
   members = sorted(archives.members(path), key=lambda m: m[0].name)
   return _sorted_out(
     (
       (dataclasses.replace(member, label=label), wrong)
       for (member, wrong), label in zip(
-        members, _validation_labels(), strict=False
+        members, synsets.validation_labels(), strict=False
       )
     ),
     seen,
   )
 
 
-def _validation_labels() -> list[int]:
-  """Of the validation images in the order of their names."""
-  numbers = {synset: i for i, synset in enumerate(synsets())}
-  text = tfds.core.tfds_path(_VALIDATION_LABELS).read_text()
-  return [numbers[synset] for synset in text.split()]
-
-
-def _sorted_out(members, seen) -> tuple[list[images.Example], list[images.Bad]]:
-  examples, bad = [], []
+def _sorted_out(members: Iterable[_Member], seen: _Seen) -> _Listing:
+  examples: list[images.Example] = []
+  bad: list[images.Bad] = []
   for member, wrong in members:
     seen(1)
     if wrong:
@@ -263,80 +260,24 @@ def _sorted_out(members, seen) -> tuple[list[images.Example], list[images.Bad]]:
   return examples, bad
 
 
-def _unpacked(root, splits, published, seen):
-  """ImageNet as folders of images, which many keep."""
-  present = {
-    split: [n for n in names if os.path.isdir(os.path.join(root, n))]
-    for split, names in _FOLDERS.items()
-  }
-  for split in splits:
-    if len(present[split]) != 1:
-      raise ValueError(
-        f"expected one folder {' or '.join(_FOLDERS[split])} in {root}, got"
-        f" {' and '.join(present[split]) or 'none'}."
-      )
-  folders = {split: present[split][0] for split in splits}
-  paths = {split: os.path.join(root, name) for split, name in folders.items()}
-  flat = [s for s in splits if s != "train" and not layout.folders(paths[s])]
-  named, bad, notes = {}, [], []
-  if classed := [folders[split] for split in splits if split not in flat]:
-    found = tree.find(root, splits=classed, seen=seen)
-    if list(found.class_names) != synsets():
-      raise ValueError(
-        f"{root} has {len(found.class_names):,} class folders, which are not"
-        " ImageNet's 1,000 synsets; prepare it under a name of its own."
-      )
-    bad, notes = list(found.bad), list(found.notes)
-    named = {s: found.splits[folders[s]] for s in splits if s not in flat}
-  for split in flat:
-    named[split] = _numbered(paths[split], bad, seen)
-    notes.append(f"split {split}: labels by the numbers in the files' names.")
-  named = {
-    split: [
-      dataclasses.replace(e, name=os.path.basename(e.name))
-      for e in named[split]
-    ]
-    for split in splits
-  }
-  for split, examples in named.items():
-    if len(examples) != published[split].count:
-      notes.append(
-        f"split {split} has {len(examples):,} images, ImageNet's has"
-        f" {published[split].count:,}."
-      )
-  data_set = _data_set("imagenet2012", "5.1.0", named, bad)
-  return dataclasses.replace(data_set, notes=notes)
-
-
-def _numbered(path, bad, seen) -> list[images.Example]:
-  """The validation images of a flat folder: the label follows the number."""
-  names, labels, files = synsets(), _validation_labels(), []
-  for name in sorted(os.listdir(path)):
-    if layout.is_litter(name) or not name.lower().endswith(images.SUFFIXES):
-      continue
-    number = re.fullmatch(r"(?i)ILSVRC2012_val_(\d{8})\.jpe?g", name)
-    if not number or not 1 <= int(number[1]) <= len(labels):
-      raise ValueError(
-        f"expected ILSVRC2012_val_00000001.JPEG to ILSVRC2012_val_00050000.JPEG"
-        f" in {path}, got {name!r}."
-      )
-    synset = names[labels[int(number[1]) - 1]]
-    files.append((synset, os.path.join(path, name)))
-  return tree.examples(path, files, names, bad, seen)
-
-
-def _data_set(name, version, splits, bad, homepage="https://image-net.org/"):
-  return records.DataSet(
+def _dataset(
+  name: str,
+  version: str,
+  splits: Mapping[str, Sequence[images.Example]],
+  bad: Sequence[images.Bad],
+  homepage: str = "https://image-net.org/",
+) -> records.Dataset:
+  return records.Dataset(
     name=name,
     version=version,
-    features=records.features(synsets()),
+    features=records.features(synsets.names()),
     splits=splits,
     bad=bad,
     about={"homepage": homepage, "description": f"{name}, as published."},
   )
 
 
-DATA_SETS: dict[str, Callable[..., records.DataSet]] = {
+DATASETS: dict[str, Callable[..., records.Dataset]] = {
   "imagenet2012": imagenet2012,
   "imagenet2012_real": imagenet2012_real,
   **{name: functools.partial(evaluation_set, name) for name in TESTS},

@@ -1,4 +1,4 @@
-"""One image of a source: where its bytes lie, and whether they are an image."""
+"""One image of a source: where its bytes are, and whether they are an image."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -8,8 +8,7 @@ import stat
 
 from PIL import features
 
-# What a file is, its first bytes tell; each format with what Pillow calls the
-# library that it needs, if any.
+# Offset, magic bytes and, if Pillow needs a library for the format, its name.
 _MAGIC = (
   (0, b"\xff\xd8\xff", None),  # JPEG
   (0, b"\x89PNG\r\n\x1a\n", None),
@@ -25,7 +24,7 @@ _MAGIC = (
   (0, b"\xff\x4f\xff\x51", "jpg_2000"),
   *((0, b"P%d" % n, None) for n in (2, 3, 5, 6)),  # PGM and PPM
 )
-HEAD = 18  # bytes that `problem` looks at
+HEAD = 18  # bytes that `problem` reads
 
 SUFFIXES = (
   *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
@@ -38,10 +37,11 @@ class Example:
   """One image of a split.
 
   Attributes:
-    name: unique in its split, as "class/file.jpg"; its hash is its place.
+    name: unique in its split, such as "class/file.jpg"; its hash decides the
+      order of the records.
     path: file that holds the encoded image.
-    offset: first byte of the image in that file.
-    size: bytes of the image.
+    offset: of the image's first byte in that file.
+    size: of the encoded image in bytes.
     label: index of its class.
   """
 
@@ -54,17 +54,20 @@ class Example:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bad:
-  """A file that cannot become an example: its name, and what ails it."""
+  """A file that cannot become an example: its name, and the reason."""
 
   name: str
   reason: str
 
 
 def read(example: Example) -> bytes:
-  """The encoded image.
+  """Reads the encoded image.
+
+  Args:
+    example: to read.
 
   Raises:
-    OSError: the file cannot be read, or is shorter than it was.
+    OSError: the file cannot be read, or has become shorter.
   """
   with open(example.path, "rb") as file:
     file.seek(example.offset)
@@ -78,27 +81,36 @@ def read(example: Example) -> bytes:
 
 
 def head(path: str) -> tuple[int, bytes]:
-  """Size of a file and its first bytes.
+  """Reads the size of a file and its first bytes.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    The size in bytes, and at most `HEAD` bytes.
 
   Raises:
     OSError: it cannot be read, or is a pipe or a device.
   """
-  # To open a pipe waits for its writer, who may never come.
+  # Otherwise opening a pipe would wait for a writer.
   at_once = lambda path, flags: os.open(path, flags | os.O_NONBLOCK)  # noqa: E731
   with open(path, "rb", opener=at_once) as file:
     about = os.fstat(file.fileno())
     if not stat.S_ISREG(about.st_mode):
-      raise OSError(errno.EINVAL, "it is no ordinary file")
+      raise OSError(errno.EINVAL, "expected a regular file")
     return about.st_size, file.read(HEAD)
 
 
 def problem(name: str, size: int, first: bytes) -> str | None:
-  """What is wrong with the image `name` of `size` bytes.
+  """What is wrong with an image file.
 
   Args:
     name: of the file.
-    size: its bytes.
-    first: of these.
+    size: of the file in bytes.
+    first: its first `HEAD` bytes, or all of a shorter file.
+
+  Returns:
+    The rest of a sentence that begins with the name; None if all is well.
   """
   try:
     name.encode()
@@ -109,31 +121,36 @@ def problem(name: str, size: int, first: bytes) -> str | None:
   for at, magic, needed in _MAGIC:
     if first[at : at + len(magic)] == magic:
       if needed and not features.check(needed):
-        return f"needs a Pillow with {needed}, which this one is not"
+        return f"needs a Pillow with {needed}, which this one lacks"
       return None
   if name.lower().endswith(".tga") and _may_be_tga(first):
     return None
   return (
-    "is no JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PPM, PGM or TGA"
+    "is not JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PPM, PGM or TGA"
     f" (begins with {first[:4]!r})"
   )
 
 
-def _may_be_tga(first):
-  """Whether the header could be TGA's, which has nothing of its own in it."""
+def _may_be_tga(first: bytes) -> bool:
+  """Whether the header could be TGA's, which has no magic bytes."""
   return (
     len(first) >= HEAD
     and first[1] in (0, 1)  # colour map
-    and first[2] in (1, 2, 3, 9, 10, 11)  # indices, colours or grey; run length
-    and first[16] in (8, 15, 16, 24, 32)  # bits a pixel
+    and first[2] in (1, 2, 3, 9, 10, 11)  # indexed, colour, grey; run-length
+    and first[16] in (8, 15, 16, 24, 32)  # bits per pixel
   )
 
 
 def refusal(bad: Sequence[Bad], total: int) -> str:
-  """The sentence that names the first ten bad files."""
+  """The message that names the first ten bad files.
+
+  Args:
+    bad: all bad files.
+    total: number of files, good ones included.
+  """
   named = "; ".join(f"{b.name} {b.reason}" for b in bad[:10])
   more = f"; and {len(bad) - 10:,} more" if len(bad) > 10 else ""
   return (
-    f"{len(bad):,} of {total:,} images cannot be used: {named}{more}. Repair"
-    " them, or leave them out with --skip-bad."
+    f"{len(bad):,} of {total:,} images cannot be used: {named}{more}; repair"
+    " them, or skip them with --skip-bad."
   )

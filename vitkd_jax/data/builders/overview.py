@@ -1,6 +1,7 @@
-"""What a data set holds, in lines for its user: before and after writing."""
+"""Describes a dataset to the user, before and after writing it."""
 
 import collections
+from collections.abc import Sequence
 import os
 import shlex
 
@@ -8,18 +9,22 @@ from vitkd_jax.data import datasets
 from vitkd_jax.data.builders import census as censuses
 from vitkd_jax.data.builders import records
 
-# As many classes are named, or counted, one by one.
+# Most classes that are listed one by one.
 _FEW = 10
 
 
-def planned(data_set: records.DataSet) -> list[str]:
-  """Its classes, and how many images each split has of them."""
-  names = data_set.features["label"].names
+def planned(dataset: records.Dataset) -> list[str]:
+  """Lines on the classes, and on the images of each split.
+
+  Args:
+    dataset: to be written.
+  """
+  names = dataset.features["label"].names
   lines = [_classes(names)]
-  for split, examples in data_set.splits.items():
-    of = collections.Counter(e.label for e in examples)
-    counts = [of[label] for label in range(len(names))]
-    each = f"{min(counts):,} to {max(counts):,} a class"
+  for split, examples in dataset.splits.items():
+    numbers = collections.Counter(e.label for e in examples)
+    counts = [numbers[label] for label in range(len(names))]
+    each = f"{min(counts):,} to {max(counts):,} per class"
     if len(names) <= _FEW:
       named = zip(names, counts, strict=True)
       each = ", ".join(f"{name} {count:,}" for name, count in named)
@@ -30,41 +35,41 @@ def planned(data_set: records.DataSet) -> list[str]:
 def finished(
   info: datasets.Info, census: censuses.Census, data_dir: str | None
 ) -> list[str]:
-  """What is there now, and the command that comes next.
+  """Lines on the prepared dataset, and the command to run next.
 
   Args:
-    info: of the data set.
+    info: describes the dataset.
     census: of its images.
-    data_dir: where it lies, as the user named it.
+    data_dir: folder of datasets, as the user named it; None for the default.
   """
   counts = [f"{split} {n:,}" for split, n in info.num_examples.items()]
   lines = [_classes(info.class_names), f"images: {', '.join(counts)}"]
   if info.image_size:
     height, width = info.image_size
-    lines.append(f"image size: {height}x{width} pixels, all")
+    lines.append(f"image size: {height}x{width} pixels")
   else:
-    lines.append("image size: they differ; config.data.image_size crops them")
+    lines.append("image size: varies; config.data.image_size crops to one")
   if census.turned:
     lines.append(
       f"note: {census.turned:,} images have an EXIF orientation; they are read"
-      " as stored, as timm and torchvision read them, and turned upright with"
+      " as stored, as by timm and torchvision, or turned upright with"
       " config.data.exif=True"
     )
   if list(info.num_examples) == ["train"]:
     lines.append(
-      "note: there is no split to evaluate on; of a tree, --val-share 0.1 makes"
-      " one, under another NAME"
+      "note: there is no split to evaluate on; for a tree, --val-share 0.1"
+      " makes one, under another NAME"
     )
   return [*lines, f"next: {_next(info, data_dir)}"]
 
 
-def _classes(names):
+def _classes(names: Sequence[str]) -> str:
   few = ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
   return f"{len(names):,} classes: {few}"
 
 
-def _next(info, data_dir):
-  """The command that a user wants now: for a test set, to evaluate."""
+def _next(info: datasets.Info, data_dir: str | None) -> str:
+  """The next command: for a test set, an evaluation; else, the doctor."""
   splits = list(info.num_examples)
   trained = [split for split in splits if "train" in split.lower()]
   if not trained:

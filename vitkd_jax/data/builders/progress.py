@@ -1,4 +1,4 @@
-"""How far a preparation is: a bar on a terminal, lines in a log."""
+"""Progress of a preparation: a bar on a terminal, lines in a log."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -8,7 +8,7 @@ import time
 from rich import console
 from rich import progress as bars
 
-# Seconds between lines in a log, beside one for each tenth.
+# Seconds between lines in a log, besides those for every tenth.
 _PAUSE = 30.0
 
 
@@ -16,11 +16,14 @@ _PAUSE = 30.0
 def show(
   what: str, total: int | None = None
 ) -> Iterator[Callable[[int], None]]:
-  """Shows on stderr how many of `total` are done; yields what advances it.
+  """Shows progress on stderr.
 
   Args:
-    what: is counted, as "images".
-    total: of them; None where it is not known.
+    what: is counted, such as "images".
+    total: of them; None if unknown.
+
+  Yields:
+    A function that adds to the number done.
   """
   stderr = console.Console(stderr=True)
   if not stderr.is_terminal:
@@ -34,7 +37,7 @@ def show(
     task = bar.add_task(what, total=total)
     waiting, shown = 0, time.monotonic()
 
-    def advance(number):
+    def advance(number: int) -> None:
       nonlocal waiting, shown
       waiting += number
       if (now := time.monotonic()) - shown > 0.1:
@@ -46,13 +49,13 @@ def show(
 
 
 class _Lines:
-  """Prints a line for each tenth, and where one takes long, in between."""
+  """Prints a line for every tenth, and more of them if that takes long."""
 
-  def __init__(self, what, total):
+  def __init__(self, what: str, total: int | None):
     self._what, self._total = what, total
     self._done, self._printed = 0, time.monotonic()
 
-  def __call__(self, number):
+  def __call__(self, number: int) -> None:
     before, self._done = self._done, self._done + number
     late = time.monotonic() - self._printed > _PAUSE
     tenth = self._total and (

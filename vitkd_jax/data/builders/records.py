@@ -1,11 +1,11 @@
-"""Images and labels as the array_record files of a TFDS data set.
+"""Images and labels as the array_record files of a TFDS dataset.
 
-The files are those that TFDS's own writer makes: records lie in the order of
-the MD5 of (split, name), so that every shard mixes the classes, and the number
-of shards follows from the size. The same source gives the same bytes.
+The files are those of TFDS's own writer: records are in the order of the MD5 of
+(split, name), so every shard mixes the classes, and the size determines the
+number of shards. The same source gives the same bytes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import dataclasses
 import functools
@@ -13,48 +13,55 @@ import hashlib
 import itertools
 import json
 import os
+from typing import Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, hashing
 from tensorflow_datasets.core.utils import shard_utils
 
+from vitkd_jax.data.builders import census as censuses
 from vitkd_jax.data.builders import images, shards
 
 
-def _fields(example: images.Example) -> dict:
+def _fields(example: images.Example) -> dict[str, Any]:
   return {"label": example.label, "file_name": example.name}
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSet:
-  """A data set to write.
+class Dataset:
+  """A dataset to write.
 
   Attributes:
-    name: its folder, as `datasets.load` takes it.
-    version: as "1.0.0".
-    features: TFDS's features; "image" is one of them, and gets the common
-      size of the images where there is one.
+    name: of its folder, for `datasets.load`.
+    version: such as "1.0.0".
+    features: TFDS's features, with "image", which gets the common size of the
+      images if there is one.
     splits: split -> its examples, in any order.
-    fields: example -> the features but "image"; by default label, file_name.
+    fields: example -> features other than "image"; label and file_name by
+      default.
     read: example -> encoded image.
-    bad: files of the source that are no images; they are left out.
-    notes: sentences on what a user may not expect of the source.
-    about: further arguments of `tfds.core.DatasetInfo`.
+    bad: files of the source that are not images; they are skipped.
+    notes: sentences for the user on anything unexpected in the source.
+    about: other arguments of `tfds.core.DatasetInfo`.
   """
 
   name: str
   version: str
   features: tfds.features.FeaturesDict
-  splits: dict[str, Sequence[images.Example]]
-  fields: Callable[[images.Example], dict] = _fields
+  splits: Mapping[str, Sequence[images.Example]]
+  fields: Callable[[images.Example], dict[str, Any]] = _fields
   read: Callable[[images.Example], bytes] = images.read
   bad: Sequence[images.Bad] = ()
   notes: Sequence[str] = ()
-  about: dict = dataclasses.field(default_factory=dict)
+  about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def features(class_names: Sequence[str]) -> tfds.features.FeaturesDict:
-  """image of any size, label, file_name: what TFDS's ImageNet has."""
+  """Features of TFDS's ImageNet: image of any size, label, file_name.
+
+  Args:
+    class_names: in the order of the labels.
+  """
   return tfds.features.FeaturesDict(
     {
       "image": tfds.features.Image(),
@@ -67,7 +74,12 @@ def features(class_names: Sequence[str]) -> tfds.features.FeaturesDict:
 def order(
   split: str, examples: Sequence[images.Example]
 ) -> list[images.Example]:
-  """`examples` in the order in which TFDS would write them."""
+  """Sorts examples as TFDS's writer does.
+
+  Args:
+    split: that the examples are from.
+    examples: in any order.
+  """
   hasher = hashing.Hasher(split)
   return sorted(
     examples,
@@ -75,37 +87,41 @@ def order(
   )
 
 
-def plan(data_set: DataSet, num_shards: int | None = None) -> shards.Plan:
-  """The files of `data_set`; reads no image.
+def plan(dataset: Dataset, num_shards: int | None = None) -> shards.Plan:
+  """Plans the files of a dataset; reads no image.
 
   Args:
-    data_set: what to write.
-    num_shards: shards of each split; by default as many as TFDS makes, of 64
-      MiB to 1 GiB.
+    dataset: to write.
+    num_shards: of each split; None for TFDS's number, with shards of 64 MiB to
+      1 GiB.
 
   Raises:
-    ValueError: a split without an image.
+    ValueError: a split has no images.
   """
   digest = hashlib.sha256(
-    json.dumps(data_set.features.to_json(), sort_keys=True).encode()
+    json.dumps(dataset.features.to_json(), sort_keys=True).encode()
   )
   made = {
-    split: _shards(data_set, split, num_shards, digest)
-    for split in data_set.splits
+    split: _shards(dataset, split, num_shards, digest)
+    for split in dataset.splits
   }
   return shards.Plan(
-    folder=f"{data_set.name}/{data_set.version}",
+    folder=f"{dataset.name}/{dataset.version}",
     fingerprint=digest.hexdigest(),
     shards=[shard for each in made.values() for shard in each],
-    metadata=functools.partial(_metadata, data_set, made),
+    metadata=functools.partial(_metadata, dataset, made),
   )
 
 
-def _shards(data_set, split, num_shards, digest) -> list[shards.Shard]:
-  """Cuts a split into shards; `digest` takes in all that decides the bytes."""
-  examples = order(split, data_set.splits[split])
+def _shards(
+  dataset: Dataset, split: str, num_shards: int | None, digest: Any
+) -> list[shards.Shard]:
+  """Divides a split into shards; updates the hash of all that decides bytes."""
+  examples = order(split, dataset.splits[split])
   if not examples:
-    raise ValueError(f"the split {split} of {data_set.name} has no image.")
+    raise ValueError(
+      f"expected images in split {split} of {dataset.name}, got none."
+    )
   for e in examples:
     digest.update(f"{split}\t{e.name}\t{e.label}\t{e.size}\n".encode())
   count = shard_utils.ShardConfig(num_shards).get_number_shards(
@@ -114,31 +130,35 @@ def _shards(data_set, split, num_shards, digest) -> list[shards.Shard]:
   ends = shard_utils.get_shard_boundaries(len(examples), count)
   return [
     shards.Shard(
-      f"{data_set.name}-{split}.array_record-{i:05d}-of-{count:05d}",
+      f"{dataset.name}-{split}.array_record-{i:05d}-of-{count:05d}",
       count=end - start,
       size=sum(e.size for e in examples[start:end]),
-      records=functools.partial(_serialized, data_set, examples[start:end]),
+      records=functools.partial(_serialized, dataset, examples[start:end]),
     )
     for i, (start, end) in enumerate(itertools.pairwise([0, *ends]))
   ]
 
 
-def _serialized(data_set, examples, seen) -> Iterator[bytes]:
+def _serialized(
+  dataset: Dataset, examples: Sequence[images.Example], seen: shards.Seen
+) -> Iterator[bytes]:
   serializer = example_serializer.ExampleSerializer(
-    data_set.features.get_serialized_info()
+    dataset.features.get_serialized_info()
   )
-  encoded = _read(data_set, examples, seen)
+  encoded = _read(dataset, examples, seen)
   for example, data in zip(examples, encoded, strict=True):
-    fields = data_set.features.encode_example(
-      {"image": data, **data_set.fields(example)}
+    fields = dataset.features.encode_example(
+      {"image": data, **dataset.fields(example)}
     )
-    # Else the order of the fields would change from process to process.
+    # Otherwise the order of the fields would differ between processes.
     yield serializer.get_tf_example(fields).SerializeToString(
       deterministic=True
     )
 
 
-def _read(data_set, examples, seen) -> list[bytes]:
+def _read(
+  dataset: Dataset, examples: Sequence[images.Example], seen: shards.Seen
+) -> list[bytes]:
   """The images of a shard, read in one sweep over their files."""
   sweep = sorted(
     range(len(examples)),
@@ -146,15 +166,17 @@ def _read(data_set, examples, seen) -> list[bytes]:
   )
   read = {}
   with futures.ThreadPoolExecutor(8) as pool:
-    found = pool.map(lambda i: data_set.read(examples[i]), sweep)
+    found = pool.map(lambda i: dataset.read(examples[i]), sweep)
     for i, data in zip(sweep, found, strict=True):
       read[i] = data
       seen(data)
   return [read[i] for i in range(len(examples))]
 
 
-def _sized(features, size):
-  """`features` whose images have the common size, where they have one."""
+def _sized(
+  features: tfds.features.FeaturesDict, size: tuple[int, int] | None
+) -> tfds.features.FeaturesDict:
+  """`features` with the common size of the images, if there is one."""
   image = features["image"]
   if not size or None not in image.shape:
     return features
@@ -164,18 +186,23 @@ def _sized(features, size):
   )
 
 
-def _metadata(data_set, made, folder, census):
+def _metadata(
+  dataset: Dataset,
+  made: Mapping[str, Sequence[shards.Shard]],
+  folder: str,
+  census: censuses.Census,
+) -> None:
   identity = tfds.core.dataset_info.DatasetIdentity(
-    name=data_set.name,
-    version=tfds.core.Version(data_set.version),
+    name=dataset.name,
+    version=tfds.core.Version(dataset.version),
     data_dir=folder,
     module_name="",
   )
   info = tfds.core.DatasetInfo(
     builder=identity,
-    features=_sized(data_set.features, census.size),
+    features=_sized(dataset.features, census.size),
     supervised_keys=("image", "label"),
-    **data_set.about,
+    **dataset.about,
   )
   info.set_file_format("array_record")
   info.set_splits(
@@ -187,7 +214,7 @@ def _metadata(data_set, made, folder, census):
           num_bytes=sum(shard.size for shard in each),
           filename_template=tfds.core.ShardedFileTemplate(
             data_dir=folder,
-            dataset_name=data_set.name,
+            dataset_name=dataset.name,
             split=split,
             filetype_suffix="array_record",
           ),
@@ -197,7 +224,7 @@ def _metadata(data_set, made, folder, census):
     )
   )
   info.write_to_directory(folder)
-  if data_set.bad:
+  if dataset.bad:
     path = os.path.join(folder, "skipped.txt")
     with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-      file.writelines(f"{bad.name} {bad.reason}\n" for bad in data_set.bad)
+      file.writelines(f"{bad.name} {bad.reason}\n" for bad in dataset.bad)

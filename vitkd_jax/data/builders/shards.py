@@ -1,7 +1,7 @@
-"""Writes a data set's folder shard by shard, so that a kill loses one shard.
+"""Writes a dataset's folder shard by shard, so a kill loses at most one shard.
 
-A file appears under its name only when it is complete, and dataset_info.json
-comes last: what is there can be trusted, and a second start writes the rest.
+A file gets its name only when it is complete, and dataset_info.json comes last:
+existing files are whole, and a second start writes the missing ones.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from typing import Any
 
 from array_record.python import array_record_module
 from etils import epath
@@ -21,7 +22,10 @@ from vitkd_jax.data.builders import census as censuses
 
 _STATE = "preparation.json"
 _INFO = "dataset_info.json"
-_PART = ".part"  # ends the name of what is being written
+_PART = ".part"  # suffix of a file being written
+
+# Called with each encoded image that was read; None for a record without one.
+Seen = Callable[[bytes | None], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,30 +33,29 @@ class Shard:
   """One array_record file.
 
   Attributes:
-    file: its name.
-    count: records in it.
-    size: bytes that it needs, about.
-    records: makes the records, serialized; is given what to call with the
-      encoded image of each one that was read, or None.
+    file: file name.
+    count: number of records.
+    size: in bytes, approximately.
+    records: makes the serialized records, and calls its argument for each.
   """
 
   file: str
   count: int
   size: int
-  records: Callable[[Callable[[bytes | None], None]], Iterable[bytes]]
+  records: Callable[[Seen], Iterable[bytes]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A data set, as files.
+  """The files of a dataset.
 
   Attributes:
     folder: "name/version".
     fingerprint: hash of the source; a folder begun with another is refused.
-    shards: all of them.
-    metadata: writes TFDS's other files into the local folder it is given, of
-      images with that census.
-    stamp: of the source, by which `finished` knows it; "" for none.
+    shards: of all splits.
+    metadata: writes TFDS's other files into a local folder, given the census of
+      the images.
+    stamp: of the source, by which `finished` recognises it; "" for none.
   """
 
   folder: str
@@ -72,25 +75,28 @@ def write(
   data_dir: str,
   progress: Callable[[int], None] = lambda count: None,
 ) -> epath.Path:
-  """Writes what is not there yet; the folder of the finished data set.
+  """Writes the missing files of a dataset.
 
   Args:
-    plan: what to write.
-    data_dir: local folder or gs:// address of data sets.
-    progress: called with the number of records that were read since, and with
-      the count of each shard that is there.
+    plan: files to write.
+    data_dir: folder of datasets, local or gs://.
+    progress: called with the number of records read since the last call, and
+      with the count of each existing shard.
+
+  Returns:
+    The folder of the finished dataset.
 
   Raises:
     ValueError: the folder holds something else, or the disk is too small;
       nothing was written.
     OSError, RuntimeError: a file cannot be read or written; finished shards
-      stay.
+      are kept.
   """
   folder = epath.Path(data_dir) / plan.folder
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise ValueError(f"{folder} cannot be made: {error.strerror}.") from error
+    raise ValueError(f"cannot make {folder}: {error.strerror}.") from error
   with _alone(folder):
     state, there = _begin(folder, plan)
     missing = [s for s in plan.shards if s.file not in there]
@@ -102,10 +108,19 @@ def write(
 
 
 def finished(data_dir: str, name: str, stamp: str) -> epath.Path | None:
-  """Folder of the set `name` that was made of a source with that stamp.
+  """Finds a finished dataset that was made from a given source.
 
-  None where there is no such set, where it is not complete, and where its
-  source may have changed since.
+  Args:
+    data_dir: folder of datasets, local or gs://.
+    name: of the dataset.
+    stamp: of the source.
+
+  Returns:
+    The folder of its version; None if there is no such dataset, it is
+    incomplete, or its source may have changed.
+
+  Raises:
+    ValueError: its preparation.json is damaged.
   """
   folder = epath.Path(data_dir) / name
   for version in folder.iterdir() if folder.is_dir() else ():
@@ -118,18 +133,31 @@ def finished(data_dir: str, name: str, stamp: str) -> epath.Path | None:
 
 
 def census(folder: epath.Path) -> censuses.Census:
-  """What was noted of the images of a finished set that `write` made."""
+  """The census of the images of a finished dataset.
+
+  Args:
+    folder: result of `write` or `finished`.
+
+  Raises:
+    ValueError: its preparation.json is damaged.
+  """
   return _joined(_state_of(folder)["shards"].values())
 
 
-def _joined(parts):
+def _joined(parts: Iterable[dict[str, Any] | None]) -> censuses.Census:
   whole = censuses.Census()
   for part in parts:
     whole.join(censuses.Census.from_json(part))
   return whole
 
 
-def _write_missing(plan, folder, state, missing, progress):
+def _write_missing(
+  plan: Plan,
+  folder: epath.Path,
+  state: dict[str, Any],
+  missing: Sequence[Shard],
+  progress: Callable[[int], None],
+) -> None:
   _check_room(folder, missing)
   shards = state["shards"]
   for shard in plan.shards:
@@ -137,7 +165,8 @@ def _write_missing(plan, folder, state, missing, progress):
       part = censuses.Census()
       with _appearing(folder / shard.file) as path:
         _write_shard(path, shard, part, progress)
-        # Before the shard is there: a kill between leaves no shard without.
+        # Before the shard gets its name: a kill in between leaves no shard
+        # without a census.
         shards[shard.file] = part.to_json()
         _put_state(folder, state)
     else:
@@ -151,9 +180,9 @@ def _write_missing(plan, folder, state, missing, progress):
 
 
 @contextlib.contextmanager
-def _alone(folder) -> Iterator[None]:
-  """Keeps a second process out, where the folder is on a disk."""
-  if remote.is_remote(folder):  # two of them would write the same objects
+def _alone(folder: epath.Path) -> Iterator[None]:
+  """Keeps a second process out of a folder on a disk."""
+  if remote.is_remote(folder):  # two processes would write the same objects
     yield
     return
   file = os.open(folder, os.O_RDONLY)
@@ -161,30 +190,31 @@ def _alone(folder) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-      raise ValueError(f"another process is preparing {folder}.") from error
+      raise ValueError(
+        f"another process is preparing {folder}; wait for it to finish."
+      ) from error
     yield
   finally:
     os.close(file)
 
 
-def _begin(folder, plan):
-  """Claims the folder, or knows it again; its state, and its files' names."""
-  # A folder of a bucket is not there before its first object.
+def _begin(folder: epath.Path, plan: Plan) -> tuple[dict[str, Any], set[str]]:
+  """Claims or recognises the folder; returns its state and file names."""
+  # A folder of a bucket does not exist before its first object.
   there = {path.name for path in folder.iterdir()} if folder.exists() else set()
   there = {name for name in there if not name.endswith(_PART)}
   if there and _STATE not in there:
     raise ValueError(
-      f"{folder} holds files that this program did not write; they stay as they"
-      " are. Choose another --data-dir, or delete that folder."
+      f"{folder} holds files that this program did not write; choose another"
+      " --data-dir, or delete that folder."
     )
   state = None
   if any(".array_record-" in name for name in there):
     state = _state_of(folder)
   if state and state["fingerprint"] != plan.fingerprint:
     raise ValueError(
-      f"{folder} was begun with other files or options (was something in"
-      " --source added, removed or changed since?); choose another name, or"
-      " delete that folder."
+      f"{folder} was begun with other files or options (did something in"
+      " --source change?); choose another name, or delete that folder."
     )
   begun = {"fingerprint": plan.fingerprint, "stamp": plan.stamp, "shards": {}}
   if state:
@@ -194,7 +224,7 @@ def _begin(folder, plan):
   return begun, there
 
 
-def _state_of(folder):
+def _state_of(folder: epath.Path) -> dict[str, Any]:
   path = folder / _STATE
   try:
     state = json.loads(path.read_text())
@@ -206,24 +236,29 @@ def _state_of(folder):
     ) from error
 
 
-def _put_state(folder, state):
+def _put_state(folder: epath.Path, state: dict[str, Any]) -> None:
   _put(folder / _STATE, json.dumps(state, sort_keys=True).encode())
 
 
-def _check_room(folder, missing):
+def _check_room(folder: epath.Path, missing: Sequence[Shard]) -> None:
   if remote.is_remote(folder):
     return
   needed = sum(shard.size for shard in missing)
   free = shutil.disk_usage(folder).free
   if needed > free:
     raise ValueError(
-      f"{folder} needs {needed / 1e9:,.1f} GB more, but its disk has"
-      f" {free / 1e9:,.1f} GB left; free some, or name another --data-dir."
+      f"expected {needed / 1e9:,.1f} GB of free disk space for {folder}, got"
+      f" {free / 1e9:,.1f} GB; free some, or choose another --data-dir."
     )
 
 
-def _write_shard(path, shard, part, progress):
-  def seen(data):
+def _write_shard(
+  path: str,
+  shard: Shard,
+  part: censuses.Census,
+  progress: Callable[[int], None],
+) -> None:
+  def seen(data: bytes | None) -> None:
     if data is not None:
       part.add(data)
     progress(1)
@@ -234,15 +269,15 @@ def _write_shard(path, shard, part, progress):
   writer.close()
 
 
-def _put(path, data):
+def _put(path: epath.Path, data: bytes) -> None:
   with _appearing(path) as local, open(local, "wb") as file:
     file.write(data)
 
 
 @contextlib.contextmanager
 def _appearing(path: epath.Path) -> Iterator[str]:
-  """A local file to write, which is at `path` when all went well."""
-  if remote.is_remote(path):  # an object is there whole or not at all
+  """Yields a local file to write, which becomes `path` on success."""
+  if remote.is_remote(path):  # an object is written whole or not at all
     with tempfile.TemporaryDirectory() as folder:
       local = os.path.join(folder, path.name)
       yield local

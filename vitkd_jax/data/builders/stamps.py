@@ -1,4 +1,4 @@
-"""A quick look at a source, by which a second start knows it again."""
+"""A quick hash of a source, by which a second start recognises it."""
 
 from collections.abc import Mapping, Sequence
 from concurrent import futures
@@ -17,35 +17,35 @@ def stamp(
 ) -> str:
   """A hash of a folder's file names, sizes and times, and of `options`.
 
-  No file is opened. As long as the hash is the same, so are names and sizes;
-  another one may have times alone that differ.
+  No file is opened. Equal hashes mean equal names and sizes; different ones may
+  differ in times only.
 
   Args:
     source: a local folder.
-    deep: look into its folders, too.
-    options: what else decides the data set, JSON-able.
-    without: folders that are not looked into: what is written may lie below.
+    deep: include the folders in it.
+    options: what else determines the dataset; JSON-serializable.
+    without: folders to exclude, since the output may be inside the source.
   """
   digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
   level, known = [source], set()
-  without = {os.path.realpath(path) for path in without}
+  excluded = {os.path.realpath(path) for path in without}
   with futures.ThreadPoolExecutor(16) as pool:  # a network drive's latency
     while level:
       listed = list(pool.map(_listed, level))
       below = []
       for path, (identity, lines, folders) in zip(level, listed, strict=True):
-        if identity in known:  # a link that leads back
+        if identity in known:  # a link to a parent
           continue
         known.add(identity)
         relative = os.path.relpath(path, source)
         digest.update(os.fsencode(f"{relative}/\n") + b"".join(lines))
-        below += [f for f in folders if os.path.realpath(f) not in without]
+        below += [f for f in folders if os.path.realpath(f) not in excluded]
       level = below if deep else []
   return digest.hexdigest()
 
 
-def _listed(path):
-  """Which folder it is, a line for each file, the paths of its folders."""
+def _listed(path: str) -> tuple[Any, list[bytes], list[str]]:
+  """The folder's identity, a line for each file, and paths of its folders."""
   lines, folders = [], []
   try:
     own = os.stat(path)

@@ -1,8 +1,8 @@
-"""Turns a TFDS data set of TFRecord files into one of array_record files.
+"""Converts a TFDS dataset from TFRecord files to array_record files.
 
-Shard by shard, the records stay as they are and where they are. A TFRecord
-file is a row of: length (8 bytes, little-endian), CRC of the length (4), the
-record, CRC of the record (4). Lengths and ends are checked, the CRCs are not.
+Each shard keeps its records and their order. A TFRecord file is a sequence of:
+length (8 bytes, little-endian), CRC of the length (4), the record, CRC of the
+record (4). Lengths and ends are checked, the CRCs are not.
 """
 
 from collections.abc import Iterator
@@ -13,24 +13,29 @@ import os
 import pathlib
 import re
 import struct
+from typing import Any
 
 from google.protobuf import message
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from vitkd_jax.data import datasets
+from vitkd_jax.data.builders import census as censuses
 from vitkd_jax.data.builders import shards
 
 _INFO = "dataset_info.json"
 
 
 def find(name: str, source: str) -> str | None:
-  """Folder of a TFDS data set that is to be converted, if there is one.
+  """Finds a TFDS dataset to convert.
 
   Args:
-    name: of the data set.
-    source: folder of one version, which may be of any format; or of a data
-      set, or of data sets: the newest version that is TFRecord.
+    name: of the dataset.
+    source: folder of one version, of any format; or of a dataset or of
+      datasets, whose newest TFRecord version is used.
+
+  Returns:
+    The folder of a version, or None.
   """
   if os.path.isfile(os.path.join(source, _INFO)):
     return source
@@ -46,14 +51,14 @@ def find(name: str, source: str) -> str | None:
   return None
 
 
-def _is_tfrecord(folder):
+def _is_tfrecord(folder: str) -> bool:
   if not os.path.isfile(os.path.join(folder, _INFO)):
     return False
   return _metadata_of(folder).get("fileFormat", "tfrecord") == "tfrecord"
 
 
-def _metadata_of(folder):
-  """What dataset_info.json holds."""
+def _metadata_of(folder: str) -> dict[str, Any]:
+  """The content of dataset_info.json."""
   path = os.path.join(folder, _INFO)
   try:
     with open(path, encoding="utf-8") as file:
@@ -61,36 +66,37 @@ def _metadata_of(folder):
     found = {**found, "name": found["name"], "version": found["version"]}
   except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise ValueError(
-      f"{path} is damaged or none of TFDS's ({error!r}); fetch it again."
+      f"expected TFDS's metadata in {path}, got {error!r}; copy it again."
     ) from error
   if not re.fullmatch(r"\d+\.\d+\.\d+", str(found["version"])):
     raise ValueError(
-      f"{path} is damaged: expected a version such as 1.0.0, got"
-      f" {found['version']!r}; fetch it again."
+      f"expected a version such as 1.0.0 in {path}, got"
+      f" {found['version']!r}; copy it again."
     )
   return found
 
 
 def plan(name: str, folder: str) -> shards.Plan:
-  """The same data set as array_record files.
+  """Plans the array_record files of a TFRecord dataset.
 
   Args:
-    name: of the data set.
+    name: of the dataset.
     folder: of one of its versions.
 
   Raises:
-    ValueError: it is another data set, of another format, its metadata are
+    ValueError: the folder holds another dataset or format, its metadata are
       damaged, or a file is missing.
   """
   meta = _metadata_of(folder)
   if meta["name"] != name:
     raise ValueError(
-      f"{folder} holds the data set {meta['name']}; prepare it under that name."
+      f"expected dataset {name} in {folder}, got {meta['name']}; prepare it"
+      " under that name."
     )
   if meta.get("fileFormat", "tfrecord") != "tfrecord":
     raise ValueError(
-      f"{folder} is stored as {meta['fileFormat']}, but TFRecord files are"
-      " converted; array_record is read as it is."
+      f"expected TFRecord files in {folder}, got {meta['fileFormat']};"
+      " array_record needs no conversion."
     )
   try:
     info = tfds.builder_from_directory(folder).info
@@ -106,16 +112,16 @@ def plan(name: str, folder: str) -> shards.Plan:
       classes = label.num_classes
   except Exception as error:  # TFDS's own, protobuf's, JSON's
     raise ValueError(
-      f"the metadata in {folder} cannot be read ({datasets.reason(error)});"
-      " fetch them again."
+      f"cannot read the metadata in {folder} ({datasets.reason(error)});"
+      " copy them again."
     ) from error
   made = []
   for path, count in files:
     if not os.path.isfile(path):
       name = os.path.basename(path)[:200]
       raise ValueError(
-        f"there is no file {os.path.join(folder, name)}: {folder} is"
-        " incomplete."
+        f"{folder} is incomplete: there is no file"
+        f" {os.path.join(folder, name)}; copy it again."
       )
     made.append(
       shards.Shard(
@@ -135,7 +141,9 @@ def plan(name: str, folder: str) -> shards.Plan:
   )
 
 
-def _records(path, count, classes, seen) -> Iterator[bytes]:
+def _records(
+  path: str, count: int, classes: int | None, seen: shards.Seen
+) -> Iterator[bytes]:
   """The records of a TFRecord file.
 
   Raises:
@@ -147,28 +155,29 @@ def _records(path, count, classes, seen) -> Iterator[bytes]:
       (length,) = struct.unpack("<Q", head[:8].ljust(8, b"\xff"))
       left = os.fstat(file.fileno()).st_size - file.tell()
       if len(head) < 12 or length + 4 > left:
-        raise OSError(f"{path} is cut off or damaged after {found:,} records")
+        raise OSError(f"{path} is truncated or corrupt after {found:,} records")
       record = file.read(length)
       try:
         seen(_image(record, classes))
       except (ValueError, message.DecodeError) as error:
         raise OSError(
-          f"record {found} of {path} is damaged ({error}); fetch that file"
-          " again"
+          f"record {found} of {path} is corrupt ({error}); copy that file again"
         ) from error
       yield record
       file.seek(4, os.SEEK_CUR)
       found += 1
   if found != count:
-    raise OSError(f"{path} has {found:,} records, {_INFO} tells of {count:,}")
+    raise OSError(
+      f"expected {count:,} records in {path} by {_INFO}, got {found:,}"
+    )
 
 
-def _image(record, classes):
-  """The encoded image of a record, or None where it has none."""
+def _image(record: bytes, classes: int | None) -> bytes | None:
+  """The encoded image of a record, if it has one."""
   features = tf_example_pb2.Example.FromString(record).features.feature
   if classes is not None:
     label = list(features["label"].int64_list.value)
-    # -1 is TFDS's word for an example without label.
+    # TFDS labels examples without a class -1.
     if len(label) != 1 or not -1 <= label[0] < classes:
       raise ValueError(
         f"expected one label below {classes}, got {label[:10] or 'none'}"
@@ -179,8 +188,10 @@ def _image(record, classes):
   return encoded[0] if len(encoded) == 1 else None
 
 
-def _metadata(folder, meta, made, census):
-  """Everything but the records, with the format's new name."""
+def _metadata(
+  folder: str, meta: dict[str, Any], made: str, census: censuses.Census
+) -> None:
+  """Copies everything but the records; changes the name of the format."""
   del census
   for name in os.listdir(folder):
     path = os.path.join(folder, name)

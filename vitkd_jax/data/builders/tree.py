@@ -1,7 +1,7 @@
-"""Lists the images of a folder tree with one folder a class.
+"""Lists the images of a folder tree with one folder per class.
 
-Classes are numbered in the order of their sorted names, over all splits; an
-empty class keeps its number. See `layout` for where the splits are.
+Classes are numbered by their sorted names over all splits; an empty class keeps
+its number. `layout` finds the splits.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,13 +15,13 @@ from vitkd_jax.data.builders import images, layout, records
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-  """What was found.
+  """The images of a folder tree.
 
   Attributes:
     class_names: sorted.
     splits: split -> its images; names are relative to the split's folder.
-    bad: files that are no images.
-    notes: sentences on what a user may not expect.
+    bad: files that are not images.
+    notes: sentences for the user on anything unexpected.
   """
 
   class_names: tuple[str, ...]
@@ -30,15 +30,28 @@ class Tree:
   notes: list[str]
 
 
-def data_set(
+def dataset(
   name: str,
   root: str,
   splits: Sequence[str] | None = None,
   val_share: float = 0.0,
   trust_classes: bool = False,
   seen: Callable[[int], None] = lambda count: None,
-) -> records.DataSet:
-  """The tree at `root` as data set `name`; see `find`."""
+) -> records.Dataset:
+  """The tree at `root` as a dataset.
+
+  Args:
+    name: of the dataset.
+    root: see `find`.
+    splits: see `find`.
+    val_share: see `find`.
+    trust_classes: see `find`.
+    seen: see `find`.
+
+  Raises:
+    ValueError: see `find`.
+    OSError: see `find`.
+  """
   found = find(
     root,
     splits=splits,
@@ -47,7 +60,7 @@ def data_set(
     seen=seen,
   )
   counts = {split: len(e) for split, e in found.splits.items()}
-  return records.DataSet(
+  return records.Dataset(
     name=name,
     version="1.0.0",
     features=records.features(found.class_names),
@@ -69,39 +82,42 @@ def find(
   trust_classes: bool = False,
   seen: Callable[[int], None] = lambda count: None,
 ) -> Tree:
-  """Every image below `root`; opens each file and reads its first bytes.
+  """Lists every image below `root`; reads the first bytes of each file.
 
   Args:
     root: a local folder.
     splits: folders of `root` to read as splits; None for those of
       `layout.SPLITS`.
-    val_share: share of each class of a tree without splits that becomes the
-      split "validation", chosen by the files' names.
-    trust_classes: take class folders that are called as splits are, hold
-      splits, or are only one.
-    seen: called with the number of files looked at since.
+    val_share: share of each class, in (0, 1), that becomes the split
+      "validation" of a tree without splits, chosen by a hash of the file
+      names; 0 for none.
+    trust_classes: accept class folders with names of splits, with splits in
+      them, or just one.
+    seen: called with the number of files checked since the last call.
 
   Raises:
-    ValueError: there is no such tree, or no image in a split.
+    ValueError: there is no such tree, or a split has no image.
     OSError: a folder cannot be read.
   """
   if not os.path.isdir(root):
-    raise ValueError(f"--source: there is no folder {root}.")
+    raise ValueError(f"--source: expected a folder, but there is no {root}.")
   folders, notes = layout.split_folders(root, splits, trust_classes)
   if val_share and list(folders.values()) != [root]:
     raise ValueError(
-      f"--val-share: {root} has splits of its own: {', '.join(folders)}."
+      f"--val-share: expected a tree without splits, but {root} has"
+      f" {', '.join(folders)}."
     )
   classes = {split: layout.folders(path) for split, path in folders.items()}
   names = tuple(sorted(set().union(*classes.values())))
   if not names:
     raise ValueError(
-      f"{' and '.join(folders.values())} has no class folders; wanted"
-      f" {root}/CLASS/IMAGE or {root}/train/CLASS/IMAGE."
+      f"expected {root}/CLASS/IMAGE or {root}/train/CLASS/IMAGE, but"
+      f" {' and '.join(folders.values())} has no class folders."
     )
   layout.check_classes(root, folders, names, trust_classes)
   notes += layout.notes_on_order(names)
-  found, bad = {}, []
+  found: dict[str, list[images.Example]] = {}
+  bad: list[images.Bad] = []
   for split, path in folders.items():
     files, others = _files(path, classes[split])
     found[split] = examples(path, files, names, bad, seen)
@@ -111,16 +127,21 @@ def find(
   return Tree(names, found, bad, notes)
 
 
-def _files(path, classes):
+def _files(
+  path: str, classes: Sequence[str]
+) -> tuple[list[tuple[str, str]], list[str]]:
   """(class, path) of every image file, in order; names of other files."""
   files, others = [], _loose(path)
   for name in classes:
-    seen = set()
+    seen: set[str] = set()
     for folder, below, inside in os.walk(
       os.path.join(path, name), onerror=layout.unreadable, followlinks=True
     ):
       if (real := os.path.realpath(folder)) in seen:
-        raise OSError(f"the folder {folder} is a link to {real}, seen before.")
+        raise OSError(
+          f"the folder {folder} links to {real}, which was listed already;"
+          " remove the link."
+        )
       seen.add(real)
       below[:] = sorted(b for b in below if not layout.is_litter(b))
       for file in sorted(f for f in inside if not layout.is_litter(f)):
@@ -132,8 +153,8 @@ def _files(path, classes):
   return files, others
 
 
-def _loose(path):
-  """Names of images that lie in no class."""
+def _loose(path: str) -> list[str]:
+  """Names of images outside the class folders."""
   return sorted(
     name
     for name in os.listdir(path)
@@ -148,14 +169,14 @@ def examples(
   bad: list[images.Bad],
   seen: Callable[[int], None] = lambda count: None,
 ) -> list[images.Example]:
-  """The images among files; the others are added to `bad`.
+  """Makes examples of files; adds those that are not images to `bad`.
 
   Args:
     path: of the split; the examples' names are relative to it.
     files: class and path of each.
     names: of the classes, in the order of their numbers.
-    bad: gets what is no image.
-    seen: see `find`.
+    bad: gets the files that are not images.
+    seen: called with the number of files checked since the last call.
   """
   numbers = {name: i for i, name in enumerate(names)}
   found = []
@@ -174,12 +195,12 @@ def examples(
 def _heads(paths: Sequence[str]) -> Iterable[tuple[int, str | None]]:
   """Size of each file, and what is wrong with it."""
   with futures.ThreadPoolExecutor(16) as pool:  # a network drive's latency
-    # Some at a time: a pool takes all that it is given at once.
+    # In blocks: a pool consumes its whole input at once.
     for start in range(0, len(paths), 4096):
       yield from pool.map(_look, paths[start : start + 4096])
 
 
-def _look(path):
+def _look(path: str) -> tuple[int, str | None]:
   try:
     size, first = images.head(path)
   except OSError as error:
@@ -187,11 +208,18 @@ def _look(path):
   return size, images.problem(path, size, first)
 
 
-def _check(split, path, examples, names, others, notes):
+def _check(
+  split: str,
+  path: str,
+  examples: Sequence[images.Example],
+  names: Sequence[str],
+  others: Sequence[str],
+  notes: list[str],
+) -> None:
   if not examples:
     raise ValueError(
-      f"{path} has no usable image in class folders; wanted {path}/CLASS/IMAGE,"
-      " or --splits without it."
+      f"expected {path}/CLASS/IMAGE, but {path} has no usable image in class"
+      " folders; add some, or leave it out with --splits."
     )
   counts = [0] * len(names)
   for example in examples:
@@ -199,23 +227,25 @@ def _check(split, path, examples, names, others, notes):
   empty = [n for n, count in zip(names, counts, strict=True) if not count]
   if empty:
     notes.append(
-      f"split {split}: {len(empty)} of {len(names)} classes have no image"
+      f"split {split}: {len(empty)} of {len(names)} classes have no images"
       f" ({layout.some(empty)}); they keep their numbers."
     )
   if others:
     notes.append(
-      f"split {split}: {len(others):,} files that are no image, or in no class"
-      f" folder, were left out ({layout.some(others)})."
+      f"split {split}: skipped {len(others):,} files that are not images or not"
+      f" in a class folder ({layout.some(others)})."
     )
 
 
-def _share(examples, share) -> dict[str, list[images.Example]]:
+def _share(
+  examples: Sequence[images.Example], share: float
+) -> dict[str, list[images.Example]]:
   if not 0 < share < 1:
-    raise ValueError(f"--val-share is {share}; wanted between 0 and 1.")
-  classes = {}
+    raise ValueError(f"--val-share: expected a number in (0, 1), got {share}.")
+  classes: dict[int, list[images.Example]] = {}
   for example in examples:
     classes.setdefault(example.label, []).append(example)
-  found = {"train": [], "validation": []}
+  found: dict[str, list[images.Example]] = {"train": [], "validation": []}
   for members in classes.values():
     members.sort(key=lambda e: hashlib.md5(e.name.encode()).digest())
     count = round(share * len(members))
@@ -224,6 +254,7 @@ def _share(examples, share) -> dict[str, list[images.Example]]:
   for split, members in found.items():
     if not members:
       raise ValueError(
-        f"--val-share={share} leaves the split {split} without an image."
+        f"--val-share={share}: expected images in both splits, but {split} gets"
+        " none."
       )
   return found

@@ -1,0 +1,115 @@
+"""Host side: ordinary JPEGs through TurboJPEG (simplejpeg)."""
+
+import dataclasses
+import io
+import math
+
+import numpy as np
+from PIL import Image
+import simplejpeg
+
+from vitkd_jax.data import metadata
+
+_BASELINE, _PROGRESSIVE = (0xC0, 0xC1), (0xC2,)  # JPEG's frame markers
+_SCAN, _APP1 = 0xDA, 0xE1
+
+
+@dataclasses.dataclass(frozen=True)
+class Jpeg:
+  """A JPEG that TurboJPEG decodes well.
+
+  Attributes:
+    data: its bytes.
+    height: in pixels.
+    width: in pixels.
+    space: colour space of the pixels, "RGB" or "GRAY".
+    height_at: offset in `data` of the two bytes of the height.
+    cuttable: one baseline scan in row order, which may stop early.
+  """
+
+  data: bytes
+  height: int
+  width: int
+  space: str
+  height_at: int
+  cuttable: bool
+
+  def pixels(self, shrink: int, rows: int) -> np.ndarray:
+    """Decodes the image.
+
+    Args:
+      shrink: 1, 2, 4 or 8, the divisor of height and width (rounded up).
+      rows: number of rows needed from the top, of the unshrunk image.
+
+    Returns:
+      uint8 [H, W, 3] or [H, W, 1], at least the rows asked for.
+
+    Raises:
+      ValueError: the data are damaged.
+    """
+    # The decoder stops after the number of rows in the header; entropy
+    # decoding, most of its time, cannot skip what is above or beside the crop.
+    # Sixteen rows are one row of blocks; colour interpolation reads the next.
+    height = min(self.height, (rows // 16 + 1) * 16)
+    cut = self.cuttable and shrink == 1 and height < self.height
+    data: bytes | bytearray = self.data
+    if cut:
+      data = bytearray(data)
+      data[self.height_at : self.height_at + 2] = height.to_bytes(2, "big")
+    return simplejpeg.decode_jpeg(
+      data,
+      self.space,
+      min_height=math.ceil(self.height / shrink) if shrink > 1 else 0,
+      min_width=math.ceil(self.width / shrink) if shrink > 1 else 0,
+      strict=not cut,  # leftover data is a recoverable error
+    )
+
+
+def plain(data: bytes, upright: bool) -> Jpeg | None:
+  """An ordinary JPEG; None for what Pillow should decode.
+
+  Args:
+    data: bytes of any file.
+    upright: leave a JPEG that needs turning to Pillow.
+  """
+  if not simplejpeg.is_jpeg(data):
+    return None
+  try:
+    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+  except ValueError:
+    return None
+  if space not in ("YCbCr", "Gray", "RGB"):
+    return None
+  frame = None
+  for marker, at in metadata.segments(data):
+    if upright and marker == _APP1 and data.startswith(b"Exif", at + 2):
+      if orientation(data) != 1:
+        return None
+    elif marker in (*_BASELINE, *_PROGRESSIVE):
+      frame = marker, at
+    elif marker == _SCAN and frame:
+      whole = data[at + 2] == data[frame[1] + 7]  # all channels in one scan
+      return Jpeg(
+        data=data,
+        height=height,
+        width=width,
+        space="GRAY" if space == "Gray" else "RGB",
+        height_at=frame[1] + 3,
+        cuttable=(
+          whole and frame[0] in _BASELINE and data.endswith(b"\xff\xd9")
+        ),
+      )
+  return None
+
+
+def orientation(data: bytes) -> int:
+  """EXIF orientation, from 1 (upright) to 8.
+
+  Args:
+    data: bytes of a JPEG.
+  """
+  try:
+    image = Image.open(io.BytesIO(data), formats=["JPEG"])
+  except Exception:  # of its metadata
+    return 1
+  return metadata.orientation(image)

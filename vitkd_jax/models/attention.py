@@ -1,0 +1,173 @@
+"""Multi-head attention, computed as each platform does it fastest.
+
+Widths are D, tokens T and S, heads H, width of a head E, batch B.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitkd_jax.models.linear import Init, matmul, spread
+
+_Affine = tuple[jax.Array, jax.Array]  # kernel and bias
+
+# DeiT's `trunc_normal_(std=.02)` truncates at +-2 *absolute*, 100 standard
+# deviations, so it is a plain normal.
+_DEIT_KERNEL = nn.initializers.normal(0.02)
+
+
+def kernel_init(init: str) -> Init:
+  """The initialiser of linear kernels.
+
+  Args:
+    init: scheme, "big_vision" or "deit".
+  """
+  return {
+    "big_vision": nn.initializers.xavier_uniform(),
+    "deit": _DEIT_KERNEL,
+  }[init]
+
+
+class Projection(nn.Module):
+  """Holds a kernel and a bias under one name; the caller multiplies.
+
+  Attributes:
+    matrix: (fan_in, fan_out), the shape for which the kernel is initialised.
+    kernel_shape: in which it is stored, as in `DenseGeneral`.
+    bias_shape: of the bias.
+    kernel_init: initialiser of the kernel.
+  """
+
+  matrix: tuple[int, int]
+  kernel_shape: tuple[int, ...]
+  bias_shape: tuple[int, ...]
+  kernel_init: Init
+
+  @nn.compact
+  def __call__(self) -> tuple[jax.Array, jax.Array]:
+    def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+      return self.kernel_init(key, self.matrix, jnp.float32).reshape(shape)
+
+    return (
+      self.param("kernel", init, self.kernel_shape),
+      self.param("bias", nn.initializers.zeros, self.bias_shape),
+    )
+
+
+class Attention(nn.Module):
+  """Multi-head attention with `nn.MultiHeadDotProductAttention`'s parameters.
+
+  Query, key and value stay three parameters. The platform that it is compiled
+  for decides how the function is computed: `_attend_stacked` on CPU,
+  `_attend_apart` elsewhere.
+
+  Attributes:
+    num_heads: H; divides the width.
+    init_scheme: "big_vision" or "deit" initialisation.
+    dtype_mm: dtype of matrix products.
+  """
+
+  num_heads: int
+  init_scheme: str = "big_vision"
+  dtype_mm: Any = "float32"
+
+  @nn.compact
+  def __call__(
+    self, query: jax.Array, memory: jax.Array | None = None
+  ) -> jax.Array:
+    """Attends from `query` to `memory`.
+
+    Args:
+      query: [B, T, D].
+      memory: [B, S, D]; None for self-attention.
+
+    Returns:
+      [B, T, D] in `dtype_mm`.
+    """
+    width, heads = query.shape[-1], self.num_heads
+    split = (heads, width // heads)
+
+    def projection(
+      name: str, kernel_shape: tuple[int, ...], bias_shape: tuple[int, ...]
+    ) -> _Affine:
+      kernel, bias = Projection(
+        (width, width),
+        kernel_shape,
+        bias_shape,
+        kernel_init(self.init_scheme),
+        name=name,
+      )()
+      return kernel.astype(self.dtype_mm), bias
+
+    parts = [
+      projection(name, (width, *split), split)
+      for name in ("query", "key", "value")
+    ]
+    out = projection("out", (*split, width), (width,))
+    query = query.astype(self.dtype_mm)
+    if memory is not None:
+      return _attend_apart(query, parts, out, memory.astype(self.dtype_mm))
+    return jax.lax.platform_dependent(
+      query, parts, out, cpu=_attend_stacked, default=_attend_apart
+    )
+
+
+def _attend_stacked(
+  x: jax.Array, parts: Sequence[_Affine], out: _Affine
+) -> jax.Array:
+  """Self-attention of [B, T, D] by few large products, fast on a CPU.
+
+  Query, key and value are one product, and no product has two leading axes.
+  """
+  kernel = jnp.stack([kernel for kernel, _ in parts], axis=1)
+  bias = jnp.stack([bias for _, bias in parts])
+  qkv = matmul(x, jnp.reshape(kernel, (kernel.shape[0], -1)))
+  qkv = jnp.reshape(qkv, (*x.shape[:-1], *kernel.shape[1:]))
+  qkv = qkv + spread(bias, qkv)
+  q, k, v = einops.rearrange(qkv, "b t s h e -> s b h t e")
+  weights = _weights(jnp.einsum("bhte,bhse->bhts", q, k, **_FLOAT32), q)
+  y = jnp.einsum("bhts,bhse->bhte", weights, v)
+  y = einops.rearrange(y, "b h t e -> b t (h e)")
+  kernel, bias = out
+  y = matmul(y, einops.rearrange(kernel, "h e d -> (h e) d"))
+  return y + spread(bias, y)
+
+
+def _attend_apart(
+  x: jax.Array,
+  parts: Sequence[_Affine],
+  out: _Affine,
+  memory: jax.Array | None = None,
+) -> jax.Array:
+  """Attention from [B, T, D], by default to itself, without merging axes.
+
+  On a TPU, heads of 64 fill half a tile, so merging or splitting them costs a
+  copy, a third of DeiT-Tiny's step. Here the compiler chooses the layouts.
+  """
+  memory = x if memory is None else memory
+  q, k, v = (
+    _project("btd,dhe->bthe", source, *part)
+    for source, part in zip((x, memory, memory), parts, strict=True)
+  )
+  weights = _weights(jnp.einsum("bthe,bshe->bhts", q, k, **_FLOAT32), q)
+  y = jnp.einsum("bhts,bshe->bthe", weights, v)
+  return _project("bthe,hed->btd", y, *out)
+
+
+def _project(
+  axes: str, x: jax.Array, kernel: jax.Array, bias: jax.Array
+) -> jax.Array:
+  y = jnp.einsum(axes, x, kernel)
+  return y + spread(bias, y)
+
+
+_FLOAT32: Any = dict(preferred_element_type=jnp.float32)
+
+
+def _weights(scores: jax.Array, q: jax.Array) -> jax.Array:
+  """softmax(scores / sqrt(E)) in the dtype of q [..., E]."""
+  return jax.nn.softmax(scores * q.shape[-1] ** -0.5).astype(q.dtype)
