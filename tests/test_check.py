@@ -37,5 +37,5 @@ def test_reals_refuses(value):
 
 def test_reals_bounds_are_inclusive():
   check.reals(2.0, a=0, b=2.0)
-  with pytest.raises(ValueError, match=r"a finite b in \[0, 2\], got 2"):
+  with pytest.raises(ValueError, match=r"^expected b in \[0, 2\], got 2"):
     check.reals(2.0, b=2.0001)

@@ -60,11 +60,14 @@ def reals(most: float = math.inf, **values: Any) -> None:
   Raises:
     ValueError: a value is of another type, not finite or out of range.
   """
-  wanted = f"in [0, {most:g}]" if most < math.inf else ">= 0"
+  bounded = most < math.inf
   for name, value in values.items():
     real = isinstance(value, numbers.Real) and math.isfinite(value)
     if not (real and 0 <= value <= most):
-      raise ValueError(f"expected a finite {name} {wanted}, got {value!r}")
+      wanted = (
+        f"{name} in [0, {most:g}]" if bounded else f"a finite {name} >= 0"
+      )
+      raise ValueError(f"expected {wanted}, got {value!r}")
 
 
 def parse_json(text: str | bytes, what: str) -> Any:

@@ -4,6 +4,8 @@ Planes hold integers from 0 to 255 before and after. PIL's rounding (mostly
 down) is kept, so results match its own but for rare ties.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -163,13 +165,13 @@ def look_up(table: jax.Array, image: jax.Array) -> jax.Array:
   return out.reshape(image.shape)
 
 
-def _count(value):
+def _count(value: jax.Array) -> jax.Array:
   # Mapped over images instead of indexed, so each device counts only its own.
   count = jax.vmap(jax.vmap(lambda value: jnp.zeros(256).at[value].add(1.0)))
   return count(value)
 
 
-def _count_by_product(value):
+def _count_by_product(value: jax.Array) -> jax.Array:
   high, low = _halves(value, jnp.bfloat16)
   count = jnp.einsum(
     "bchn,bcln->bchl", high, low, preferred_element_type=jnp.float32
@@ -177,11 +179,11 @@ def _count_by_product(value):
   return count.reshape(*value.shape[:2], 256)
 
 
-def _look_up(table, value):
+def _look_up(table: jax.Array, value: jax.Array) -> jax.Array:
   return jnp.take_along_axis(table, value, 2)
 
 
-def _look_up_by_product(table, value):
+def _look_up_by_product(table: jax.Array, value: jax.Array) -> jax.Array:
   # Integers up to 256 are exact in bfloat16.
   high, low = _halves(value, jnp.bfloat16)
   table = table.reshape(*table.shape[:2], 16, 16).astype(jnp.bfloat16)
@@ -189,7 +191,7 @@ def _look_up_by_product(table, value):
   return jnp.sum(row * low, 2, dtype=jnp.float32)
 
 
-def _halves(value, dtype):
+def _halves(value: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
   """One-hot [B, C, 16, N] of the upper and of the lower four bits."""
   place = jnp.arange(16)[:, None]
   value = value[:, :, None]

@@ -92,7 +92,7 @@ class CentreCrop:
   interpolation: str = "bicubic"
   squash: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     preprocess.check_crop(self.size, self.short_side)
 
   def __call__(self, data: Source, rng: object = None) -> np.ndarray:

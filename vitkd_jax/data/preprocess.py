@@ -55,7 +55,7 @@ class Preprocess:
   interpolation: str = "bicubic"
   squash: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ("size", "mean", "std"):
       value = getattr(self, name)
       if not isinstance(value, list | tuple) or not all(map(is_number, value)):

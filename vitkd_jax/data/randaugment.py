@@ -24,6 +24,8 @@ from vitkd_jax.data import color, warp
 
 MAX_LEVEL = 10.0
 
+Fill = Sequence[float]  # a colour, 3 numbers in [0, 1]
+
 
 def randaugment(
   key: jax.Array,
@@ -33,7 +35,7 @@ def randaugment(
   magnitude: float,
   std: float,
   prob: float,
-  fill: Sequence[float],
+  fill: Fill,
 ) -> jax.Array:
   """`image` after `ops` rounds of `operate`, each drawn by `draw`.
 
@@ -112,7 +114,7 @@ def operate(
   index: jax.Array,
   level: jax.Array,
   *,
-  fill: Sequence[float],
+  fill: Fill,
 ) -> jax.Array:
   """Applies operation `index` at `level` to each image.
 
@@ -143,7 +145,9 @@ def operate(
   )
 
 
-def _one_by_one(image, index, level, *, fill):
+def _one_by_one(
+  image: jax.Array, index: jax.Array, level: jax.Array, *, fill: Fill
+) -> jax.Array:
   at = jnp.argsort(index < 0).astype(jnp.uint32)  # drawn ones first
   index, level = index[at], level[at]
   of_operation = [CLASSES.index(x) for x in OPERATIONS.values()]
@@ -166,7 +170,9 @@ def _one_by_one(image, index, level, *, fill):
   )
 
 
-def _all_at_once(image, index, level, *, fill):
+def _all_at_once(
+  image: jax.Array, index: jax.Array, level: jax.Array, *, fill: Fill
+) -> jax.Array:
   for compute in CLASSES:
     image = compute(image, index, level, fill=fill)
   return image
@@ -181,7 +187,9 @@ def _prepare(
   return image.astype(jnp.float32), chosen, level / MAX_LEVEL
 
 
-def _points(image, index, level, *, fill):
+def _points(
+  image: jax.Array, index: jax.Array, level: jax.Array, *, fill: Fill
+) -> jax.Array:
   """The pointwise operations, except `equalize`."""
   del fill
   image, chosen, part = _prepare(image, index, level)
@@ -203,13 +211,17 @@ def _points(image, index, level, *, fill):
   return (jnp.floor(image / step) * step).astype(jnp.uint8)
 
 
-def _equalize(image, index, level, *, fill):
+def _equalize(
+  image: jax.Array, index: jax.Array, level: jax.Array, *, fill: Fill
+) -> jax.Array:
   del fill
   image, chosen, _ = _prepare(image, index, level)
   return color.equalize(image, chosen["equalize"]).astype(jnp.uint8)
 
 
-def _blends(image, index, level, *, fill):
+def _blends(
+  image: jax.Array, index: jax.Array, level: jax.Array, *, fill: Fill
+) -> jax.Array:
   """ImageEnhance's classes, except `sharpness`."""
   del fill
   image, chosen, part = _prepare(image, index, level)
@@ -219,7 +231,9 @@ def _blends(image, index, level, *, fill):
   return color.blend(degenerate, image, factor).astype(jnp.uint8)
 
 
-def _sharpness(image, index, level, *, fill):
+def _sharpness(
+  image: jax.Array, index: jax.Array, level: jax.Array, *, fill: Fill
+) -> jax.Array:
   del fill
   image, chosen, part = _prepare(image, index, level)
   factor = jnp.where(chosen["sharpness"], _factor(part), 1.0)
@@ -227,11 +241,19 @@ def _sharpness(image, index, level, *, fill):
   return out.astype(jnp.uint8)
 
 
-def _factor(part):
+def _factor(part: jax.Array) -> jax.Array:
   return jnp.maximum(0.1, 1 + 0.9 * part)
 
 
-def _move(image, index, level, *, fill, axis, name):
+def _move(
+  image: jax.Array,
+  index: jax.Array,
+  level: jax.Array,
+  *,
+  fill: Fill,
+  axis: int,
+  name: str,
+) -> jax.Array:
   """Shear and translation along one axis."""
   size = image.shape[axis]
   image, chosen, part = _prepare(image, index, level)
@@ -244,14 +266,16 @@ def _move(image, index, level, *, fill, axis, name):
   return color.floor(out).astype(jnp.uint8)
 
 
-def _rotate(image, index, level, *, fill):
+def _rotate(
+  image: jax.Array, index: jax.Array, level: jax.Array, *, fill: Fill
+) -> jax.Array:
   image, chosen, part = _prepare(image, index, level)
   degrees = jnp.where(chosen["rotate"], part * warp.MAX_DEGREES, 0.0)
   out = warp.rotate(image, _colour(fill), degrees[:, 0, 0, 0])
   return color.floor(out).astype(jnp.uint8)
 
 
-def _colour(fill):
+def _colour(fill: Fill) -> np.ndarray:
   return np.round(255 * np.asarray(fill, np.float32))
 
 

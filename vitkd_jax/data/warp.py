@@ -8,6 +8,7 @@ Elsewhere four pixels are gathered along the axis.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,20 +90,22 @@ def rotate(
   return jnp.where(inside, out, fill[:, None, None])
 
 
-def _column(x):
+def _column(x: jax.Array) -> jax.Array:
   return x[:, None, None, None]
 
 
-def _places(size, axis):
+def _places(size: tuple[int, ...], axis: int) -> tuple[jax.Array, jax.Array]:
   """Pixel centres along `axis` (2 or 3) of [B, C, H, W], and across it."""
   rows = (jnp.arange(size[0]) + 0.5)[:, None]
   columns = jnp.arange(size[1]) + 0.5
   return (rows, columns) if axis == 2 else (columns, rows)
 
 
-def _shear(image, shift, *, axis, start, stop):
+def _shear(
+  image: jax.Array, shift: jax.Array, *, axis: int, start: int, stop: int
+) -> jax.Array:
   """Reads `image` along `axis` at i + shift, for i from start to stop - 1."""
-  span = dict(axis=axis, start=start, stop=stop)
+  span: dict[str, Any] = dict(axis=axis, start=start, stop=stop)
   return jax.lax.platform_dependent(
     image,
     shift,
@@ -189,7 +192,8 @@ def shear_by_phase(
   turns = wave * whole.astype(jnp.int32) % period
   angle = turns.astype(jnp.float32) * (2 * math.pi / period)
   cos, sin = jnp.cos(angle), jnp.sin(angle)
-  near_cos, near_sin = 0.0, 0.0
+  near_cos: jax.Array | float = 0.0
+  near_sin: jax.Array | float = 0.0
   for i, tap in zip((-1, 0, 1, 2), _cubic(shift - whole), strict=True):
     turn = 2 * math.pi / period * i * wave
     near_cos += tap * (np.float32(np.cos(turn)) if i else 1)
@@ -227,7 +231,7 @@ def _transforms(
   return ahead.astype(np.float32), back.astype(np.float32)
 
 
-def _cubic(t):
+def _cubic(t: jax.Array) -> tuple[jax.Array, ...]:
   """Weights of the pixels at -1, 0, 1 and 2 for a point at t in [0, 1)."""
   return (
     t * (-1 + t * (2 - t)),
