@@ -18,7 +18,7 @@ FIELDS = MODELS["deit"]
     (dict(image_size="[100000, 100000]"), "image_size=.*in pixels"),
     (dict(image_size="[28]"), "image_size=.*in pixels"),
     (dict(image_size="{"), "image_size: expected JSON"),
-    (dict(fields='{"depth": 1000000}'), "depth=1000000.*at most 512"),
+    (dict(fields='{"depth": 1000000}'), r"depth=1000000.*\[1, 512\]"),
     (dict(fields='{"width": 1e9}'), "width="),
     (dict(fields='{"patch_size": [[1], 2]}'), "patch_size="),
     (dict(fields='{"dept": 1}'), "nearest is 'depth'"),
