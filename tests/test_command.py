@@ -55,7 +55,7 @@ def run(module, *args, **options):
     ),
     (
       (CONFIG, "--workdir=w", "--config.run.batch_size=20"),
-      "batch_size=20 is not a positive multiple of 8",
+      "multiple of 8 (8 devices x accumulate=1), got 20; the nearest is 16",
     ),
     ((CONFIG, "--workdir=w", "--config.run.fsdp=3"), "fsdp=3 does not divide"),
     ((CONFIG, "--workdir=w", "--config.run.keep=0"), "config.run.keep=0"),

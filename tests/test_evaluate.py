@@ -389,7 +389,7 @@ def test_the_checkpoint_of_a_step_is_scored(workdir):
     jax.tree.map(
       np.testing.assert_array_equal, found, random_params(made, step)
     )
-  with pytest.raises(ValueError, match="checkpoint of step 5; there are"):
+  with pytest.raises(ValueError, match="expected a checkpoint of step 5 in "):
     scoring.load(str(workdir), info(), step="5")
   with pytest.raises(ValueError, match="expected 'latest', 'best' or a number"):
     scoring.load(str(workdir), info(), step="bset")

@@ -69,7 +69,10 @@ def test_the_first_ctrl_c_saves_and_the_second_leaves(start):
   process.send_signal(signal.SIGINT)
   assert process.stdout.readline() == "SIGTERM\n"
   said = process.stderr.readline()
-  assert said == "interrupted: saving the state; Ctrl-C again leaves at once\n"
+  assert (
+    said
+    == "interrupted: saving the state; press Ctrl-C again to exit at once\n"
+  )
   deadline = time.monotonic() + 60
   while process.poll() is None:  # presses of one moment count as one
     assert time.monotonic() < deadline

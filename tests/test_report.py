@@ -323,7 +323,7 @@ def test_refusals(tmp_path, capsys):
     (empty, "is not the workdir of a run"),
     (fresh, "has no metrics yet"),
     (damaged, "config.json is damaged"),
-    (damaged / "config.json", "is no folder"),
+    (damaged / "config.json", "which is not a folder"),
   ):
     with pytest.raises(command.RefusedError, match=sentence) as error:
       report.report([str(path)])

@@ -123,7 +123,7 @@ def test_a_run_that_turned_images_goes_on_so(tmp_path):
   assert config.data.exif is True
   assert given.data.exif is False
   assert len(notes) == 1
-  assert "config.data.exif=True: so this run was started" in notes[0]
+  assert "using config.data.exif=True, as this run was started" in notes[0]
   claim(tmp_path, config)
   # From then on config.json has the key, and another value is another run.
   assert reading.carried_on(tmp_path, given) == (given, [])

@@ -144,7 +144,7 @@ def test_a_console_that_goes_away_ends_nothing(tmp_path, monkeypatch, error):
     w.progress(7, VALUES)
     w.scalars(7, {"loss": 1.0})
   text = (tmp_path / "train.log").read_text()
-  assert text.count("the console is gone (") == 1
+  assert text.count("lost the console (") == 1
   assert " one\n" in text
   assert "step  7/10  loss 2.500" in text
   assert [x["step"] for x in lines(tmp_path)] == [7]

@@ -1,19 +1,19 @@
-"""Ways in which a run ends early; the message is the whole answer."""
+"""Exceptions that end a run early; their message is all that users see."""
 
-# Exit status after Ctrl-C, as shells have it: a script that runs several
-# trainings must not go on with the next one.
+# Exit status after Ctrl-C, by the convention of shells: a script that runs
+# several trainings must not start the next one.
 INTERRUPTED = 130
 
 
 class FailedError(RuntimeError):
-  """The run cannot go on for a reason that the message gives whole."""
+  """The run cannot continue; the message says why and what to do."""
 
 
 class PreemptedError(Exception):
-  """The machine will be taken away and everything is saved: no failure.
+  """The run was asked to stop and has saved its state; this is no failure.
 
   Attributes:
-    status: of the process's exit; that of an interrupt is not 0.
+    status: exit status of the process; 0 except after an interrupt.
   """
 
   def __init__(self, message: str, status: int = 0):

@@ -1,25 +1,39 @@
-"""Files behind a scheme, such as gs://, by tensorstore: no TensorFlow."""
+"""Objects behind URLs such as gs://, through tensorstore: no TensorFlow."""
 
+from collections.abc import Callable
 import os
 from typing import Any
 
 
 def is_remote(path: str | os.PathLike | None) -> bool:
-  """Whether there is a path, and it has a scheme."""
+  """Whether a path has a scheme such as gs://.
+
+  Args:
+    path: a local path or a URL; None is neither.
+  """
   return path is not None and "://" in os.fspath(path)
 
 
 def absolute(path: str | os.PathLike) -> str:
-  """A local path from the root on; a remote one as it is."""
+  """The absolute form of a local path; a URL unchanged.
+
+  Args:
+    path: a local path or a URL.
+  """
   path = os.fspath(path)
   return path if is_remote(path) else os.path.abspath(path)
 
 
 def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
-  """The bytes of an object, or those from `start` to `stop`.
+  """The bytes of an object, or a range of them.
+
+  Args:
+    url: of the object.
+    start: first byte of the range; None for the beginning.
+    stop: byte after the last of the range; None for the end.
 
   Raises:
-    ValueError: there is none, or it cannot be read.
+    ValueError: the object does not exist or cannot be read.
   """
   result = _ask(
     url, lambda store: store.read("", byte_range=slice(start, stop))
@@ -30,16 +44,27 @@ def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
 
 
 def write(url: str, content: bytes) -> None:
-  """Writes an object whole, or not at all.
+  """Writes an object atomically.
+
+  Args:
+    url: of the object.
+    content: its bytes; they replace an existing object.
 
   Raises:
-    ValueError: it cannot be written.
+    ValueError: the object cannot be written.
   """
   _ask(url, lambda store: store.write("", content), "write")
 
 
 def exists(url: str) -> bool:
-  """Whether there is an object of exactly this name."""
+  """Whether an object of exactly this name exists.
+
+  Args:
+    url: of the object.
+
+  Raises:
+    ValueError: the store cannot be read.
+  """
   import tensorstore as ts
 
   only = ts.KvStore.KeyRange(b"", b"\0")
@@ -47,17 +72,24 @@ def exists(url: str) -> bool:
 
 
 def is_folder(url: str) -> bool:
-  """Whether there are objects below this name, and none of it."""
-  if exists(url):  # of file://, which cannot be listed
+  """Whether objects exist below this name, and none of exactly this name.
+
+  Args:
+    url: of the folder, with or without a trailing slash.
+
+  Raises:
+    ValueError: the store cannot be read.
+  """
+  if exists(url):  # a file of file://, which cannot be listed
     return False
   return bool(_ask(url.rstrip("/") + "/", lambda store: store.list()))
 
 
-def _ask(url, what, verb="read") -> Any:
+def _ask(url: str, what: Callable[[Any], Any], verb: str = "read") -> Any:
   import tensorstore as ts
 
   try:
     return what(ts.KvStore.open(url).result()).result()
-  except Exception as error:  # it raises what the status means: ten types
+  except Exception as error:  # one of ten types, by the status
     reason = str(error).partition(" [")[0].strip().replace("\n", " ")
     raise ValueError(f"cannot {verb} {url!r}: {reason}") from None

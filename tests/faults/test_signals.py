@@ -19,7 +19,10 @@ def test_ctrl_c_saves_and_its_status_is_an_interrupts(
     training.until_step(7)
     os.killpg(training.process.pid, signal.SIGINT)
     output = training.end(130)
-  assert "interrupted: saving the state; Ctrl-C again leaves at once" in output
+  assert (
+    "interrupted: saving the state; press Ctrl-C again to exit at once"
+    in output
+  )
   assert "Traceback" not in output
   said = "interrupted: the state of step "
   step = int(output.partition(said)[2].split()[0])

@@ -68,7 +68,7 @@ def test_a_dead_predecessor_locks_nobody_out(server, monkeypatch, caplog):
   put(server)
   with lock.hold(WORKDIR):
     assert held(server)["pid"] == os.getpid()
-    assert "may have died; waiting up to 0.2 s" in caplog.text
+    assert "may have ended; waiting up to 0.2 s" in caplog.text
   assert server.store.names("runs") == []
 
 

@@ -11,15 +11,15 @@ from jax.sharding import Mesh
 from vitkd_jax import remote
 
 # XLA's library for a CPU's small products is slower than its older kernels:
-# a tenth of the quickstart's step (benchmarks/RESULTS.md). Sums stay with it.
+# a tenth of the quickstart's step (benchmarks/RESULTS.md). It keeps the sums.
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def options(mesh: Mesh) -> dict[str, str]:
-  """`compiler_options` for `jax.jit`; none but on a CPU.
+  """`compiler_options` for `jax.jit`, empty except on CPUs.
 
   Args:
-    mesh: that the program is compiled for.
+    mesh: the mesh that the program is compiled for.
   """
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   return dict(_CPU) if on_cpu and _known() else {}
@@ -37,35 +37,34 @@ def _known() -> bool:
 
 
 class CompilationCache:
-  """Programs that the next start loads instead of compiling them.
+  """JAX's persistent compilation cache, for the next start of a run.
 
-  JAX writes a program straight under its name, and never again: what a killed
-  process has half written would be warned of, and compiled, at every start. So
-  a mark lies beside them during a long compilation; found at a start, it
-  empties the folder.
+  JAX writes a program under its final name and never again, so one that a
+  killed process has half written would cause a warning and a compilation at
+  every later start. A marker file exists during long compilations; if a start
+  finds it, it empties the folder.
 
   Args:
-    folder: absolute, or on gs://; process 0 alone writes to it.
+    folder: absolute path or URL; only process 0 writes to it.
   """
 
   def __init__(self, folder: str):
     self._folder = epath.Path(folder)
-    self._mark = self._folder / "unfinished"
+    self._marker = self._folder / "unfinished"
     self._writes = jax.process_index() == 0
-    if self._writes and self._mark.exists():
+    if self._writes and self._marker.exists():
       self._folder.rmtree()
     jax.config.update("jax_compilation_cache_dir", folder)
-    if remote.is_remote(
-      folder
-    ):  # XLA's own cache beside it, for GPUs, knows disks only
+    if remote.is_remote(folder):
+      # XLA's own caches beside it, for GPUs, cannot be remote.
       jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
   @contextlib.contextmanager
   def compiling(self) -> Iterator[None]:
-    """A context for a long compilation."""
+    """Returns a context for a long compilation."""
     if self._writes:
       self._folder.mkdir(parents=True, exist_ok=True)
-      self._mark.touch()
+      self._marker.touch()
     yield
     if self._writes:
-      self._mark.unlink()
+      self._marker.unlink()

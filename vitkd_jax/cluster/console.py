@@ -1,7 +1,7 @@
 """Lines for a person: on the console, and in the workdir's train.log.
 
-A console may never have been there, or go away under a run (a closed
-terminal, `| head`): the run goes on, and its lines are in the log.
+A process may start without a console, or lose it (a closed terminal,
+`| head`). The run continues, and its lines are in the log.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from typing import Any, TextIO, cast
 
 from etils import epath
 import rich.console
@@ -19,14 +20,14 @@ import rich.progress
 from vitkd_jax import remote
 from vitkd_jax.data import printable
 
-# Between two uploads of the log to a bucket, which cannot append.
+# Between two uploads of the log to a bucket: objects cannot be appended to.
 _UPLOAD_SECONDS = 60
 
 
 def open_streams() -> None:
-  """Gives a process that was started without them standard streams.
+  """Opens /dev/null in place of missing standard streams.
 
-  Else the next file that is opened would become the standard output.
+  Otherwise the next file that is opened would become the standard output.
   """
   for number, name in enumerate(("stdin", "stdout", "stderr")):
     mode = os.O_RDONLY if name == "stdin" else os.O_WRONLY
@@ -39,21 +40,21 @@ def open_streams() -> None:
         os.close(null)
       os.set_inheritable(number, True)
     if getattr(sys, name) is None:
-      # Not of the number, which by now may be a library's.
+      # Not from the descriptor, which a library may have taken by now.
       stream = open(os.devnull, "r" if name == "stdin" else "w")  # noqa: SIM115
       setattr(sys, name, stream)
 
 
 def hush_repeats() -> None:
-  """Keeps tracebacks of what is told in one sentence off the console.
+  """Silences tracebacks of failed saves that are reported in one sentence.
 
-  When one array of a save fails, the others fail too: their tasks' errors are
-  asked by nobody, tensorstore tells a loop of them that Orbax has closed, and
-  Orbax logs its own, which it raises at the next wait.
+  When one array of a save fails, the others fail too: nobody retrieves their
+  tasks' exceptions, tensorstore reports them to an event loop that Orbax has
+  closed, and Orbax logs the exception that it raises at the next wait.
   """
   unraisable = sys.unraisablehook
-  sys.unraisablehook = lambda told: (
-    str(told.exc_value) == "Event loop is closed" or unraisable(told)
+  sys.unraisablehook = lambda raised: (
+    str(raised.exc_value) == "Event loop is closed" or unraisable(raised)
   )
   logging.getLogger("asyncio").addFilter(
     lambda record: "exception was never retrieved" not in record.getMessage()
@@ -63,16 +64,24 @@ def hush_repeats() -> None:
   )
 
 
-def close(stream) -> None:
-  """Sends a stream that cannot be written any more to nowhere."""
+def close(stream: TextIO) -> None:
+  """Redirects a stream that can no longer be written to /dev/null.
+
+  Args:
+    stream: such as sys.stderr.
+  """
   with contextlib.suppress(OSError, ValueError):
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())  # Python flushes it at its exit
+    os.dup2(null, stream.fileno())  # Python flushes the stream at exit
     os.close(null)
 
 
 def complain(text: str) -> None:
-  """Prints a line to the standard error, if there is somebody to read it."""
+  """Prints a line to the standard error, where it can still be written.
+
+  Args:
+    text: the line; unprintable characters are escaped.
+  """
   try:
     print(printable.printable(text), file=sys.stderr, flush=True)
   except (OSError, ValueError):
@@ -80,33 +89,40 @@ def complain(text: str) -> None:
 
 
 class Stream:
-  """A text stream that falls silent when it cannot be written any more.
+  """A text stream that drops its text once writing has failed.
 
   Args:
     stream: such as sys.stdout.
-    lost: is called then, once, with the error.
+    lost: called with the error when writing fails for the first time.
   """
 
-  def __init__(self, stream, lost: Callable[[Exception], None]):
+  def __init__(self, stream: TextIO, lost: Callable[[Exception], None]):
     self._stream, self._lost, self._dead = stream, lost, False
 
-  def __getattr__(self, name):
+  def __getattr__(self, name: str) -> Any:
     return getattr(self._stream, name)
 
   def write(self, text: str) -> int:
-    """As of a text stream."""
+    """Writes text.
+
+    Args:
+      text: any.
+
+    Returns:
+      Number of characters written, dropped ones included.
+    """
     return self._try(lambda: self._stream.write(text)) or len(text)
 
   def flush(self) -> None:
-    """Likewise."""
+    """Flushes the stream."""
     self._try(self._stream.flush)
 
-  def _try(self, function):
+  def _try(self, function: Callable[[], Any]) -> Any:
     if self._dead:
       return None
     try:
       return function()
-    except (OSError, ValueError) as error:  # a closed stream's ValueError
+    except (OSError, ValueError) as error:  # ValueError: the stream is closed
       self._dead = True
       close(self._stream)
       self._lost(error)
@@ -114,10 +130,10 @@ class Stream:
 
 
 class Log(logging.Handler):
-  """The file train.log of a workdir; failing to write it harms nothing.
+  """The file train.log of a workdir; errors of writing it are ignored.
 
   Args:
-    workdir: a folder that is there; on gs:// the log comes once a minute.
+    workdir: an existing folder; to gs:// the log is uploaded once a minute.
   """
 
   def __init__(self, workdir: str):
@@ -127,21 +143,29 @@ class Log(logging.Handler):
     self._pending, self._uploaded = "", time.monotonic()
 
   def emit(self, record: logging.LogRecord) -> None:
-    """A warning of the package."""
+    """Appends a warning of the package.
+
+    Args:
+      record: of Python's logging.
+    """
     with contextlib.suppress(Exception):
       self.line(f"warning: {record.getMessage()}")
 
   def line(self, text: str) -> None:
-    """Appends a line, with the time in front."""
+    """Appends a line.
+
+    Args:
+      text: the line; the time is put before it.
+    """
     now = datetime.datetime.now().isoformat(" ", "seconds")
     self._pending += f"{now} {text}\n"
     if self._local or time.monotonic() > self._uploaded + _UPLOAD_SECONDS:
       self.flush()
 
   def flush(self) -> None:
-    """Writes what has not been written yet."""
+    """Writes pending lines."""
     text, self._pending = self._pending, ""
-    with contextlib.suppress(Exception):  # a bucket's client has its own types
+    with contextlib.suppress(Exception):  # clients of buckets raise any type
       if self._local:
         with open(self._path, "a", errors="replace") as file:
           file.write(text)
@@ -152,20 +176,23 @@ class Log(logging.Handler):
 
 
 class Console:
-  """Prints lines, and moves a bar where there is a terminal; a context.
+  """Prints lines, with a progress bar on a terminal; use it as a context.
 
   Args:
-    log: gets every line, too.
-    first_step: updates done.
-    total_steps: of the whole run.
+    log: also receives every line.
+    first_step: updates done before this start.
+    total_steps: updates of the whole run.
   """
 
   def __init__(self, log: Log, *, first_step: int, total_steps: int):
-    self._log, self._total, self._bars = log, total_steps, None
+    self._log, self._total = log, total_steps
+    self._bars: rich.progress.Progress | None = None
     self._stream = Stream(sys.stdout, self._lost)
     if not self._stream.isatty():
       return
-    console = rich.console.Console(file=self._stream, highlight=False)
+    # Stream passes on whatever else rich asks of a text stream.
+    file = cast("TextIO", self._stream)
+    console = rich.console.Console(file=file, highlight=False)
     self._bars = rich.progress.Progress(
       rich.progress.TextColumn("[bold]{task.completed}/{task.total}"),
       rich.progress.BarColumn(),
@@ -191,11 +218,16 @@ class Console:
 
   def _lost(self, error):
     self._log.line(
-      f"the console is gone ({error}); the training goes on, its lines are here"
+      f"lost the console ({error}); the training continues, and its lines are "
+      "in this file"
     )
 
   def line(self, text: str) -> None:
-    """Prints a line that stays."""
+    """Prints a line, which stays above the progress bar.
+
+    Args:
+      text: the line; unprintable characters are escaped.
+    """
     text = printable.printable(text)
     self._log.line(text)
     if self._bars:
@@ -205,7 +237,12 @@ class Console:
       self._stream.flush()
 
   def progress(self, step: int, text: str) -> None:
-    """Moves the bar on a terminal; prints a line elsewhere."""
+    """Moves the progress bar on a terminal; prints a line elsewhere.
+
+    Args:
+      step: updates done.
+      text: metrics to show beside it.
+    """
     line = f"step {step:{len(str(self._total))}}/{self._total}  {text}"
     if not self._bars:
       self.line(line)

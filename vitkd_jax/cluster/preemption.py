@@ -1,30 +1,31 @@
-"""Notices that a run must end: SIGTERM, TPU maintenance, a closed terminal.
+"""Preemption notices: SIGTERM, TPU maintenance, Ctrl-C, a closed terminal.
 
-JAX's own handler catches them in every process that `startup.start` joined,
-and agrees on one common point; there must be no other handler of SIGTERM. One
-that comes while JAX compiles is kept, and answered by the first poll after it.
+JAX's own handler catches SIGTERM in every process that `startup.start` joined,
+and agrees on one common point; there must be no other handler of SIGTERM. A
+notice that arrives while JAX compiles is kept until the first poll after it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import itertools
 import os
 import signal
 import threading
 import time
+from typing import Any
 
 from jax.experimental import multihost_utils
 
 from vitkd_jax import errors
 from vitkd_jax.cluster import console
 
-# JAX agrees on the next number after the largest that any process asked with:
-# one that is left out would be waited for for ever.
+# JAX agrees on the number after the largest that any process has polled with,
+# and would wait forever for a number that is skipped.
 _numbers = itertools.count(1)
-# A launcher passes on the Ctrl-C that its children got from the terminal, too.
+# A launcher forwards a Ctrl-C that its children also got from the terminal.
 _ONE_PRESS_SECONDS = 1.0
-# For the main thread to answer before anything is worth saving; while it
-# compiles, it cannot.
+# For the main thread to answer before there is anything to save; it cannot
+# while it compiles.
 _ANSWER_SECONDS = 2.0
 _saves = threading.Event()
 _interrupted = threading.Event()
@@ -33,8 +34,8 @@ _interrupted = threading.Event()
 def noticed() -> bool:
   """Whether all processes must save and end here.
 
-  To be called at the same points on every process, often, and no more once
-  it was true. Without `startup.start` it is always False.
+  Call it often, at the same points on every process, and never again after it
+  was True. Without `startup.start` it is always False.
   """
   return multihost_utils.reached_preemption_sync_point(next(_numbers))
 
@@ -46,7 +47,7 @@ def interrupted() -> bool:
 
 @contextlib.contextmanager
 def saving() -> Iterator[None]:
-  """Context: there is progress that is worth saving, and `noticed` is asked."""
+  """Context in which there is progress to save, and `noticed` is polled."""
   _interrupted.clear()
   _saves.set()
   try:
@@ -57,21 +58,21 @@ def saving() -> Iterator[None]:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-  """Context in which SIGHUP, and SIGINT while `saving`, are sent on as SIGTERM.
+  """Context that turns SIGHUP, and SIGINT while `saving`, into SIGTERM.
 
-  A second SIGINT, and one before there is anything to save, ends the process
-  with status 130. Signals that are ignored, as `nohup` has it, stay ignored.
-  To be entered by the main thread.
+  A second SIGINT, or one before there is anything to save, ends the process
+  with status 130. Ignored signals, as under `nohup`, stay ignored. Only the
+  main thread may enter it.
   """
-  ours = {
+  ours: dict[int, tuple[Any, Callable[[int, Any], None]]] = {
     signal.SIGHUP: (signal.SIG_DFL, lambda *_: None),
     signal.SIGINT: (signal.default_int_handler, _interrupt),
   }
   before = {number: signal.getsignal(number) for number in ours}
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
-  # The main thread may be in a long call of C++, whose end Python's handlers
-  # wait for; a thread is told at once.
+  # Python's handlers wait for the main thread to return from C++; the wakeup
+  # descriptor tells a thread at once.
   listener = threading.Thread(target=_listen, args=(reader,), daemon=True)
   listener.start()
   wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -81,19 +82,19 @@ def listening() -> Iterator[None]:
   try:
     yield
   finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+    for number, old in before.items():
+      signal.signal(number, old)
     signal.set_wakeup_fd(wakeup)
     os.close(writer)  # which ends the thread
 
 
 def _interrupt(number, frame):
-  """The main thread's part: outside of `saving`, what Python always does."""
+  """Python's own handler, except while `saving`."""
   if not _saves.is_set():
     signal.default_int_handler(number, frame)
 
 
-def _listen(reader):
+def _listen(reader: int) -> None:
   first = None
   with os.fdopen(reader, "rb", buffering=0) as signals:
     while number := signals.read(1):
@@ -106,7 +107,7 @@ def _listen(reader):
         first = now
         _interrupted.set()
         console.complain(
-          "interrupted: saving the state; Ctrl-C again leaves at once"
+          "interrupted: saving the state; press Ctrl-C again to exit at once"
         )
         os.kill(os.getpid(), signal.SIGTERM)
       elif first is None:
@@ -115,6 +116,6 @@ def _listen(reader):
         _leave()
 
 
-def _leave():
+def _leave() -> None:
   console.complain("error: interrupted")
   os._exit(errors.INTERRUPTED)

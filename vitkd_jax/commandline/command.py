@@ -15,7 +15,7 @@ import traceback
 from absl import app, flags, logging
 
 from vitkd_jax import errors
-from vitkd_jax.cluster import console, startup
+from vitkd_jax.cluster import console, rendezvous, startup
 from vitkd_jax.commandline import arguments
 
 # Flags defined here are those of the entry point that asks for them.
@@ -66,7 +66,7 @@ def join() -> None:
     )
   except ValueError as error:
     raise RefusedError(str(error)) from error
-  except startup.MissingError as error:
+  except rendezvous.MissingError as error:
     raise errors.FailedError(str(error)) from error
 
 

@@ -1,11 +1,11 @@
-"""Checkpoints of the train state; the only importer of orbax.
+"""Checkpoints of the train state; the only module that imports orbax.
 
-Orbax neither detects a flipped bit nor falls back from a damaged latest step,
-so each checkpoint carries a fingerprint of every leaf, and `restore` tries the
-steps from the newest down until one is whole.
+Orbax neither detects a flipped bit nor falls back from a damaged latest step.
+So each checkpoint stores a fingerprint of every leaf, and `restore` tries the
+steps from the newest to the oldest until one is intact.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import logging
@@ -26,16 +26,16 @@ T = TypeVar("T")
 
 
 class DamagedError(ValueError):
-  """Checkpoints are there, but none of them is whole and fits."""
+  """Checkpoints exist, but none of them is intact and fits the run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """What a checkpoint held.
+  """The content of a checkpoint.
 
   Attributes:
-    state: the tree that was saved.
-    evaluated: False where a save came before the evaluation that was due.
+    state: the saved tree.
+    evaluated: False if the evaluation that was due at its step has not run.
   """
 
   state: Any
@@ -43,11 +43,11 @@ class Restored:
 
 
 class _Manager(ocp.CheckpointManager):
-  """Orbax's, that leaves JAX's notices of preemption alone.
+  """Orbax's manager, which does not poll for preemption notices here.
 
-  It polls for them itself, with the step as the number, also in the
-  background: a notice that comes between its poll and ours would be expected
-  at a number that we have passed, and be lost.
+  It polls with the step as the number, also in the background: JAX would then
+  agree on a number that our own polls have passed, and the notice would be
+  lost.
   """
 
   def reached_preemption(self, step: int) -> bool:
@@ -55,8 +55,8 @@ class _Manager(ocp.CheckpointManager):
     return False
 
 
-def _as_dict(state):
-  """A flax dataclass as the dict of its fields; other trees as they are."""
+def _as_dict(state: Any) -> Any:
+  """The dict of a flax dataclass's fields; other trees unchanged."""
   if not dataclasses.is_dataclass(state):
     return state
   names = [field.name for field in dataclasses.fields(state)]
@@ -64,12 +64,12 @@ def _as_dict(state):
 
 
 class Checkpoints:
-  """Saves and restores the states of one run; a context that closes itself.
+  """Saves and restores the states of one run; use it as a context.
 
   Args:
-    directory: where they lie; made if it is not there.
-    keep: number of newest checkpoints that are kept, and the best one too.
-    read_only: leaves everything as it is, a save in flight included.
+    directory: folder or URL of the checkpoints, created unless read-only.
+    keep: number of newest checkpoints to keep, beside the best one.
+    read_only: write and delete nothing, unfinished saves included.
   """
 
   def __init__(
@@ -90,19 +90,19 @@ class Checkpoints:
         ),
       ]
     )
-    # A relative path is accepted by orbax and fails one save later.
+    # Orbax accepts a relative path and fails at the next save.
     self._directory = remote.absolute(directory)
     with _without_warnings() if read_only else contextlib.nullcontext():
       self._manager = _Manager(
         self._directory,
         options=ocp.CheckpointManagerOptions(
           preservation_policy=policy,
-          # What a killed run left half written, or a full disk stays full.
+          # Of killed runs; otherwise a full disk stays full.
           cleanup_tmp_directories=not read_only,
           create=not read_only,
           read_only=read_only,
         ),
-        # Named handlers, so that a checkpoint's shapes can be asked for.
+        # Named handlers, so that a checkpoint's shapes can be read.
         item_handlers={
           "state": ocp.StandardCheckpointHandler(),
           "meta": ocp.JsonCheckpointHandler(),
@@ -117,18 +117,17 @@ class Checkpoints:
     top1: float | None,
     evaluated: bool = True,
   ) -> None:
-    """Starts an asynchronous save; `wait` says when it is durable.
+    """Starts an asynchronous save; `wait` blocks until it is durable.
 
     Args:
       step: updates done.
       state: tree of arrays; may be donated at once.
-      top1: accuracy of the evaluation at this step, which decides what is
-        best; None where there was none.
-      evaluated: False where an evaluation is due at this step and has yet to
-        come.
+      top1: accuracy in [0, 1] of the evaluation at this step, by which the best
+        checkpoint is chosen; None without an evaluation.
+      evaluated: False if an evaluation is due at this step and has not run.
     """
     tree = _as_dict(state)
-    # Damaged and passed over before, or saved before its evaluation.
+    # Damaged and skipped before, or saved before its evaluation.
     if step in self._manager.all_steps():
       self._manager.delete(step)
     top1 = None if top1 is None else float(top1)
@@ -148,30 +147,34 @@ class Checkpoints:
     )
 
   def prepare(self, state: Any) -> None:
-    """Compiles what `save` needs: one that a notice asks for has no time."""
+    """Compiles what `save` needs, as a save before a preemption has no time.
+
+    Args:
+      state: tree of arrays, as for `save`.
+    """
     fingerprint.of(_as_dict(state))
 
   def wait(self) -> None:
-    """Blocks until what was saved is durable, and raises if it failed."""
+    """Blocks until the last save is durable; raises if it failed."""
     self._manager.wait_until_finished()
 
   def busy(self) -> bool:
-    """Whether a save is in flight, on any process."""
+    """Whether a save is in progress on any process."""
     return self._manager.is_saving_in_progress()
 
   def steps(self) -> list[int]:
-    """The steps that are there, the newest first; some may be damaged."""
+    """The steps of all checkpoints, newest first; some may be damaged."""
     return sorted(self._manager.all_steps(), reverse=True)
 
   def restore(self, like: Any, state_shardings: Any) -> Restored | None:
-    """The newest whole state, or None where nothing was ever saved.
+    """The newest intact state, or None if there are no checkpoints.
 
     Args:
-      like: the state's shapes and dtypes (`jax.eval_shape`).
-      state_shardings: where each leaf goes; any mesh will do.
+      like: tree of ShapeDtypeStructs (`jax.eval_shape`).
+      state_shardings: sharding of each leaf, on any mesh.
 
     Raises:
-      DamagedError: there are checkpoints, and none is whole and fits.
+      DamagedError: there are checkpoints, but none is intact and fits `like`.
     """
     shapes = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -182,37 +185,43 @@ class Checkpoints:
     steps = self.steps()
     if not steps:
       return None
-    tree, meta = self._first_whole(
-      steps, lambda step: _restore_whole(self._manager, step, target)
+    tree, meta = self._first_intact(
+      steps, lambda step: _restore_intact(self._manager, step, target)
     )
-    if dataclasses.is_dataclass(like):
-      tree = like.replace(**tree)
+    if dataclasses.is_dataclass(like) and not isinstance(like, type):
+      tree = dataclasses.replace(like, **tree)
     return Restored(tree, meta["evaluated"])
 
   def read(self, choice: str | int) -> tuple[Any, int]:
-    """One state as it was saved, on this process's first device; its step.
+    """One state as it was saved, and its step.
 
     Args:
-      choice: "latest" or "best" (of the highest top-1), the next one where
-        that is damaged, or a step.
+      choice: "latest", "best" (highest top-1), or a step. Where the latest or
+        best is damaged, the next one is read.
+
+    Returns:
+      (state, step): a tree of arrays on this process's first device, and
+      updates done.
 
     Raises:
-      DamagedError: none is whole.
-      ValueError: there is none, or no evaluated one for "best".
+      DamagedError: none is intact.
+      ValueError: there is no such checkpoint; for "best", none was evaluated.
     """
     steps = self.steps()
     if isinstance(choice, int):
       steps = [step for step in steps if step == choice]
     elif choice == "best":
-      top1 = {step: self._top1(step) for step in steps}
-      steps = [step for step in steps if top1[step] is not None]
-      steps.sort(key=lambda step: top1[step], reverse=True)
+      found = ((step, self._top1(step)) for step in steps)
+      top1 = {step: score for step, score in found if score is not None}
+      steps = sorted(top1, key=top1.__getitem__, reverse=True)
     if not steps:
-      wanted = {"latest": "checkpoint", "best": "evaluated checkpoint"}
+      expected: dict[str | int, str] = {
+        "latest": "a checkpoint",
+        "best": "an evaluated checkpoint",
+      }
       raise ValueError(
-        f"{self._directory} holds no "
-        + wanted.get(choice, f"checkpoint of step {choice}")
-        + (f"; there are {self.steps()}" if self.steps() else "")
+        f"expected {expected.get(choice, f'a checkpoint of step {choice}')} in "
+        f"{self._directory}, got {self.steps() or 'none'}"
       )
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -221,55 +230,55 @@ class Checkpoints:
         lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device),
         self._manager.item_metadata(step)["state"].tree,
       )
-      return _restore_whole(self._manager, step, target)
+      return _restore_intact(self._manager, step, target)
 
-    tree, meta = self._first_whole(steps, read)
+    tree, meta = self._first_intact(steps, read)
     return tree, meta["step"]
 
-  def _top1(self, step):
+  def _top1(self, step: int) -> float | None:
     try:
       return _meta(self._manager, step)["top1"]
-    except Exception:  # damaged: `_first_whole` will say so
+    except Exception:  # damaged: `_first_intact` warns of it
       return None
 
-  def _first_whole(self, steps: list[int], read: Callable[[int], T]) -> T:
+  def _first_intact(self, steps: list[int], read: Callable[[int], T]) -> T:
     reason = ""
     for step in steps:
       try:
         return read(step)
-      # Orbax answers damage with many types, the bare Exception among them.
+      # Damage makes Orbax raise many types, the bare Exception among them.
       except Exception as error:
         reason = reason or first_line(error)
         _log.warning(
-          "checkpoint of step %d in %s is damaged and passed over: %s",
+          "skipped the damaged checkpoint of step %d in %s: %s",
           step,
           self._directory,
           first_line(error),
         )
     raise DamagedError(
-      f"none of the checkpoints {steps} in {self._directory} is whole and fits "
-      f"({reason}); restore them from a copy, or start again in an empty "
-      "workdir"
+      f"none of the checkpoints {steps} in {self._directory} is intact and "
+      f"fits this run ({reason}); restore them from a backup, or start again "
+      "in an empty workdir"
     )
 
-  def __enter__(self):
+  def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(self, kind, *_):
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
     try:
       self.close()
     except Exception:
-      if kind is None:  # else a failed save would hide what ended the run
+      if kind is None:  # a failed save must not hide what ended the run
         raise
 
   def close(self) -> None:
-    """Waits, and frees the threads."""
+    """Waits for the last save, and frees the threads."""
     self._manager.close()
 
 
 @contextlib.contextmanager
-def _without_warnings():
-  """Orbax says of each manager that only reads that it does not write."""
+def _without_warnings() -> Iterator[None]:
+  """Context without Orbax's warning that a read-only manager does not write."""
   logger = absl_logging.get_absl_logger()
   level = logger.level
   logger.setLevel(logging.ERROR)
@@ -280,7 +289,14 @@ def _without_warnings():
 
 
 def first_line(error: Exception) -> str:
-  """What an error says, short; its type where it says nothing."""
+  """The first line of an error's message, or its type if it has none.
+
+  Args:
+    error: any.
+
+  Returns:
+    At most 300 characters.
+  """
   return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
@@ -290,8 +306,8 @@ def _meta(manager, step):
   )["meta"]
 
 
-def _restore_whole(manager, step, target):
-  """(state, meta) of one step; raises whatever is wrong with it."""
+def _restore_intact(manager, step, target):
+  """(state, meta) of one step; raises if it is damaged or does not fit."""
   _check_leaves(manager.item_metadata(step)["state"].tree, target)
   restored = manager.restore(
     step,
@@ -309,13 +325,16 @@ def _restore_whole(manager, step, target):
   return tree, meta
 
 
-def _check_leaves(saved, wanted):
-  """Orbax casts another dtype silently, and names no leaf for a shape."""
-  saved, wanted = fingerprint.paths(saved), fingerprint.paths(wanted)
-  for path in sorted(saved.keys() ^ wanted.keys()):
+def _check_leaves(saved: Any, target: Any) -> None:
+  """Refuses other leaves, shapes or dtypes.
+
+  Orbax casts another dtype silently, and names no leaf where a shape differs.
+  """
+  saved, target = fingerprint.paths(saved), fingerprint.paths(target)
+  for path in sorted(saved.keys() ^ target.keys()):
     where = "in the checkpoint" if path in saved else "in this run's state"
     raise ValueError(f"{path} is only {where}")
-  for path, leaf in wanted.items():
+  for path, leaf in target.items():
     was, now = (
       f"{np.dtype(x.dtype).name} {tuple(x.shape)}" for x in (saved[path], leaf)
     )

@@ -1,7 +1,7 @@
 """Scalars as a TensorBoard event file, written by the caller's own thread.
 
-tensorboardX writes through a thread that dies of a full disk, and its queue
-then blocks for ever.
+tensorboardX writes through a thread that a full disk ends, after which its
+queue blocks forever.
 """
 
 from collections.abc import Mapping
@@ -10,30 +10,32 @@ import socket
 import struct
 import sys
 import time
+from typing import Any
 
 from etils import epath
 
 from vitkd_jax import remote
 
-# tensorboardX imports PyTorch where it is installed, and can do without.
-_LOADED = sys.modules.setdefault("torch", None)
+# tensorboardX imports PyTorch where it is installed, and works without it.
+_MODULES: dict[str, Any] = sys.modules
+_LOADED = _MODULES.setdefault("torch", None)
 from tensorboardX.proto import event_pb2  # noqa: E402
 from tensorboardX.record_writer import masked_crc32c  # noqa: E402
 from tensorboardX.summary import scalar  # noqa: E402
 
 if _LOADED is None:
-  del sys.modules["torch"]
+  del _MODULES["torch"]
 
-# Between two uploads: an object is written anew each time.
+# Between two uploads to a bucket: each writes the whole object again.
 _UPLOAD_SECONDS = 120
 
 
 class Events:
-  """An event file of one start of a run; use it as a context.
+  """The event file of one start of a run; use it as a context.
 
   Args:
-    workdir: where it goes.
-    first_step: TensorBoard drops what earlier files hold from this step on.
+    workdir: an existing folder, or a URL.
+    first_step: TensorBoard drops events of earlier files from this step on.
   """
 
   def __init__(self, workdir: str, first_step: int):
@@ -47,15 +49,20 @@ class Events:
       event_pb2.Event(step=first_step, session_log=start),
     )
 
-  def __enter__(self):
+  def __enter__(self) -> "Events":
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     if self._content:
       self._path.write_bytes(self._content)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Appends the values of a step."""
+    """Appends scalars.
+
+    Args:
+      step: updates done.
+      values: scalars by name.
+    """
     self._write(
       *(
         event_pb2.Event(step=step, summary=scalar(name, value))
@@ -69,7 +76,7 @@ class Events:
       event.wall_time = now
     records = b"".join(map(_record, events))
     if self._content is None:
-      # Unbuffered: what a full disk refuses is not tried again at the end.
+      # Unbuffered, so that a failed write is not retried when closing.
       with open(self._path, "ab", buffering=0) as file:
         file.write(records)
       return

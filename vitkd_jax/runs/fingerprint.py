@@ -1,4 +1,4 @@
-"""A number for each array that any changed bit alters, on any sharding."""
+"""A hash of each array that does not depend on its sharding."""
 
 import functools
 from typing import Any
@@ -10,7 +10,7 @@ _UINTS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 def _leaf_fingerprint(x):
-  """uint32 that any changed word alters, on any sharding the same."""
+  """uint32 that changes with any word, the same on any sharding."""
   if x.dtype == jnp.bool_:
     x = x.astype(jnp.uint8)
   words = jax.lax.bitcast_convert_type(x, _UINTS[x.dtype.itemsize])
@@ -20,7 +20,7 @@ def _leaf_fingerprint(x):
     index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(
       jnp.uint32, words.shape, axis
     )
-  # Odd factors (Knuth's multiplicative hash), so that no word cancels out.
+  # Odd factors (Knuth's multiplicative hash): no change of one word is lost.
   return jnp.sum(words * (index * jnp.uint32(2654435761) | 1), dtype=jnp.uint32)
 
 
@@ -30,14 +30,25 @@ def _fingerprints(leaves):
 
 
 def paths(tree: Any) -> dict[str, Any]:
-  """{"a/b/c": leaf} of a tree."""
+  """The leaves of a tree by path, such as "a/b/c".
+
+  Args:
+    tree: any pytree.
+  """
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
   return {name(path): leaf for path, leaf in flat}
 
 
 def of(tree: Any) -> dict[str, int]:
-  """{path: uint32} of every leaf; equal on any number of devices."""
+  """The hash of every leaf, the same on any number of devices.
+
+  Args:
+    tree: of arrays, with items of at most 4 bytes.
+
+  Returns:
+    Numbers in [0, 2**32) by path.
+  """
   leaves = paths(tree)
   values = jax.device_get(_fingerprints(list(leaves.values())))
   return {path: int(v) for path, v in zip(leaves, values, strict=True)}

@@ -1,14 +1,15 @@
-"""Keys of a config from run to run: which may change, which an older lacks."""
+"""Keys of a config across starts: which may change, which older runs lack."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 
-# A key like "config.data.exif" -> its default, None where it has none.
+# "config.data.exif" -> default of that key, None if it has none.
 Default = Callable[[str], Any]
 
-# What may change between two starts of one run: it changes no result.
+# Keys that may change between two starts of one run, as no result depends on
+# them.
 FREE = (
   "command",
   "config.run.log_every",
@@ -27,30 +28,44 @@ FREE = (
   "config.teacher.weights",  # their SHA-256 is compared
 )
 
-# What runs did before there was the key, where that is not its default now.
+# Behaviour of runs from before a key existed, where its default is another.
 _BEFORE = {("data", "exif"): True}
 
 
 def complete(config: Mapping[str, Any], default: Default) -> dict[str, Any]:
-  """A config with every key that once was not there: `meant` leaves it be."""
+  """A new run's config with the keys that older runs may lack.
+
+  `meant` leaves such a config unchanged.
+
+  Args:
+    config: sections of a config.
+    default: of a key.
+  """
   return _filled(
     config, lambda section, key, _: default(f"config.{section}.{key}")
   )
 
 
 def meant(config: Mapping[str, Any]) -> dict[str, Any]:
-  """An older run's config with what it did where it lacks a key."""
+  """A config that states what its run did where older versions had no key.
+
+  Args:
+    config: sections of a config, as config.json has them.
+  """
   return _filled(config, lambda section, key, before: before)
 
 
 def carried_on(
   config: ml_collections.ConfigDict, old: Mapping[str, Any]
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
-  """A run's config where it goes on as an older one, and sentences on that.
+  """The config with which a run from before some keys existed resumes.
 
   Args:
-    config: as it is given.
-    old: the config in the workdir, as it was written.
+    config: as given for this start.
+    old: sections of the config in the workdir, as config.json has them.
+
+  Returns:
+    (config, notes): the config, and a sentence for each key that was changed.
   """
   notes = []
   for (section, key), before in _BEFORE.items():
@@ -61,13 +76,15 @@ def carried_on(
       with config.unlocked():
         config[section][key] = before
       notes.append(
-        f"config.{section}.{key}={before}: so this run was started, before"
-        " there was the key; another workdir takes another value"
+        f"using config.{section}.{key}={before}, as this run was started "
+        "before that key existed; use another workdir for another value"
       )
   return config, notes
 
 
-def _filled(config, value):
+def _filled(
+  config: Mapping[str, Any], value: Callable[[str, str, Any], Any]
+) -> dict[str, Any]:
   config = dict(config)
   for (section, key), before in _BEFORE.items():
     if isinstance(config.get(section), Mapping):

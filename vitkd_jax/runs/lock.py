@@ -1,9 +1,9 @@
-"""One writer a workdir: a lock that dies with its process.
+"""One writer per workdir: a lock that ends with its process.
 
-On a disk it is the kernel's advisory lock on a file, which NFS clients pass on
-to their server. A bucket has none: there an object names the writer and is
-renewed every few seconds, and a start that finds one waits to see whether
-it still is.
+On a disk it is the kernel's advisory lock on a file, which NFS clients forward
+to their server. Buckets have no locks: there an object names the writer, which
+renews it every few seconds; a start that finds the object waits to see whether
+it is still renewed.
 """
 
 from collections.abc import Iterator
@@ -27,25 +27,25 @@ _log = logging.getLogger(__name__)
 
 # Between two renewals of an object.
 _BEAT_SECONDS = 10.0
-# Without a renewal, after which its writer counts as dead: four of them.
+# Without a renewal (four are missed) its writer is taken for dead.
 _STALE_SECONDS = 45.0
-# What file systems answer that know no locks.
+# Errors of file systems without locks.
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class HeldError(ValueError):
-  """Another process writes to the workdir; the message says which one."""
+  """Another process writes to the workdir; the message names it."""
 
 
 @contextlib.contextmanager
 def hold(workdir: str) -> Iterator[None]:
-  """Holds the workdir's lock, in its file or object `lock`; a context.
+  """Context that holds the lock, the file or object `lock` in the workdir.
 
   Args:
-    workdir: made if it is not there; may be gs://.
+    workdir: a folder, created if missing, or a URL.
 
   Raises:
-    HeldError: another process holds it.
+    HeldError: another process holds the lock.
     OSError: the file or the bucket cannot be written.
   """
   make = _Lease if remote.is_remote(workdir) else _FileLock
@@ -61,22 +61,22 @@ def _holder() -> dict[str, Any]:
   }
 
 
-def _refusal(workdir, text) -> HeldError:
+def _refusal(workdir: str, text: bytes) -> HeldError:
   try:
     held = json.loads(text)
     who = f"process {held['pid']} on {held['host']}, since {held['since']}"
-  except (ValueError, KeyError, TypeError):  # it has yet to write its name
+  except (ValueError, KeyError, TypeError):  # not yet written by the holder
     who = "another process"
   return HeldError(
-    f"workdir {workdir} is in use by {who}; wait for that training or end it, "
-    "or take another workdir"
+    f"workdir {workdir} is in use by {who}; wait for that training or stop "
+    "it, or use another workdir"
   )
 
 
 class _FileLock:
-  """Held as long as the file is open, which ends with the process."""
+  """The kernel's lock on a file, released when the process ends."""
 
-  def __init__(self, workdir):
+  def __init__(self, workdir: str):
     self._workdir = workdir
 
   def __enter__(self):
@@ -90,7 +90,7 @@ class _FileLock:
       os.close(self._file)
       raise
 
-  def _lock(self, path):
+  def _lock(self, path: str) -> None:
     try:
       fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -99,12 +99,12 @@ class _FileLock:
       if error.errno not in _UNSUPPORTED:
         raise
       _log.warning(
-        "%s cannot be locked (%s): nothing keeps a second training from "
-        "writing to this workdir",
+        "%s cannot be locked (%s): make sure that no other training writes to "
+        "this workdir",
         path,
         error.strerror,
       )
-    with contextlib.suppress(OSError):  # a full disk; it is for messages alone
+    with contextlib.suppress(OSError):  # a full disk; only messages need it
       os.ftruncate(self._file, 0)
       os.pwrite(self._file, json.dumps(_holder()).encode(), 0)
 
@@ -113,9 +113,9 @@ class _FileLock:
 
 
 class _Lease:
-  """An object that is renewed by a thread, and deleted at an orderly end."""
+  """An object that a thread renews, deleted at an orderly exit."""
 
-  def __init__(self, workdir):
+  def __init__(self, workdir: str):
     import fsspec  # comes with gcsfs
 
     self._workdir = workdir
@@ -136,25 +136,25 @@ class _Lease:
   def __exit__(self, *_):
     self._done.set()
     self._thread.join()
-    # A bucket that is gone: the next start waits.
+    # If the bucket cannot be reached, the next start waits.
     with contextlib.suppress(Exception):
       if self._is_mine(self._read()):
         self._files.rm_file(self._path)
 
   def _created(self) -> bool:
-    """Whether there was no such object; then there is one, and it is ours."""
+    """Creates the object; False if another process has created it."""
     try:
       self._write(mode="create")
     except FileExistsError:
-      # Also where an answer was lost and the request was made again.
+      # It is ours if a response was lost and the request was repeated.
       return self._is_mine(self._read())
     return True
 
-  def _take_over(self):
-    """Waits until the object was not renewed for long; raises if it is."""
+  def _take_over(self) -> None:
+    """Waits until the object has expired; raises if it is renewed."""
     seen = self._read()
     _log.warning(
-      "%s names a training that may have died; waiting up to %g s to see "
+      "%s names a training that may have ended; waiting up to %g s to see "
       "whether it still runs",
       self._path,
       _STALE_SECONDS,
@@ -168,13 +168,13 @@ class _Lease:
       if now != seen:
         raise _refusal(self._workdir, now or self._read() or b"")
     self._write()
-    # Of two that take it over at once, the one that wrote last has it.
+    # If two processes take it over at once, the last to write has it.
     self._done.wait(_BEAT_SECONDS / 5)
     now = self._read()
     if not self._is_mine(now):
       raise _refusal(self._workdir, now or b"")
 
-  def _renew(self):
+  def _renew(self) -> None:
     while not self._done.wait(_BEAT_SECONDS):
       try:
         now = self._read()
@@ -185,19 +185,19 @@ class _Lease:
       except Exception as error:  # the next renewal tries again
         _log.warning("%s could not be renewed: %s", self._path, error)
 
-  def _end(self, now):
-    """Ends the process: it stood still for so long that another took over."""
+  def _end(self, now: bytes) -> None:
+    """Ends the process, as it hung for so long that another took over."""
     print(f"error: {_refusal(self._workdir, now)}", file=sys.stderr, flush=True)
     os._exit(1)
 
   def _read(self) -> bytes | None:
     try:
-      # A range: without one, its length would come from a cached listing.
+      # A range, as otherwise the length would come from a cached listing.
       return self._files.cat_file(self._path, 0, 4096)
     except FileNotFoundError:
       return None
 
-  def _write(self, mode="overwrite"):
+  def _write(self, mode: str = "overwrite") -> None:
     content = {**self._mine, "renewals": self._renewals}
     self._files.pipe_file(self._path, json.dumps(content).encode(), mode=mode)
 

@@ -1,4 +1,4 @@
-"""Metrics of a run: metrics.jsonl, TensorBoard, console and train.log."""
+"""Writes the metrics of a run to files and console."""
 
 from collections.abc import Mapping
 import contextlib
@@ -13,27 +13,33 @@ from vitkd_jax.runs import events, reading
 
 
 class Writer:
-  """Writes scalars by step; use it as a context.
+  """Writes metrics.jsonl, TensorBoard events, console and log; a context.
 
-  A resumed run drops what was written beyond its first step, so that its
-  metrics.jsonl equals an unbroken run's.
+  A resumed run drops lines beyond its first step, so that its metrics.jsonl
+  equals that of an uninterrupted run.
 
   Args:
-    workdir: where metrics.jsonl and the events go; made if it is not there.
+    workdir: an existing folder, or a URL.
     first_step: updates done before this start.
-    total_steps: of the whole run, for the progress line.
-    quiet: writes nothing (all processes but the first).
+    total_steps: updates of the whole run, for the progress line.
+    quiet: write nothing, as on all processes but the first.
   """
 
   def __init__(
-    self, workdir: str, *, first_step: int, total_steps: int, quiet=False
+    self,
+    workdir: str,
+    *,
+    first_step: int,
+    total_steps: int,
+    quiet: bool = False,
   ):
     self._workdir, self._quiet = workdir, quiet
     self._first_step, self._total_steps = first_step, total_steps
     self._path = epath.Path(workdir) / "metrics.jsonl"
-    self._written = set()
+    # Steps and names of the lines that an earlier start wrote.
+    self._written: set[tuple[int, frozenset[str]]] = set()
 
-  def __enter__(self):
+  def __enter__(self) -> "Writer":
     if self._quiet:
       return self
     with contextlib.ExitStack() as stack:
@@ -50,14 +56,19 @@ class Writer:
       self._open = stack.pop_all()
     return self
 
-  def __exit__(self, kind, error, _):
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    _: object,
+  ) -> None:
     if self._quiet:
       return
     if isinstance(error, errors.FailedError | errors.PreemptedError):
       self._log.line(str(error))  # which the command prints
     elif error is not None:
-      self._log.line(f"ended by {kind.__name__}: {error}")
-    # What filled the disk has been told, and hides nothing else here.
+      self._log.line(f"ended by {type(error).__name__}: {error}")
+    # The full disk has been reported; it must not hide what ended the run.
     with contextlib.suppress(OSError):
       self._open.close()
 
@@ -69,13 +80,18 @@ class Writer:
       if values["step"] <= step:
         kept.append(line + b"\n")
         self._written.add((values["step"], frozenset(values)))
-    if b"".join(kept) != content:  # through another file: a kill loses nothing
+    if b"".join(kept) != content:  # renamed, so that a kill loses nothing
       temporary = self._path.with_suffix(".tmp")
       temporary.write_bytes(b"".join(kept))
       temporary.replace(self._path)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Appends one line of metrics and the events of the same step, once."""
+    """Appends a line to metrics.jsonl and events, unless already written.
+
+    Args:
+      step: updates done.
+      values: scalars by name.
+    """
     known = (step, frozenset(values) | {"step"})
     if self._quiet or known in self._written:
       return
@@ -89,18 +105,31 @@ class Writer:
     self._events.scalars(step, values)
 
   def line(self, text: str) -> None:
-    """Prints a line that stays."""
+    """Prints a line, which stays above the progress bar.
+
+    Args:
+      text: the line.
+    """
     if not self._quiet:
       self._console.line(text)
 
   def progress(self, step: int, values: Mapping[str, float]) -> None:
-    """Moves the bar on a terminal; prints a line into a log."""
+    """Moves the progress bar on a terminal; prints a line elsewhere.
+
+    Args:
+      step: updates done.
+      values: as for `progress_text`.
+    """
     if not self._quiet:
       self._console.progress(step, progress_text(values))
 
 
 def progress_text(values: Mapping[str, float]) -> str:
-  """One line of what a person watches: loss by term, speed, time left."""
+  """One line on the progress: loss by term, speed and time left.
+
+  Args:
+    values: metrics of a training step by name, such as "loss".
+  """
   terms = "  ".join(
     f"{name.removeprefix('weighted_')} {value:.3f}"
     for name, value in values.items()

@@ -1,6 +1,6 @@
-"""Reads a workdir: its config, and its metrics as far as they are whole.
+"""Reads a workdir: its config.json, and the intact lines of its metrics.jsonl.
 
-Nothing else reads config.json or metrics.jsonl.
+No other module reads these files.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,16 @@ from vitkd_jax.runs import history
 
 
 def record(workdir: str) -> dict[str, Any] | None:
-  """config.json, or None where there is none; `workdir.claim` writes it.
+  """The content of config.json, or None if there is none.
 
-  Keys of the config that it lacks, since it is older, say what its run did.
+  Keys that an older version did not write are added, with the values that its
+  runs used.
+
+  Args:
+    workdir: a folder or a URL; `workdir.claim` wrote the file.
 
   Raises:
-    ValueError: it is there and cannot be read.
+    ValueError: the file cannot be read.
   """
   found = _config_json(workdir)
   if found is None:
@@ -34,7 +38,11 @@ def record(workdir: str) -> dict[str, Any] | None:
 
 
 def config_of(path: str) -> dict[str, Any] | None:
-  """The config of a workdir; None for any other path."""
+  """The config of a workdir, as plain dicts; None for any other path.
+
+  Args:
+    path: any file or folder, or a URL.
+  """
   if not epath.Path(path).is_dir():
     return None
   try:
@@ -47,10 +55,17 @@ def config_of(path: str) -> dict[str, Any] | None:
 def carried_on(
   workdir: str, config: ml_collections.ConfigDict
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
-  """The config with which a workdir's run goes on; see `history.carried_on`.
+  """The config with which the run of a workdir resumes.
+
+  Args:
+    workdir: a folder or a URL.
+    config: as given for this start.
+
+  Returns:
+    As `history.carried_on`; `config` and no notes for a new run.
 
   Raises:
-    ValueError: config.json is there and cannot be read.
+    ValueError: config.json cannot be read.
   """
   found = _config_json(workdir)
   if found is None:
@@ -58,7 +73,7 @@ def carried_on(
   return history.carried_on(config, found["config"])
 
 
-def _config_json(workdir):
+def _config_json(workdir: str) -> dict[str, Any] | None:
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
     return None
@@ -68,14 +83,21 @@ def _config_json(workdir):
   except (ValueError, KeyError, TypeError):
     raise ValueError(
       f"{path} is damaged and does not say which run this is; restore it, or "
-      "take an empty workdir"
+      "use an empty workdir"
     ) from None
 
 
 def metrics(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
-  """The whole lines of a metrics.jsonl, as they are and their values.
+  """The intact lines of a metrics.jsonl.
 
-  A killed run may leave its last line half written, a full disk any other.
+  A killed run may leave its last line truncated, a full disk any line.
+
+  Args:
+    content: of the file.
+
+  Yields:
+    (line, values): the line without its end, and its values by name with
+    "step", an int.
   """
   for line in content.splitlines():
     try:
@@ -87,16 +109,19 @@ def metrics(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def evaluation(workdir: str, step: int | None = None) -> dict[str, Any]:
-  """What an evaluation logged, its step first; {} where there was none.
+  """The metrics of one evaluation.
 
   Args:
     workdir: of a run.
-    step: whose evaluation is read; None for the last.
+    step: updates before the evaluation; None for the last evaluation.
+
+  Returns:
+    "step", then metrics by name ("eval_..."); {} without an evaluation.
 
   Raises:
-    ValueError: metrics.jsonl is there and cannot be read.
+    ValueError: metrics.jsonl cannot be read.
   """
-  found = {}
+  found: dict[str, Any] = {}
   for _, values in metrics(_content(workdir)):
     scores = {k: v for k, v in values.items() if k.startswith("eval_")}
     if scores and step in (None, values["step"]):
@@ -104,7 +129,7 @@ def evaluation(workdir: str, step: int | None = None) -> dict[str, Any]:
   return found
 
 
-def _content(workdir) -> bytes:
+def _content(workdir: str) -> bytes:
   path = epath.Path(workdir) / "metrics.jsonl"
   try:
     return path.read_bytes() if path.exists() else b""
@@ -113,7 +138,7 @@ def _content(workdir) -> bytes:
 
 
 class NotARunError(ValueError):
-  """A folder that holds no run, or none with metrics yet."""
+  """A folder without a run, or with a run that has no metrics yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +146,8 @@ class Series:
   """One metric by step.
 
   Attributes:
-    steps: int64 [T], rising.
-    values: float64 [T]; NaN and infinities as they were logged.
+    steps: int64 [T], ascending.
+    values: float64 [T], NaN and infinities included.
   """
 
   steps: np.ndarray
@@ -146,12 +171,12 @@ class Run:
 
   Attributes:
     path: the workdir.
-    name: how the report calls it.
+    name: shown in the report.
     config: sections of the config, as plain dicts.
-    teacher_sha256: of the teacher's weights, None without a teacher.
-    command: the command line, None where it was not recorded.
-    series: metrics by name; none is empty.
-    teacher_step: of the checkpoint that the teacher was read from, if any.
+    teacher_sha256: hash of the teacher's weights; None without a teacher.
+    command: the command line; None if it was not recorded.
+    series: metrics by name, none of them empty.
+    teacher_step: step of the teacher's checkpoint; None for a file.
   """
 
   path: str
@@ -169,18 +194,18 @@ class Run:
 
   @property
   def loss_weights(self) -> dict[str, float]:
-    """The weights of the loss terms that count, in the order of reporting."""
+    """The non-zero weights of loss terms, in the order of reports."""
     given = self.config.get("weights") or {}
     return {term: given[term] for term in loss_terms.TERMS if given.get(term)}
 
   @property
   def step(self) -> int:
-    """Updates done when the last line was written."""
+    """Updates done at the last line of metrics."""
     return max(int(series.steps[-1]) for series in self.series.values())
 
   @functools.cached_property
   def total_steps(self) -> int | None:
-    """Updates of the whole run; None where no line tells."""
+    """Updates of the whole run; None if no line of metrics tells."""
     eta, speed = self._speed("eta_seconds"), self._speed("images_per_second")
     if eta is None or speed is None:
       return None
@@ -189,12 +214,12 @@ class Run:
 
   @property
   def finished(self) -> bool:
-    """No step is known to be missing."""
+    """Whether no step is known to be missing."""
     return self.total_steps is None or self.step >= self.total_steps
 
   @property
   def seconds(self) -> float | None:
-    """Time spent on training, without compilation, evaluations and saves."""
+    """Time spent training, without compilation, evaluations and saves."""
     speed = self._speed("images_per_second")
     if speed is None:
       return None
@@ -203,19 +228,19 @@ class Run:
 
   @property
   def images_per_second(self) -> float | None:
-    """Mean speed of the training."""
+    """Mean training speed."""
     speed, seconds = self._speed("images_per_second"), self.seconds
-    if not seconds:
+    if speed is None or not seconds:
       return None
     batch_size = self.config["run"]["batch_size"]
     return float(speed.steps[-1] * batch_size / seconds)
 
   @property
   def accuracy(self) -> Series | None:
-    """Top-1 by step: the moving average's where there is one."""
+    """Top-1 by step: of the moving average, if the run keeps one."""
     return self.series.get("eval_ema_top1") or self.series.get("eval_top1")
 
-  def _speed(self, name):
+  def _speed(self, name: str) -> Series | None:
     return self.series.get(name) if "batch_size" in self.config["run"] else None
 
 
@@ -223,27 +248,33 @@ def read(path: str, name: str) -> Run:
   """The run of a workdir.
 
   Args:
-    path: the workdir, also a URL that etils knows.
-    name: how the report calls it.
+    path: the workdir, a folder or a URL.
+    name: to show in the report.
 
   Raises:
-    NotARunError: the folder holds no run, or one without metrics, or its
+    NotARunError: the folder has no run, or one without metrics, or its
       config.json is damaged.
   """
   folder = epath.Path(path)
   if not folder.is_dir():
-    raise NotARunError(f"{path} is no folder")
+    raise NotARunError(
+      f"expected the workdir of a run, got {path}, which is not a folder"
+    )
   try:
     found = record(path)
   except ValueError as error:  # damaged, or another library's
     raise NotARunError(str(error)) from None
   if found is None:
-    raise NotARunError(f"{path} is not the workdir of a run: no config.json")
+    raise NotARunError(
+      f"{path} is not the workdir of a run: it has no config.json"
+    )
   if not isinstance(found["config"].get("run"), dict):
-    raise NotARunError(f"{path}/config.json has no section run")
+    raise NotARunError(f"expected a section 'run' in {path}/config.json")
   series = _series(_content(path))
   if not series:
-    raise NotARunError(f"{path} has no metrics yet; look again after its first")
+    raise NotARunError(
+      f"{path} has no metrics yet; try again after its first log"
+    )
   return Run(
     path=path,
     name=name,

@@ -1,8 +1,9 @@
-"""What a run's checkpoints stand for as weights: one rule for every command.
+"""The weights that a workdir stands for: one rule for every command.
 
-A workdir is the student that its run exported. Where there is none yet, or a
-step or `which` is named, it is a checkpoint: its moving average if the run
-keeps one, for that is what the run exports, else its student.
+A workdir stands for the student that its run exported. Before the export, or
+if `step` or `which` is given, it stands for a checkpoint: for the moving
+average if the run keeps one, as that is what it will export, else for the
+student.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 
+from vitkd_jax import check as checks
 from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import big_vision, loading, resolve
@@ -25,12 +27,12 @@ _NAMES = {"student": "student", "ema": "moving average"}
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-  """What was taken of a run's checkpoints.
+  """The part of a checkpoint that was read.
 
   Attributes:
     which: "student" or "ema".
     step: updates done.
-    sha256: of the parameters, see `sha256`.
+    sha256: hash of the parameters, see `sha256`.
   """
 
   which: str
@@ -39,22 +41,22 @@ class Saved:
 
   @property
   def note(self) -> str:
-    """What was taken, for users."""
+    """A description for users."""
     return f"{_NAMES[self.which]} of the checkpoint of step {self.step}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded(loading.Loaded):
-  """What a file or a run gave.
+  """Parameters from a file or a run.
 
   Attributes:
-    saved: what was taken of a run's checkpoints; None for a file.
+    saved: the part of a checkpoint that was read; None for a file.
   """
 
   saved: Saved | None = None
 
   def sha256(self) -> str:
-    """Of the file's bytes, or of a checkpoint's parameters."""
+    """The hash of the file, or of a checkpoint's parameters."""
     return self.saved.sha256 if self.saved else super().sha256()
 
 
@@ -68,20 +70,20 @@ def load(
   source: str | None = None,
   **options: Any,
 ) -> Loaded:
-  """Parameters of a model from weights of any kind, a run's among them.
+  """Parameters of a model from weights of any kind, checkpoints included.
 
   Args:
     path: as for `weights.load`; or a workdir, or its folder of checkpoints.
-    variant: the model's name, as `vit.Model` takes it.
-    num_classes: C, None or 0 for no head, or "file" for the one that is there.
+    variant: name of the model, as for `vit.Model`.
+    num_classes: C; None or 0 for no head; "file" for that of the weights.
     which: "student" or "ema" of a workdir's checkpoint.
-    step: of the checkpoint: "latest", "best" (of the highest top-1) or a
-      number; by default the student that the run exported, else the latest.
-    source: the format's name where the keys must not decide.
-    **options: see `loading.load_with_notes`.
+    step: of the checkpoint: "latest", "best" (highest top-1) or a number; by
+      default the exported student, else the latest checkpoint.
+    source: name of the format; None detects it from the names of the leaves.
+    **options: of `loading.load_with_notes`.
 
   Raises:
-    ValueError: the weights cannot be read or do not fit.
+    ValueError: the weights cannot be read or do not fit the model.
   """
   check(which, step)
   path = os.path.expanduser(path)
@@ -94,7 +96,7 @@ def load(
       )
     found = loading.load_with_notes(path, which=which, source=source, **options)
     return Loaded(**vars(found))
-  variants.get(variant)  # an unknown name is said before anything is read
+  variants.get(variant)  # refuse an unknown name before reading
   leaves, saved = read(path, which, step)
   options.setdefault("image_size", None)
   if options["image_size"] is None:
@@ -105,14 +107,14 @@ def load(
 
 
 def find(path: str, *, saved: bool = False) -> str | None:
-  """The file of weights that a path stands for; None for our checkpoints.
+  """The file of weights that a path stands for; None for checkpoints of ours.
 
   Args:
-    path: as `load` takes it.
-    saved: a workdir's checkpoints go before its exported file.
+    path: as for `load`.
+    saved: prefer the checkpoints of a workdir to its exported file.
 
   Raises:
-    ValueError: there is none.
+    ValueError: there are no weights at the path.
   """
   if not path.startswith(resolve.SHIPPED) and resolve.is_folder(path):
     file = resolve.in_folder(path)
@@ -125,7 +127,10 @@ def find(path: str, *, saved: bool = False) -> str | None:
 
 
 def stated(path: str | os.PathLike) -> resolve.Stated:
-  """What a workdir, a file or another folder says of its model.
+  """What a workdir, a file or another folder states about its model.
+
+  Args:
+    path: as for `load`.
 
   Raises:
     ValueError: there is nothing at the path, or it is damaged.
@@ -144,7 +149,9 @@ def _describe(path: str) -> resolve.Stated:
   return resolve.Stated() if find(path) is None else resolve.describe(path)
 
 
-def _of_run(path, config, student) -> resolve.Stated:
+def _of_run(
+  path: str, config: Mapping[str, Any], student: Mapping[str, Any]
+) -> resolve.Stated:
   fields = resolve.tuples({k: v for k, v in student.items() if k in vit.FIELDS})
   variant = student["variant"]
   images, names = config.get("preprocess"), config.get("class_names")
@@ -153,7 +160,7 @@ def _of_run(path, config, student) -> resolve.Stated:
     return resolve.Stated(
       variant, fields, images.size, images, resolve.class_names(names)
     )
-  # Older runs: the crop is in the config, the size of whole images in the file.
+  # Older runs: config.json has the crop, the file the size of whole images.
   data = config["config"].get("data") or {}
   short = preprocessing.short_side(
     data.get("image_size") or 0, data.get("eval_resize") or 0
@@ -170,64 +177,82 @@ def _of_run(path, config, student) -> resolve.Stated:
 
 
 def check(which: str | None, step: str | int | None) -> str | int:
-  """The step to read, "latest" for None, a number where its text is one.
+  """The step to read: "latest", "best" or a number.
+
+  Args:
+    which: "student", "ema" or None.
+    step: "latest", "best", a number or its text; None for the latest.
 
   Raises:
-    ValueError: neither argument's values are these.
+    ValueError: another value of either.
   """
-  if which not in (None, *_NAMES):
-    raise ValueError(f"which={which!r}: expected 'student' or 'ema'")
+  if which is not None:
+    checks.known("which", which, _NAMES)
   if step is None:
     return "latest"
   if isinstance(step, str) and step.isdecimal():
     return int(step)
   if isinstance(step, str) and step not in ("latest", "best"):
-    raise ValueError(f"step={step!r}: expected 'latest', 'best' or a number")
+    raise ValueError(
+      f"expected step to be 'latest', 'best' or a number, got {step!r}"
+    )
   return step
 
 
 def read(
   path: str | os.PathLike, which: str | None, step: str | int | None
 ) -> tuple[dict[str, np.ndarray], Saved]:
-  """A student's leaves out of a run's checkpoints, and what was taken.
+  """A student's leaves from a run's checkpoints.
 
   Args:
-    path: a workdir, or its folder `checkpoints`; may be gs://.
+    path: a workdir, or its folder `checkpoints`; may be a URL.
     which: "student" or "ema"; None for the moving average if the run keeps
       one.
-    step: "latest", "best" (of the highest top-1) or a number; None for the
-      latest.
+    step: "latest", "best" (highest top-1) or a number; None for the latest.
 
   Returns:
-    Float32 arrays by name, joined by "/", one entry a block.
+    (leaves, saved): float32 arrays by name, with parts joined by "/" and one
+    leaf per block; and the part of the checkpoint that they are.
 
   Raises:
-    ValueError: no such checkpoint there, none whole, or no moving average in
-      it.
+    ValueError: there is no such checkpoint, none is intact, or it has no
+      moving average.
   """
-  # Orbax only where it is needed: it doubles a command's start.
+  # Imported here, as orbax doubles the time of a command's start.
   from vitkd_jax.runs import checkpoint
 
   step = check(which, step)
   candidates = epath.Path(path) / "checkpoints", epath.Path(path)
   folder = next((path for path in candidates if path.is_dir()), None)
   if folder is None:
-    raise ValueError(f"there is no folder {os.fspath(path)}")
+    raise ValueError(
+      f"expected checkpoints in {os.fspath(path)}, got no such folder"
+    )
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
-    state, step = checkpoints.read(step)
+    state, found = checkpoints.read(step)
   if which == "ema" and state["ema"] is None:
-    raise ValueError(f"the run in {folder} keeps no moving average (ema_decay)")
+    raise ValueError(
+      f"which='ema': the run in {folder} keeps no moving average "
+      "(config.run.ema_decay=0); take which='student'"
+    )
   which = which or ("student" if state["ema"] is None else "ema")
   params = state["ema"] if which == "ema" else state["params"]["student"]
   leaves = traverse_util.flatten_dict(jax.device_get(params), sep="/")
   leaves = big_vision.unstack(leaves)
-  return leaves, Saved(which, step, sha256(leaves))
+  return leaves, Saved(which, found, sha256(leaves))
 
 
 def sha256(leaves: Mapping[str, np.ndarray]) -> str:
-  """The SHA-256 of names, dtypes, shapes and values; of no file's layout."""
+  """The SHA-256 of parameters: of names, dtypes, shapes and values.
+
+  Args:
+    leaves: arrays by name.
+
+  Returns:
+    64 hexadecimal digits, the same for any file that holds these leaves.
+  """
   digest = hashlib.sha256()
   for name, leaf in sorted(leaves.items()):
     digest.update(f"{name} {leaf.dtype.name} {leaf.shape}\n".encode())
-    digest.update(np.ascontiguousarray(leaf).view(np.uint8))
+    digest.update(np.ascontiguousarray(leaf).tobytes())
   return digest.hexdigest()

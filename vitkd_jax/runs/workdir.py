@@ -1,6 +1,6 @@
-"""A workdir: which run it holds, and where its files are."""
+"""A workdir: the run it belongs to, and the paths of its files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import json
 import os
 from typing import Any
@@ -13,12 +13,20 @@ from vitkd_jax.weights import resolve
 
 
 def checkpoint_dir(workdir: str) -> str:
-  """Where the checkpoints lie."""
+  """The folder of a run's checkpoints.
+
+  Args:
+    workdir: a folder or a URL.
+  """
   return os.path.join(workdir, "checkpoints")
 
 
 def export_path(workdir: str) -> str:
-  """The student's final weights."""
+  """The file of the student that a run exports.
+
+  Args:
+    workdir: a folder or a URL.
+  """
   return os.path.join(workdir, resolve.EXPORTED)
 
 
@@ -33,28 +41,28 @@ def claim(
   about: Mapping[str, Any] | None = None,
   write: bool = True,
 ) -> None:
-  """Makes the workdir this run's, or refuses one that holds another.
+  """Makes a workdir this run's, or refuses one that holds another run.
 
-  A run at a constant learning rate may grow: more epochs change nothing of
-  those that are done.
+  A run with a constant learning rate may be extended: more epochs do not change
+  those already done.
 
   Args:
-    workdir: a folder, made if it is not there.
+    workdir: a folder, created if missing, or a URL.
     config: of the run; written to config.json.
-    teacher_sha256: hash of the teacher's weights, if there is a teacher.
-    command: the command line, for the record.
+    teacher_sha256: hash of the teacher's weights; None without a teacher.
+    command: the command line, to be recorded.
     default: of a key that one of the two configs lacks.
-    teacher_step: of the checkpoint that they are, if they are one.
-    about: what else is recorded of the run, by name; not compared.
-    write: False only looks.
+    teacher_step: step of the teacher's checkpoint; None for a file.
+    about: further entries of config.json by name, not compared.
+    write: False to compare only.
 
   Raises:
-    ValueError: the workdir holds a run with another config or teacher, or
-      files of something else; the message names what differs.
+    ValueError: the workdir holds a run with another config or teacher, or files
+      of an unknown run; the message names what differs.
   """
   folder = epath.Path(workdir)
   if folder.exists() and not folder.is_dir():
-    raise ValueError(f"workdir {workdir} is a file, not a folder")
+    raise ValueError(f"expected workdir {workdir} to be a folder, got a file")
   # Through JSON, so that tuples and lists compare equal.
   record = json.loads(
     json.dumps(
@@ -71,12 +79,12 @@ def claim(
     for name in ("checkpoints", "metrics.jsonl"):
       if (folder / name).exists():
         raise ValueError(
-          f"workdir {workdir} holds {name} but no config.json, so the run that "
-          "it belongs to is unknown; take an empty workdir"
+          f"workdir {workdir} holds {name} of an unknown run, as it has no "
+          "config.json; use an empty workdir"
         )
   else:
     if old.get("teacher_sha256") is None and "teacher_step" not in old:
-      # Before checkpoints were pinned: it may be any teacher.
+      # Older runs did not pin the teacher: it may be any.
       old |= {name: record[name] for name in ("teacher_sha256", "teacher_step")}
     compared = {name: old.get(name) for name in record}
     differing = dict(sorted(_differences(compared, record, default)))
@@ -84,9 +92,10 @@ def claim(
     if grown and not _constant_rate(record):
       raise ValueError(
         f"workdir {workdir} holds a run whose learning rate falls over its "
-        f"{old['config']['run']['epochs']} epochs: a longer one differs from "
-        "the first step on and wants another workdir; only a run at a constant "
-        "rate (config.schedule.end equal to config.schedule.peak) may grow"
+        f"{old['config']['run']['epochs']} epochs, so a longer run differs "
+        "from the first step on: use another workdir; only a run with a "
+        "constant rate (config.schedule.end equal to config.schedule.peak) can "
+        "be extended"
       )
     if differing and not grown:
       some = [
@@ -95,50 +104,52 @@ def claim(
       ]
       raise ValueError(
         f"workdir {workdir} holds a different run: {'; '.join(some)}; "
-        "take another workdir, or the config it was started with"
+        "use another workdir, or the config it was started with"
         + ("" if _saved(folder) else ", or delete it: it holds no results yet")
       )
   if not write:
     return
   record = {**(about or {}), **record, "command": command}
   folder.mkdir(parents=True, exist_ok=True)
-  if grown:  # what is exported says that the run is done
+  if grown:  # the exported student marks a run as finished
     epath.Path(export_path(workdir)).unlink(missing_ok=True)
   temporary = folder / "config.json.tmp"
   temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
   temporary.replace(folder / "config.json")
 
 
-def _longer(old, new):
+def _longer(old: dict[str, Any], new: dict[str, Any]) -> bool:
   return new["config"]["run"]["epochs"] > old["config"]["run"]["epochs"]
 
 
-def _constant_rate(record):
-  """Whether the learning rate does not depend on how long the run is."""
+def _constant_rate(record: dict[str, Any]) -> bool:
+  """Whether the learning rate is the same for any number of epochs."""
   schedule = record["config"].get("schedule") or {}
   return "end" in schedule and schedule["end"] == schedule.get("peak")
 
 
-def _saved(folder):
-  """Whether a run has left more than its config."""
+def _saved(folder: epath.Path) -> bool:
+  """Whether a run has written more than its config."""
   return (folder / "metrics.jsonl").exists() or any(
     folder.glob("checkpoints/[0-9]*")
   )
 
 
-def _flatten(tree, prefix=""):
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
   if not isinstance(tree, dict):
     return {prefix: tree}
-  flat = {}
+  flat: dict[str, Any] = {}
   for name, value in tree.items():
     flat |= _flatten(value, f"{prefix}.{name}" if prefix else name)
   return flat
 
 
-def _differences(old, new, default):
+def _differences(
+  old: dict[str, Any], new: dict[str, Any], default: history.Default
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
   old, new = _flatten(old), _flatten(new)
   for name in old.keys() | new.keys():
-    # An older config.json lacks the keys that are new.
+    # An older config.json lacks newer keys.
     was, now = (flat.get(name, default(name)) for flat in (old, new))
     if name not in history.FREE and was != now:
       yield name, (was, now)
