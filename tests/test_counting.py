@@ -187,7 +187,7 @@ def test_a_model_that_answers_real_labels_has_all_right(tmp_path, capsys):
   evaluate.show(found, "title")
   shown = capsys.readouterr().out
   assert re.search(r"top-1, any label of the image +100.00%", shown)
-  assert re.search(r"images without label, left out +1\b", shown)
+  assert re.search(r"images without a label, not counted +1\b", shown)
   answers[picture(90006)] = one_hot(9)
   assert scored(*args, answers)["top1"] == 4 / 5
   # Whoever does not ask gets images and labels, as of any other set.

@@ -272,12 +272,12 @@ def test_refusals(workdir, forks):
   unnamed = workdir / "unnamed.npz"
   np.savez(unnamed, head=np.zeros(1))
   for path, sentence in (
-    (unnamed, "does not say which model it is for"),
+    (unnamed, "does not state its model; give the variant"),
     (workdir / "nowhere", "there are no weights"),
   ):
     with pytest.raises(ValueError, match=sentence):
       scoring.load(str(path), info())
-  with pytest.raises(ValueError, match=r"has 10 classes, made has 3; take"):
+  with pytest.raises(ValueError, match=r"has 10 classes, made has 3; choose"):
     scoring.load(file, info(num_classes=3))
   with pytest.raises(ValueError, match="eval_resize=20 needs image_size"):
     scoring.load(file, info(), eval_resize=20)
@@ -407,7 +407,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_work(
   file.touch()
   done = forks.run("evaluate", "--weights", str(workdir), f"--out={file}")
   assert done.returncode == 2
-  assert done.stderr == f"error: --out={file} cannot be made: File exists\n"
+  assert done.stderr == f"error: cannot create --out={file}: File exists\n"
   assert not done.stdout
 
 

@@ -157,5 +157,5 @@ def test_a_damaged_config_is_said(tmp_path, text):
 
 def test_a_file_is_no_workdir(tmp_path):
   (tmp_path / "file").touch()
-  with pytest.raises(ValueError, match="is a file"):
+  with pytest.raises(ValueError, match="to be a folder, got a file"):
     claim(tmp_path / "file", make())

@@ -193,8 +193,8 @@ def test_the_order_of_the_classes_is_compared(tiny_config, tmp_path):
   assert notes([str(i) for i in range(10)]) == ()  # mere numbers name nothing
   (note,) = notes(["shirt-like", *names[1:]])
   assert note == (
-    "its class names are not fashion_mini's: class 0 is 'shirt-like' there and "
-    f"{names[0]!r} here"
+    "its class names differ from fashion_mini's: class 0 is 'shirt-like', in "
+    f"the dataset {names[0]!r}"
   )
   swapped = [names[0], names[2], names[1], *names[3:]]
   with pytest.raises(ValueError, match="in another order: class 1 is") as said:

@@ -116,7 +116,8 @@ def test_the_best_or_a_number_is_taken(tmp_path, caplog):
   for choice, step in ((None, 4), ("latest", 4), ("best", 1), (3, 3)):
     assert read(choice) == step
   with pytest.raises(
-    ValueError, match=r"expected a checkpoint of step 0 in .*, got \[1\]"
+    ValueError,
+    match=r"expected a checkpoint of step 0 in .*, got \[4, 3, 2, 1\]",
   ):
     read(0)
   with pytest.raises(ValueError, match="'latest', 'best' or a number"):

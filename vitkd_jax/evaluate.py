@@ -1,14 +1,15 @@
-r"""Scores a model on a split, exactly: any batch size, any number of devices.
+r"""Scores a model on every example of a split.
 
   python -m vitkd_jax.evaluate --weights runs/both
   python -m vitkd_jax.evaluate --weights PATH --variant NAME \
       --data fashion_mini --split test [--teacher PATH --teacher-variant NAME]
 
-Prints top-1, top-5, loss and the accuracy of each class, and with a teacher
-how often both agree. Files (evaluation.json, confusion.png) only with --out.
+Prints top-1, top-5, loss and the accuracy of each class, and with a teacher how
+often both agree. --out writes evaluation.json and confusion.png. No result
+depends on the batch size or the number of devices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 from typing import Any
@@ -28,7 +29,12 @@ from vitkd_jax.runs import reading
 
 
 def show(found: Mapping[str, Any], title: str) -> None:
-  """Prints the results; of many classes only the worst."""
+  """Prints results; of many classes only the worst.
+
+  Args:
+    found: from `scoring.evaluate`.
+    title: printed first.
+  """
   console = rich.console.Console(highlight=False, markup=False, emoji=False)
   total = rich.table.Table(box=None)
   total.add_column("measure")
@@ -51,7 +57,7 @@ def show(found: Mapping[str, Any], title: str) -> None:
       f"top-5{over}": f"{found['top5_all']:.2%}",
     }
   if "unlabelled" in found:
-    rows["images without label, left out"] = f"{found['unlabelled']:,}"
+    rows["images without a label, not counted"] = f"{found['unlabelled']:,}"
   if "kl" in found:
     rows |= {
       "teacher's top-1": f"{found['teacher_top1']:.2%}",
@@ -66,9 +72,9 @@ def show(found: Mapping[str, Any], title: str) -> None:
   console.print(_class_table(found))
 
 
-def _class_table(found, limit=20):
+def _class_table(found: Mapping[str, Any], limit: int = 20) -> rich.table.Table:
   classes = found["classes"]
-  order = range(len(classes))
+  order: Sequence[int] = range(len(classes))
   heading = "class"
   if len(classes) > limit:
     known = [i for i in order if classes[i]["count"]]
@@ -78,7 +84,7 @@ def _class_table(found, limit=20):
   table.add_column(heading)
   table.add_column("images", justify="right")
   table.add_column("accuracy", justify="right")
-  table.add_column("most often taken for")
+  table.add_column("most often confused with")
   for i in order:
     row = list(found["confusion"][i])
     row[i] = 0
@@ -99,9 +105,9 @@ def write(found: Mapping[str, Any], asked: Mapping[str, Any], out: str) -> None:
   """Writes evaluation.json and confusion.png into a folder.
 
   Args:
-    found: the results.
-    asked: what was evaluated; stands in front in the file.
-    out: the folder.
+    found: from `scoring.evaluate`.
+    asked: settings of the evaluation, which come first in the file.
+    out: an existing folder, or a URL.
   """
   folder = epath.Path(out)
   text = json.dumps({**asked, **found}, indent=2)
@@ -114,64 +120,71 @@ def write(found: Mapping[str, Any], asked: Mapping[str, Any], out: str) -> None:
   (folder / "confusion.png").write_bytes(picture)
 
 
-def _make(out):
+def _make(out: str) -> None:
   try:
     epath.Path(out).mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise ValueError(f"--out={out} cannot be made: {error.strerror}") from None
+    raise ValueError(f"cannot create --out={out}: {error.strerror}") from None
 
 
-def _define_flags():
-  """The flags; not on import, for other entry points have an --out, too."""
+def _define_flags() -> None:
+  """Defines the flags; not on import, as other commands have an --out too."""
   command.define_path(
     "weights", None, "file or folder of weights, a workdir, or shipped:NAME"
   )
-  flags.DEFINE_string("variant", None, "the model; a workdir's config tells it")
   flags.DEFINE_string(
-    "data", None, "data set; default: the workdir's, else fashion_mini"
+    "variant", None, "name of the model; default: as the weights state"
   )
   flags.DEFINE_string(
-    "split", None, "its split; default: the workdir's, else test"
+    "data", None, "dataset name; default: the workdir's, else fashion_mini"
+  )
+  flags.DEFINE_string(
+    "split", None, "split of the dataset; default: the workdir's, else test"
   )
   command.define_path(
-    "data-dir", None, "folder of data sets; default: TFDS's own"
+    "data-dir", None, "folder of prepared datasets; default: TFDS's own"
   )
   flags.DEFINE_integer(
-    "batch-size", 256, "images at once, over all devices; changes no result"
+    "batch-size",
+    256,
+    "images per step, over all devices; no result depends on it",
   )
   flags.DEFINE_integer(
     "image-size",
     0,
-    "side of the crop; default: the workdir's, else whole images of one size"
-    " up to the model's, else the model's own",
+    "side of the crop in pixels; default: as the weights state, else whole"
+    " images if all have one size, no larger than the model's, else the"
+    " model's",
     lower_bound=0,
   )
   flags.DEFINE_integer(
     "eval-resize",
     0,
-    "short side before the crop; default: as for the size",
+    "short side in pixels before the crop; default: as for --image-size",
     lower_bound=0,
   )
   flags.DEFINE_boolean(
     "exif",
     None,
-    "turn images as their EXIF says; default: as the workdir's run, else no",
+    "rotate images as EXIF states; default: as the workdir's run, else no",
   )
   flags.DEFINE_enum(
     "which",
     None,
     ["student", "ema"],
-    "of a workdir's checkpoint; default: the exported student",
+    "part of a workdir's checkpoint to read; default: the exported student",
   )
   flags.DEFINE_string(
     "step",
     None,
-    "of that checkpoint: a number, best (by top-1) or latest; default: the"
+    "step of the checkpoint: a number, best (by top-1) or latest; default: the"
     " exported student, else latest",
   )
-  command.define_path("teacher", None, "weights to compare with")
+  command.define_path("teacher", None, "weights of a teacher to compare with")
   flags.DEFINE_string(
-    "teacher-variant", None, "the teacher's model; default as for --variant"
+    "teacher-variant",
+    None,
+    "name of the teacher's model; default: as for --variant",
   )
   command.define_path(
     "out", None, "folder for evaluation.json and confusion.png; default: none"
@@ -179,14 +192,18 @@ def _define_flags():
   command.define_join()
 
 
-def main(argv):
-  """The command line."""
+def main(argv: Sequence[str]) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: unused; absl has parsed the flags.
+  """
   del argv
   given = flags.FLAGS.flag_values_dict()
   command.require("weights", given["weights"])
   command.join()
   with command.refusing():
-    if given["out"]:  # before the work, which would be lost
+    if given["out"]:  # first, so that a failure costs no work
       _make(given["out"])
     data = (reading.config_of(given["weights"]) or {}).get("data") or {}
     asked = {
@@ -243,7 +260,7 @@ def main(argv):
   if given["out"]:
     with command.refusing():
       write(found, asked, given["out"])
-    print(f"\nwritten: {given['out']}/evaluation.json and confusion.png")
+    print(f"\nwrote {given['out']}/evaluation.json and confusion.png")
 
 
 if __name__ == "__main__":

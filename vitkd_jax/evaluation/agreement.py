@@ -1,4 +1,4 @@
-"""How far a student and its teacher agree."""
+"""Agreement of a student with its teacher."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -13,16 +13,16 @@ from vitkd_jax.evaluation import classification, contract
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-  """The student beside its teacher; an evaluator, see `contract`.
+  """Evaluator of how often and how closely student and teacher agree.
 
   Attributes:
-    classes: whose logits are compared; None for all.
+    classes: indices of the classes to compare; None for all.
   """
 
   classes: Sequence[int] | None = None
 
   def init(self) -> contract.Sums:
-    """Zeros."""
+    """The sums before the first batch: zeros."""
     whole = jnp.zeros((), jnp.int32)
     names = ("agree", "teacher_top1", "count")
     return dict.fromkeys(names, whole) | {"kl": jnp.zeros((), jnp.float32)}
@@ -30,7 +30,13 @@ class Agreement:
   def update(
     self, sums: contract.Sums, logits: contract.Logits, batch: contract.Batch
   ) -> contract.Sums:
-    """Adds a batch; see `contract.Evaluator.update`."""
+    """The sums after one more batch; see `contract.Evaluator.update`.
+
+    Args:
+      sums: of the batches before.
+      logits: [B, C] float32 by model.
+      batch: labels and weights of the same examples.
+    """
     student, teacher = logits["student"], logits["teacher"]
     included = classification.counted(batch) > 0
     guess, choice = (
@@ -50,7 +56,18 @@ class Agreement:
     return jax.tree.map(jnp.add, sums, new)
 
   def compute(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-    """agreement, teacher_top1, and kl (nats, of teacher to student)."""
+    """The results.
+
+    Args:
+      sums: on the host.
+
+    Returns:
+      agreement and teacher_top1 in [0, 1], and kl, KL(teacher, student) in
+      nats, the mean over all images.
+
+    Raises:
+      ValueError: no image was counted.
+    """
     count = int(sums["count"])
     if not count:
       raise ValueError("the split is empty, or none of its images has a label")

@@ -1,4 +1,4 @@
-"""Top-1, top-5 and the loss of a classifier, and what it confuses."""
+"""Top-1, top-5, loss and confusion matrix of a classifier."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -13,13 +13,13 @@ from vitkd_jax.evaluation import contract
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-  """How often the student is right; an evaluator, see `contract`.
+  """Evaluator of the student's accuracy and loss.
 
   Attributes:
-    classes: whose logits are scored; None for all.
-    class_names: of length C, for the results by class and the confusion
-      matrix; None leaves both out.
-    label_sets: batches have "labels".
+    classes: indices of the classes to score; None for all.
+    class_names: C names, for the results by class and the confusion matrix;
+      None for neither.
+    label_sets: whether batches have "labels".
   """
 
   classes: Sequence[int] | None = None
@@ -27,7 +27,10 @@ class Classification:
   label_sets: bool = False
 
   def init(self) -> contract.Sums:
-    """Zeros; the confusion matrix is int32 [true, predicted]."""
+    """The sums before the first batch: zeros.
+
+    The confusion matrix is [C, C] int32, [true, predicted].
+    """
     whole = jnp.zeros((), jnp.int32)
     sums = {name: whole for name in ("top1", "top5", "count")}
     sums["nll"] = jnp.zeros((), jnp.float32)
@@ -43,7 +46,13 @@ class Classification:
   def update(
     self, sums: contract.Sums, logits: contract.Logits, batch: contract.Batch
   ) -> contract.Sums:
-    """Adds a batch; see `contract.Evaluator.update`."""
+    """The sums after one more batch; see `contract.Evaluator.update`.
+
+    Args:
+      sums: of the batches before.
+      logits: [B, C] float32 by model.
+      batch: labels and weights of the same examples.
+    """
     label, labels = batch["label"], batch.get("labels")
     weight = counted(batch)
     scored = among(self.classes, logits["student"])
@@ -57,10 +66,10 @@ class Classification:
     if self.class_names is not None:
       guess = jnp.argmax(scored, -1)
       right = is_right(guess, label, labels)
-      if labels is not None:  # the label, if it is one of them, else the first
+      if labels is not None:  # the label if it is right, else the first right
         own = is_right(label, label, labels)
         label = jnp.where(own, label, jnp.argmax(labels, -1))
-      # A right guess counts for that class, whichever of an image's it is.
+      # A right guess counts for that class, whichever right class it is.
       taken = jnp.where(right, label, guess)
       zeros = jnp.zeros_like(sums["confusion"])
       new["confusion"] = zeros.at[label, taken].add(
@@ -69,17 +78,17 @@ class Classification:
     return jax.tree.map(jnp.add, sums, new)
 
   def compute(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of an evaluation.
+    """The results.
 
     Args:
       sums: on the host.
 
     Returns:
-      count, top1, top5 and loss (nats); where some classes are scored, top1_all
-      and top5_all over all of them; where images have several labels,
-      unlabelled, how many have none; with class names classes, per class its
-      name, count and accuracy (None without images), and confusion as lists
-      [true][predicted].
+      count, top1, top5 and loss (nats). If only some classes are scored,
+      top1_all and top5_all over all classes. If images have several labels,
+      unlabelled, the number of images without one. With class names: classes,
+      a dict of name, count and accuracy (None without images) per class, and
+      confusion, lists [true][predicted].
 
     Raises:
       ValueError: no image was counted.
@@ -88,7 +97,7 @@ class Classification:
     if not count:
       raise ValueError("the split is empty, or none of its images has a label")
     shares = [name for name in sums if name.startswith("top")]
-    found = {"count": count}
+    found: dict[str, Any] = {"count": count}
     found |= {name: int(sums[name]) / count for name in shares}
     found["loss"] = float(sums["nll"]) / count
     if "unlabelled" in sums:
@@ -110,14 +119,29 @@ class Classification:
 
 
 def counted(batch: contract.Batch) -> jax.Array:
-  """[B] float32: 0 for padding, and for an image without a label."""
+  """The weights of a batch, 0 for padding and for images without a label.
+
+  Args:
+    batch: see `contract.Evaluator`.
+
+  Returns:
+    [B] float32.
+  """
   if "labels" not in batch:
     return batch["weight"]
   return jnp.where(jnp.any(batch["labels"], -1), batch["weight"], 0.0)
 
 
 def among(classes: Sequence[int] | None, logits: jax.Array) -> jax.Array:
-  """`logits` [B, C], minus infinity where a class is not one of `classes`."""
+  """Logits with minus infinity for all but some classes.
+
+  Args:
+    classes: indices of the classes to keep; None for all.
+    logits: [B, C] float32.
+
+  Returns:
+    [B, C] float32.
+  """
   if classes is None:
     return logits
   chosen = np.isin(np.arange(logits.shape[-1]), classes)
@@ -127,12 +151,15 @@ def among(classes: Sequence[int] | None, logits: jax.Array) -> jax.Array:
 def is_right(
   guess: jax.Array, label: jax.Array, labels: jax.Array | None
 ) -> jax.Array:
-  """bool [B]: whether a class is the label, or one of the labels.
+  """Whether each guess is the label, or one of the labels.
 
   Args:
-    guess: int32 [B].
-    label: int32 [B].
-    labels: bool [B, C], or None where each image has one label.
+    guess: [B] int32.
+    label: [B] int32.
+    labels: [B, C] bool; None if each image has one label.
+
+  Returns:
+    [B] bool.
   """
   if labels is None:
     return guess == label
@@ -146,12 +173,12 @@ def measure(
 
   Args:
     logits: [B, C]. Equal ones rank by class, as in arg max; NaN ranks last.
-    label: int32 [B].
+    label: [B] int32.
     weight: [B], 0 for padding.
 
   Returns:
-    "top1", "top5" and "count", int32 and so exact for any batch and mesh, and
-    "nll", float32, nats.
+    "top1", "top5" and "count", int32, which is exact for any batch and mesh,
+    and "nll", float32, in nats.
   """
   logits, label = jnp.float32(logits), label[:, None]
   included = (weight > 0).astype(jnp.int32)
@@ -169,13 +196,14 @@ def measure(
 
 
 def _measure(logits, label, labels, weight):
-  """`measure`; of several right labels, the most likely counts.
+  """`measure`, for images with several right labels too.
 
-  Their probabilities add up in "nll".
+  The most likely right label is ranked; "nll" is that of their summed
+  probability.
   """
   if labels is None:
     return measure(logits, label, weight)
-  # Never one that is not right, be the others' logits NaN.
+  # Always a right label, even if its logit is NaN.
   least = float(jnp.finfo(jnp.float32).min)
   ranked = jnp.nan_to_num(logits, nan=least, neginf=least)
   best = jnp.argmax(jnp.where(labels, ranked, -jnp.inf), -1)

@@ -6,17 +6,17 @@ from typing import Any, Protocol
 import jax
 
 Sums = dict[str, jax.Array]
-# By model: "student" and, where one is compared with, "teacher".
+# By model: "student" and, if there is one, "teacher".
 Logits = Mapping[str, jax.Array]
 Batch = Mapping[str, jax.Array]
 
 
 class Evaluator(Protocol):
-  """Turns the logits of all images of a split into numbers.
+  """Computes results from the logits of all images of a split.
 
-  A batch has "label" int32 [B], "weight" float32 [B], 0 for padding, and
-  perhaps "labels" bool [B, C]: then any of these is right, and an image without
-  one is left out.
+  A batch has "label" [B] int32 and "weight" [B] float32, 0 for padding. It may
+  have "labels" [B, C] bool: then any of these is right, and images without one
+  are not counted.
   """
 
   def init(self) -> Sums:
@@ -34,7 +34,10 @@ class Evaluator(Protocol):
     ...
 
   def compute(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-    """The results, ready for JSON, of sums on the host.
+    """The results, ready for JSON.
+
+    Args:
+      sums: of all batches, on the host.
 
     Raises:
       ValueError: no image was counted.

@@ -1,4 +1,4 @@
-"""The pass over a split that adds up what evaluators count."""
+"""The pass over a split that adds up the sums of evaluators."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,16 +19,18 @@ def make_step(
   """The function (sums, {model: params}, batch) -> sums, to be jitted.
 
   Args:
-    models: (params, image uint8 [B, H, W, 3]) -> logits [B, C] float32, by
-      name.
-    evaluators: by name; each gets the logits of all models.
+    models: functions (params, image [B, H, W, 3] uint8) -> logits [B, C]
+      float32, by name.
+    evaluators: by name; each receives the logits of all models.
 
   Returns:
-    The step. Its first sums come from `zero_sums`; a batch has "image" and what
-    `contract.Evaluator` says.
+    The step. Its first sums are those of `zero_sums`; a batch has "image" and
+    the arrays that `contract.Evaluator` documents.
   """
 
-  def step(sums, params, batch):
+  def step(
+    sums: Sums, params: Mapping[str, Any], batch: contract.Batch
+  ) -> Sums:
     logits = {
       name: model(params[name], batch["image"])
       for name, model in models.items()
@@ -42,7 +44,11 @@ def make_step(
 
 
 def zero_sums(evaluators: Mapping[str, contract.Evaluator]) -> Sums:
-  """What an evaluation starts from."""
+  """The sums before the first batch.
+
+  Args:
+    evaluators: by name, as for `make_step`.
+  """
   return {name: evaluator.init() for name, evaluator in evaluators.items()}
 
 
@@ -54,15 +60,18 @@ def run(
   mesh: Mesh,
   after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-  """The sums of several models, on the host, in one pass over the images.
+  """The sums of several sets of parameters, in one pass over the images.
 
   Args:
     step: from `make_step`, jitted.
     zeros: from `zero_sums`, on the mesh.
-    models: the parameters of `step` for each of them, by name.
-    batches: this process's part of each batch.
-    mesh: that the step runs on.
+    models: `params` of the step, by name, such as {"ema": {"student": ...}}.
+    batches: this process's part of each batch, NumPy arrays by name.
+    mesh: the mesh that the step runs on.
     after_batch: called after each batch; may raise.
+
+  Returns:
+    Sums on the host, by the names of `models`.
   """
   sums = dict.fromkeys(models, zeros)
   for batch in batches:

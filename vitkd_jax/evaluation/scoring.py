@@ -1,4 +1,4 @@
-"""Scores a model on a split, exactly: any batch size, any number of devices."""
+"""Scores a model on every example of a split."""
 
 from collections.abc import Sequence
 import contextlib
@@ -8,9 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vitkd_jax import check
 from vitkd_jax.cluster import sharding
 from vitkd_jax.data import augment, crop, datasets, loader, preprocess
-from vitkd_jax.evaluation import agreement, classification, running
+from vitkd_jax.evaluation import (
+  agreement,
+  classification,
+  contract,
+  running,
+)
 from vitkd_jax.models import checks, protocol, variants, vit
 from vitkd_jax.runs import students
 from vitkd_jax.weights import resolve
@@ -23,7 +29,7 @@ class Scored:
   Attributes:
     model: linen module, images [B, H, W, 3] -> (logits [B, C], out).
     params: its parameters.
-    images: what makes its images from a dataset's files.
+    images: the preprocessing of its images.
   """
 
   model: protocol.Backbone
@@ -31,7 +37,15 @@ class Scored:
   images: preprocess.Preprocess
 
   def logits(self, params: Any, image: jax.Array) -> jax.Array:
-    """[B, C] float32 of images uint8 [B, H, W, 3]."""
+    """Logits of images.
+
+    Args:
+      params: parameters of the model.
+      image: [B, H, W, 3] uint8.
+
+    Returns:
+      [B, C] float32.
+    """
     stats = self.images.mean, self.images.std
     image = augment.normalize(jnp.float32(image) / 255, *stats)
     return jnp.float32(self.model.apply({"params": params}, image)[0])
@@ -48,34 +62,33 @@ def load(
   eval_resize: int = 0,
   like: preprocess.Preprocess | None = None,
 ) -> Scored:
-  """A model from weights, for the images and classes of a data set.
+  """A model from weights, for the images and classes of a dataset.
 
-  Images are made as the run, the exported file or another library's folder
-  says; for other weights they are taken whole where they have one size that is
-  no larger than the model's, and else as for the published model.
+  Images are preprocessed as the run, the exported file or another library's
+  folder states. For other weights they are used whole if all have one size, no
+  larger than the model's, and otherwise as for the published model.
 
   Args:
     path: file or folder of weights, a workdir, or "shipped:NAME".
-    info: of the data set.
-    variant: the model's name; None takes what the file or workdir says.
+    info: of the dataset.
+    variant: name of the model; None for the one that the weights state.
     which: "student" or "ema" of a workdir's checkpoint, see `students.load`.
-    step: of the checkpoint, likewise.
-    image_size: pixels of a side of the crop, if another is wanted.
-    eval_resize: pixels of the short side before the crop, likewise.
-    like: what makes the images that the model gets, whatever it says itself;
-      its own are mean and standard deviation alone.
+    step: of the checkpoint, see `students.load`.
+    image_size: side of the crop in pixels; 0 for the default above.
+    eval_resize: short side in pixels before the crop; 0 for the default above.
+    like: preprocessing to use in place of the model's own, except for mean and
+      standard deviation.
 
   Raises:
-    ValueError: the weights do not fit, their variant is unknown, they have
-      the classes in another order, or there is a size before the crop, but no
-      crop.
+    ValueError: the weights do not fit, their variant is unknown, their classes
+      are in another order, or `eval_resize` is given without a crop.
   """
   said = students.stated(path)
   if variant not in (None, said.variant):
     said = dataclasses.replace(said, variant=variant, fields={})
   if said.variant is None:
     raise ValueError(
-      f"{path} does not say which model it is for; give its variant, such as "
+      f"{path} does not state its model; give the variant, such as "
       "deit_tiny_patch16_224"
     )
   images = _images(info, said, image_size, eval_resize)
@@ -93,7 +106,7 @@ def load(
   if loaded.num_classes != info.num_classes:
     raise ValueError(
       f"{path} has {loaded.num_classes or 'no'} classes, {info.name} has "
-      f"{info.num_classes}; take a data set of the model's classes (--data)"
+      f"{info.num_classes}; choose a dataset with the model's classes (--data)"
     )
   others = compare_classes(path, said.class_names, info)
   for note in (*loaded.notes, *others):
@@ -103,36 +116,28 @@ def load(
   return Scored(model, loaded.params, images)
 
 
-def _images(info, said, image_size, eval_resize) -> preprocess.Preprocess:
-  """What is asked for, else what the weights say, else what is published.
-
-  Args:
-    info: of the dataset.
-    said: what the weights say of themselves.
-    image_size: that is asked for, or 0.
-    eval_resize: likewise.
-  """
+def _images(
+  info: datasets.Info, said: resolve.Stated, image_size: int, eval_resize: int
+) -> preprocess.Preprocess:
+  """What is asked for, else what the weights state, else what is published."""
+  assert said.variant is not None  # refused by `load`
   published = resolve.published(variants.get(said.variant), said.image_size)
   images = said.preprocess or published
   if image_size:
     images = images.at((image_size, image_size))
   elif said.preprocess is None or images.whole:
-    # Photographs of one size are no input of a model that states a smaller.
-    fits = info.image_size is not None and (
-      images.whole or max(info.image_size) <= max(images.size)
-    )
-    if fits:
-      images = dataclasses.replace(
-        images, size=info.image_size, short_side=None
-      )
+    # Larger images, though of one size, are cropped to the model's size.
+    size = info.image_size
+    if size and (images.whole or max(size) <= max(images.size)):
+      images = dataclasses.replace(images, size=size, short_side=None)
     elif images.whole:
       images = dataclasses.replace(images, short_side=min(images.size))
   if not eval_resize:
     return images
   if images.whole and not image_size:
     raise ValueError(
-      f"eval_resize={eval_resize} needs image_size, the size of the crop: "
-      f"images of {info.name} are taken whole"
+      f"eval_resize={eval_resize} needs image_size, the side of the crop, as "
+      f"images of {info.name} are used whole"
     )
   return dataclasses.replace(images, short_side=eval_resize)
 
@@ -145,26 +150,28 @@ def evaluate(
   batch_size: int = 256,
   teacher: Scored | None = None,
 ) -> dict[str, Any]:
-  """What the evaluators say of a model on every example of a source, each once.
+  """The results of a model on every example of a source, each counted once.
 
   Args:
-    student: what is scored; its images are the teacher's, too.
-    source: see `datasets.load`, with label sets where `info` has them.
-    info: of the data set.
-    batch_size: over all devices, at most the source's length; rounded up to
-      a multiple of the devices' number.
-    teacher: what it is compared with.
+    student: the model to score; the teacher gets the same images.
+    source: see `datasets.load`, with label sets if `info` has them.
+    info: of the dataset.
+    batch_size: over all devices; rounded up to a multiple of their number. No
+      result depends on it.
+    teacher: model to compare the student with.
+
+  Returns:
+    Results by name, see `Classification.compute` and `Agreement.compute`.
 
   Raises:
     ValueError: a batch size below 1, or an empty source.
     loader.InputError: too many records cannot be read.
   """
-  if batch_size < 1:
-    raise ValueError(f"batch_size={batch_size}: wanted at least 1")
+  check.integers(1, batch_size=batch_size)
   mesh = sharding.make_mesh()
   replicated = sharding.replicated(mesh)
   classes = info.scored_classes
-  evaluators = {
+  evaluators: dict[str, contract.Evaluator] = {
     "student": classification.Classification(
       classes, info.class_names, info.label_sets
     )
@@ -195,30 +202,32 @@ def evaluate(
     found |= evaluators["teacher"].compute(sums["teacher"])
   if classes:
     found["scored_classes"] = len(classes)
-  return found | large  # last, since they are long
+  return found | large  # last, as they are long
 
 
 def compare_classes(
   who: str, names: Sequence[str] | None, info: datasets.Info
 ) -> tuple[str, ...]:
-  """Notes on a model's class names beside the dataset's.
+  """Notes on how a model's class names differ from a dataset's.
 
   Args:
-    who: the model, for the message.
-    names: its class names; None where they are not known.
-    info: of the dataset, of as many classes.
+    who: the model, for messages.
+    names: its class names in the order of its logits; None if unknown.
+    info: of the dataset, which has as many classes.
 
   Raises:
-    ValueError: the same classes in another order.
+    ValueError: the classes are the same, in another order.
   """
   own = info.class_names
   if not names or resolve.nameless(own) or tuple(names) == tuple(own):
     return ()
   first = next(i for i, name in enumerate(names) if name != own[i])
-  differing = f"class {first} is {names[first]!r} there and {own[first]!r} here"
+  differing = (
+    f"class {first} is {names[first]!r}, in the dataset {own[first]!r}"
+  )
   if sorted(names) == sorted(own):
     raise ValueError(
       f"{who} has the classes of {info.name} in another order: {differing}; "
-      "python -m vitkd_jax.convert --classes puts them in this one"
+      "reorder them with python -m vitkd_jax.convert --classes"
     )
-  return (f"its class names are not {info.name}'s: {differing}",)
+  return (f"its class names differ from {info.name}'s: {differing}",)
