@@ -99,7 +99,7 @@ def test_a_step_that_is_gone_or_another_is_refused(config, tmp_path):
     command.RefusedError, match=r"learns from step 3 of the teacher"
   ) as refusal:
     train.train(config, workdir)
-  assert "there are [4]" in str(refusal.value)
+  assert "got [4]" in str(refusal.value)
   assert "\n" not in str(refusal.value)
   save(tmp_path / "teacher", 3)  # as it was
   start(config, workdir)

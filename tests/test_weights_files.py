@@ -32,7 +32,7 @@ def write(path, **changes):
   [
     (os.mkfifo, "regular file, got a FIFO"),
     (lambda path: os.symlink("/dev/zero", path), "got a device"),
-    (lambda path: os.symlink(path, path), "symbolic links|there are no"),
+    (lambda path: os.symlink(path, path), "symbolic links|expected weights at"),
   ],
 )
 def test_what_is_no_regular_file_is_refused(tmp_path, make, words, call):
@@ -69,7 +69,7 @@ def sparse(path, size):
 def test_more_than_the_memory_is_not_read(tmp_path):
   path = tmp_path / "w.safetensors"
   sparse(path, 10**12)
-  with pytest.raises(ValueError, match=r"holds 1,000.0 GB, and this machine"):
+  with pytest.raises(ValueError, match=r"needs 1,000.0 GB of memory, but this"):
     load(path)
   assert resolve.stated(path).variant is None
 
@@ -78,7 +78,7 @@ def test_an_archive_that_unpacks_to_more_than_the_memory(tmp_path, monkeypatch):
   path = tmp_path / "w.npz"
   np.savez_compressed(path, **{"embedding/kernel": np.zeros(1 << 20)})
   monkeypatch.setattr(os, "sysconf", lambda name: 1 << 11)  # 4 MiB
-  with pytest.raises(ValueError, match=r"holds 0\.0 GB, and this machine"):
+  with pytest.raises(ValueError, match=r"needs 0\.0 GB of memory, but this"):
     load(path)
 
 
@@ -180,7 +180,9 @@ def test_a_type_that_numpy_lacks(tmp_path):
 
 def test_more_tokens_than_any_attention(tmp_path):
   path = write(tmp_path / "w.npz")
-  with pytest.raises(ValueError, match=r"100000x100000 pixels.*at most 65,536"):
+  with pytest.raises(
+    ValueError, match=r"at most 65,536 .*100000x100000 pixels"
+  ):
     load(path, image_size=100_000)
 
 
@@ -223,7 +225,7 @@ def test_a_folder_of_shards(tmp_path, part):
   [
     ({"head/bias": "../w.safetensors"}, "a file beside it for tensor 'head"),
     ({"head/bias": 3}, "a file beside it for tensor 'head/bias', got 3"),
-    ({"x": "model-00001-of-00002.safetensors"}, "has no tensor 'x'"),
+    ({"x": "model-00001-of-00002.safetensors"}, "expected a tensor 'x' in"),
     ({"x": "model-00003.safetensors"}, "No such file"),
   ],
 )

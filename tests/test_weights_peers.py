@@ -126,14 +126,14 @@ def test_every_leaf_is_needed_and_no_other_taken(tmp_path, name):
   with pytest.raises(ValueError, match=leaf.partition("layer")[2] or "norm"):
     load(write(tmp_path, name, **{leaf: None}), family)
   extra = {"blocks.7.extra": np.ones(3, np.float32)}
-  with pytest.raises(ValueError, match=r"no place for 'blocks\.7\.extra'"):
+  with pytest.raises(ValueError, match=r"the model lacks 'blocks\.7\.extra'"):
     load(write(tmp_path, name, **extra), family)
 
 
 def test_a_pre_logits_layer_is_not_lost(tmp_path):
   family = families.FAMILIES["timm_augreg_pre_logits"]
   path = write(tmp_path, "timm_augreg_pre_logits")
-  with pytest.raises(ValueError, match=r"no place for 'pre_logits/bias'"):
+  with pytest.raises(ValueError, match=r"the model lacks 'pre_logits/bias'"):
     load(path, family, rep_size=False)
   params = load(path, family, rep_size=False, num_classes=None)
   assert "pre_logits" not in params
@@ -148,7 +148,7 @@ def test_an_epsilon_that_a_format_cannot_say_is_not_lost(tmp_path, format):
   family = families.FAMILIES["timm_deit"]
   fields = family.model | {"norm_eps": 1e-5}
   params = load(write(tmp_path, "timm_deit"), family)
-  with pytest.raises(ValueError, match=f"{format}'s models .* has 1e-05"):
+  with pytest.raises(ValueError, match=f"all models of {format}, got 1e-05"):
     weights.save(tmp_path / "out.npz", params, format=format, **fields)
   weights.save(tmp_path / "hf", params, format="huggingface", **fields)
   config = json.loads((tmp_path / "hf" / "config.json").read_text())
@@ -180,9 +180,11 @@ def test_heads_are_kept_cut_dropped_or_renewed(tmp_path):
   fresh = load(path, family, num_classes=7, head="init")
   assert fresh["head"]["kernel"].shape == (8, 7)
   assert not fresh["head"]["bias"].any()
-  with pytest.raises(ValueError, match=r"\(8, 5\).*7 classes.*\(8, 7\)"):
+  with pytest.raises(ValueError, match=r"\(8, 7\) for 7 classes, got \(8, 5\)"):
     load(path, family, num_classes=7)
-  with pytest.raises(ValueError, match="below 5"):
+  with pytest.raises(
+    ValueError, match=r"expected classes in \[0, 5\), got \[5\]"
+  ):
     load(path, family, num_classes=1, classes=[5])
 
 
@@ -205,5 +207,5 @@ def test_position_embeddings_are_resized_and_said(tmp_path, name):
 def test_position_embeddings_of_no_grid(tmp_path):
   table = np.ones((1, 15, 8), np.float32)
   path = write(tmp_path, "timm_deit", pos_embed=table)
-  with pytest.raises(ValueError, match="15 entries"):
+  with pytest.raises(ValueError, match=r"square grid and up to .*, got 15"):
     load(path, families.FAMILIES["timm_deit"])

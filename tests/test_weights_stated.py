@@ -15,17 +15,17 @@ FIELDS = MODELS["deit"]
 @pytest.mark.parametrize(
   "metadata, words",
   [
-    (dict(image_size="[100000, 100000]"), "image_size=.*in pixels"),
-    (dict(image_size="[28]"), "image_size=.*in pixels"),
+    (dict(image_size="[100000, 100000]"), "to be rows and columns in pixels"),
+    (dict(image_size="[28]"), "columns in pixels, got .28."),
     (dict(image_size="{"), "image_size: expected JSON"),
     (dict(fields='{"depth": 1000000}'), r"depth=1000000.*\[1, 512\]"),
     (dict(fields='{"width": 1e9}'), "width="),
     (dict(fields='{"patch_size": [[1], 2]}'), "patch_size="),
     (dict(fields='{"dept": 1}'), "nearest is 'depth'"),
-    (dict(fields="3"), "fields=3: expected fields of a model"),
+    (dict(fields="3"), "expected fields to be a model's, got 3"),
     (dict(fields="[" * 100_000), "nested too deep"),
-    (dict(variant="[" * 100_000), "expected the name|unknown variant"),
-    (dict(class_names="3"), "class names 3"),
+    (dict(variant="[" * 100_000), "to be a model's name|unknown variant"),
+    (dict(class_names="3"), "class names to be a list of text, got 3"),
   ],
 )
 def test_metadata_of_a_flat_file(tmp_path, metadata, words):

@@ -6,9 +6,9 @@ r"""Converts weights between timm, Hugging Face, big_vision and this project.
   python -m vitkd_jax.convert --list
 
 `--weights` is a file (.safetensors, .npz, .pth), a timm or Hugging Face folder,
-a workdir of ours, a gs:// path, or shipped:NAME. What the file is, its names
-tell. At the end come the parameter count, hashes, and the largest difference
-between our outputs and the other library's on a fixed input.
+a workdir of ours, a gs:// path, or shipped:NAME; its format is detected from
+the names of its leaves. Prints the number of parameters, hashes, and the
+largest difference between our outputs and the other library's on a fixed input.
 """
 
 import ast
@@ -17,40 +17,49 @@ import dataclasses
 import functools
 import os
 import time
+from typing import Any
 
 from absl import flags
 import jax
-import numpy as np
 
-from vitkd_jax import remote, weights
+from vitkd_jax import weights
 from vitkd_jax.commandline import command
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
 from vitkd_jax.runs import reading, students
-from vitkd_jax.weights import card, loading, resolve, saving, verify, zoo
+from vitkd_jax.weights import (
+  card,
+  compare,
+  formats,
+  resolve,
+  saving,
+  verify,
+  zoo,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What to convert to what; a flag each.
+  """The settings of a conversion, one flag each.
 
   Attributes:
-    input: file or folder of weights.
+    input: file or folder to read (flag --weights).
     output: file or folder to write.
     to: format to write.
-    source: format to read; None to tell by the names (flag --from).
-    variant: the model's name; None where the input says it.
-    num_classes: of the model written, 0 for no head; None for the file's.
-    image_size: pixels: a side, or rows and columns; None for what the input
-      says, else the variant's.
+    source: format to read; None to detect it (flag --from).
+    variant: name of the model; None for the one that the weights state.
+    num_classes: C of the written model, 0 for no head; None for that of the
+      weights.
+    image_size: side, or rows and columns, in pixels; None for what the weights
+      state, else the variant's.
     head: "keep", "drop" or "init".
-    classes: indices of the classes to keep.
+    classes: indices of the classes to keep, in order; None for all.
     which: "student" or "ema" of a workdir's checkpoint.
-    step: of that checkpoint: a number, "best" or "latest".
-    fold_layerscale: fold LayerScale away.
-    dtype: of the floats written.
-    field: further fields of the model, as "pool_type=tok".
-    check: compare with the other library.
+    step: of the checkpoint: a number, "best" or "latest".
+    fold_layerscale: fold LayerScale into the neighbouring weights.
+    dtype: of the written floats.
+    field: further fields of the model, such as "pool_type=tok".
+    check: compare outputs with the other library.
   """
 
   input: str
@@ -71,10 +80,16 @@ class Options:
 
 
 def convert(options: Options) -> str:
-  """Converts, and prints what was done; the path of the written weights.
+  """Converts weights, and prints what was done.
+
+  Args:
+    options: see `Options`.
+
+  Returns:
+    The path of the written weights.
 
   Raises:
-    ValueError: in one sentence, what does not fit.
+    ValueError: the weights cannot be read, or do not fit the options.
   """
   said = students.stated(options.input)
   variant, fields = _model(options, said)
@@ -120,27 +135,40 @@ def convert(options: Options) -> str:
   _say("", f"SHA-256 {weights.sha256(written)}")
   if options.check:
     model = vit.Model(loaded.num_classes, variant=variant, **fields)
-    ours = _outputs(params, model, size)
-    del params  # or the peer's copy would lie beside it
-    plain = not loaded.notes and not options.field
-    _check(options, loaded, variant, fields, size, written, ours, plain)
+    ours = compare.outputs(params, model, size)
+    del params  # frees memory for the other library's copy
+    if not loaded.notes and not options.field:
+      for line in compare.with_source(ours, options.input, loaded, variant):
+        _say("check", line)
+    for line in compare.with_written(
+      ours,
+      written,
+      output=options.output,
+      format=options.to,
+      fold=options.fold_layerscale,
+      loaded=loaded,
+      variant=variant,
+    ):
+      _say("check", line)
   return written
 
 
-def _model(options, said) -> tuple[str, dict]:
-  """The variant and the fields: as given, or as the file says."""
+def _model(
+  options: Options, said: resolve.Stated
+) -> tuple[str, dict[str, Any]]:
+  """The variant and the fields, as given or as the weights state."""
   variant, fields = said.variant, dict(said.fields)
   if options.variant not in (None, variant):
     variant, fields = options.variant, {}
   if variant is None:
     raise ValueError(
-      f"{options.input} does not say what its model is; name it with --variant "
-      "(python -m vitkd_jax.convert --list prints the names)"
+      f"{options.input} does not state its model; give --variant (python -m "
+      "vitkd_jax.convert --list prints the names)"
     )
   for text in options.field:
     name, equals, value = text.partition("=")
     if not equals:
-      raise ValueError(f"--field={text}: wanted NAME=VALUE")
+      raise ValueError(f"expected --field=NAME=VALUE, got --field={text}")
     try:
       fields[name] = ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -148,58 +176,78 @@ def _model(options, said) -> tuple[str, dict]:
   return variant, fields
 
 
-def _size(options) -> tuple[int, int] | None:
+def _size(options: Options) -> tuple[int, int] | None:
   numbers = _integers("image-size", options.image_size)
   if numbers is None:
     return None
   if len(numbers) not in (1, 2):
-    raise ValueError("--image-size: expected a side, or rows,columns")
+    raise ValueError(
+      f"expected --image-size to be a side or rows,columns, got {numbers}"
+    )
   return numbers[0], numbers[-1]
 
 
-def _images(said, variant, loaded) -> preprocess.Preprocess | None:
-  """What made the input's images, at the output's size; None for unsaid."""
+def _images(
+  said: resolve.Stated, variant: str, loaded: students.Loaded
+) -> preprocess.Preprocess | None:
+  """The preprocessing that the weights state, at the output's size."""
   size = loaded.image_size
   if said.preprocess is not None:
     return said.preprocess.at(size)
   if loaded.file is not None:
     return None
-  # A run that was started by an older version, which took its images whole.
+  # A run of an older version, which used its images whole.
   named = variants.get(variant)
   return preprocess.Preprocess(size, None, named.mean, named.std)
 
 
-def _class_names(said, options, count) -> list[str] | None:
-  """The names of the classes that are written, if the input has names."""
-  names, kept = said.class_names, _integers("classes", options.classes)
-  if names is None or options.head != "keep":
+def _class_names(
+  said: resolve.Stated, options: Options, count: int | None
+) -> list[str] | None:
+  """The names of the written classes, if the weights state names."""
+  kept = _integers("classes", options.classes)
+  if said.class_names is None or options.head != "keep":
     return None
-  names = list(names) if kept is None else [names[i] for i in kept]
+  names = list(said.class_names)
+  names = names if kept is None else [names[i] for i in kept]
   return names if len(names) == count else None
 
 
-def _num_classes(options):
+def _num_classes(options: Options) -> int | str | None:
   if options.head == "drop":
     return None
   return "file" if options.num_classes is None else options.num_classes
 
 
-def _integers(flag, values) -> list[int] | None:
+def _integers(flag: str, values: Sequence[str] | None) -> list[int] | None:
+  if values is None:
+    return None
   try:
-    return None if values is None else [int(value) for value in values]
+    return [int(value) for value in values]
   except ValueError:
-    raise ValueError(f"--{flag}={','.join(values)}: wanted integers") from None
+    raise ValueError(
+      f"expected --{flag} to be integers, got {','.join(values)}"
+    ) from None
 
 
-def _card(options, variant, said, images, names, loaded, count, digest):
-  """The model card of a folder; None where no folder is written."""
+def _card(
+  options: Options,
+  name: str,
+  said: resolve.Stated,
+  images: preprocess.Preprocess | None,
+  names: Sequence[str] | None,
+  loaded: students.Loaded,
+  count: int,
+  digest: str,
+) -> str | None:
+  """The model card of a folder; None if no folder is written."""
   if options.to not in verify.LIBRARIES:
     return None
-  variant = variants.get(variant)
-  run = {}
+  variant = variants.get(name)
+  run: dict[str, Any] = {}
   if reading.config_of(options.input) is not None:
-    run = reading.record(options.input)
-    step = loaded.saved and loaded.saved.step
+    run = reading.record(options.input) or {}
+    step = loaded.saved.step if loaded.saved else None
     run["evaluation"] = reading.evaluation(options.input, step)
   return card.text(
     variant=variant,
@@ -216,74 +264,16 @@ def _card(options, variant, said, images, names, loaded, count, digest):
   )
 
 
-def _check(
-  options, loaded, variant, fields, size, written, ours, plain
-) -> None:
-  """Prints the largest differences between our outputs and others'."""
-  plain = plain and not remote.is_remote(loaded.file)
-  if plain and loaded.format == "timm" and options.input == loaded.file:
-    theirs = functools.partial(
-      verify.of_timm_file, loaded.file, variant, loaded.num_classes, size
-    )
-    _compare("timm on the file read", ours, theirs)
-  elif plain and loaded.format in verify.LIBRARIES and loaded.file:
-    folder = os.path.dirname(loaded.file)
-    if os.path.exists(os.path.join(folder, "config.json")):
-      theirs = functools.partial(verify.of_folder, loaded.format, folder, size)
-      _compare(f"{loaded.format} on the folder read", ours, theirs)
-  if options.to in verify.LIBRARIES and written != options.output:
-    if remote.is_remote(options.output):
-      _say("check", f"not compared: {options.to} reads local folders alone")
-      return
-    theirs = functools.partial(
-      verify.of_folder, options.to, options.output, size
-    )
-    _compare(f"{options.to} on the folder written", ours, theirs)
-    return
-  if options.to in ("big_vision", "huggingface") or options.fold_layerscale:
-    fields = {**fields, "layerscale_init": None}
-
-  def again():
-    params = weights.load(
-      written,
-      variant=variant,
-      num_classes=loaded.num_classes,
-      image_size=size,
-      **fields,
-    )
-    model = vit.Model(loaded.num_classes, variant=variant, **fields)
-    return _outputs(params, model, size)
-
-  _compare("the file read back", ours, again)
-
-
-def _outputs(params, model, size) -> np.ndarray:
-  with jax.default_matmul_precision("highest"):
-    out, _ = jax.jit(model.apply)({"params": params}, verify.image(size))
-  return np.asarray(out)
-
-
-def _compare(what, ours, theirs) -> None:
-  try:
-    theirs = theirs()
-  except verify.SilentError as reason:
-    _say("check", f"{what}: not compared, because {reason}")
-    return
-  if theirs is None:
-    return
-  _say(
-    "check",
-    f"{what}: max |difference| {np.abs(theirs - ours).max():.1e} "
-    f"(max |output| {np.abs(ours).max():.1e})",
-  )
-
-
 def _say(what: str, text: str) -> None:
   print(f"{what:6}{text}", flush=True)
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines the command line's flags; `Options` says what they mean."""
+  """Defines the command line's flags; see `Options`.
+
+  Args:
+    values: where to define them.
+  """
   string, integer, list_, boolean, multi = (
     functools.partial(define, flag_values=values)
     for define in (
@@ -299,24 +289,40 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_alias("input", "weights", flag_values=values)  # older
   command.define_path("output", None, "file or folder to write", values)
   string("to", None, f"format to write: {known}")
-  known = ", ".join(module.NAME for module in loading.FORMATS)
-  string("from", None, f"format to read: {known}; told by names")
-  string("variant", None, "the model's name: see --list, or S/16")
-  integer("num-classes", None, "0 for no head; the file's if unset", 0)
-  list_("image-size", None, "pixels: side, or rows,columns")
+  known = ", ".join(module.NAME for module in formats.FORMATS)
+  string("from", None, f"format to read: {known}; detected by default")
+  string(
+    "variant", None, "name of the model: see --list, or a size such as S/16"
+  )
+  integer(
+    "num-classes",
+    None,
+    "classes of the written model, 0 for no head; default: the file's",
+    0,
+  )
+  list_("image-size", None, "in pixels: side, or rows,columns")
   string("head", "keep", "keep, drop or init (a new head)")
   list_("classes", None, "indices of the classes to keep")
-  string("which", None, "student or ema of a workdir's checkpoint")
-  string("step", None, "of that checkpoint: a number, best or latest")
-  boolean("fold-layerscale", False, "fold LayerScale away")
-  string("dtype", "float32", ", ".join(saving.DTYPES))
-  multi("field", [], "of the model, as pool_type=tok")
-  boolean("check", True, "compare with the other library")
-  boolean("list", False, "print the known models and leave")
+  string(
+    "which", None, "part of a workdir's checkpoint to read: student or ema"
+  )
+  string("step", None, "step of the checkpoint: a number, best or latest")
+  boolean(
+    "fold-layerscale", False, "fold LayerScale into the neighbouring weights"
+  )
+  string("dtype", "float32", f"written floats: {', '.join(saving.DTYPES)}")
+  multi("field", [], "further field of the model, such as pool_type=tok")
+  boolean("check", True, "compare outputs with the other library")
+  boolean("list", False, "print the known models and exit")
 
 
-def main(_) -> None:
-  """Entry point."""
+def main(argv: Sequence[str]) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: unused; absl has parsed the flags.
+  """
+  del argv
   given = flags.FLAGS
   if given.list:
     print(zoo.table())
@@ -324,7 +330,9 @@ def main(_) -> None:
   for name in ("weights", "output", "to"):
     command.require(name, given[name].value)
   names = {field.name for field in dataclasses.fields(Options)} - {"source"}
-  values = {name: given[name.replace("_", "-")].value for name in names}
+  values: dict[str, Any] = {
+    name: given[name.replace("_", "-")].value for name in names
+  }
   with command.refusing():
     convert(Options(source=given["from"].value, **values))
 

@@ -98,10 +98,10 @@ def test_a_workdir_is_scored_as_one_on_the_disk_is(run):
 )
 def test_what_is_not_there_is_one_sentence(run, server, path):
   info = datasets.info("fashion_mini")
-  with pytest.raises(ValueError, match=r"^there are no weights at 'gs://"):
+  with pytest.raises(ValueError, match=r"^expected weights at 'gs://"):
     scoring.load(path, info)
   options = convert.Options(input=path, output="gs://runs/o.npz", to="flat")
-  with pytest.raises(ValueError, match=r"^there are no weights at 'gs://"):
+  with pytest.raises(ValueError, match=r"^expected weights at 'gs://"):
     convert.convert(options)
   assert "o.npz" not in set(server.store.names("runs"))
   with pytest.raises(report.command.RefusedError, match="there is no folder"):

@@ -92,7 +92,8 @@ def check_environment() -> None:
     value = _option(name)
     if value in unfit:
       raise ValueError(
-        f"{name.upper()}={value} in the environment is not supported: unset it"
+        f"{name.upper()}={value} is set in the environment, which is not "
+        "supported: unset it"
       )
 
 

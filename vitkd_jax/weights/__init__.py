@@ -1,4 +1,4 @@
-"""Weights in, weights out: the teachers that exist, the tools students go to.
+"""Reads and writes other libraries' weights.
 
 `load` reads timm, DeiT, DeiT III, mmpretrain, Hugging Face, big_vision and our
 own files; `save` writes timm and Hugging Face folders, big_vision `.npz` and

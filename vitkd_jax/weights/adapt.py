@@ -1,10 +1,9 @@
-"""Makes leaves fit a model: position embeddings, heads, LayerScale."""
+"""Adapts leaves to a model: position embeddings and heads."""
 
 from collections.abc import Mapping, Sequence
 import functools
 import math
 import types
-from typing import Any
 
 from flax import traverse_util
 import jax
@@ -17,21 +16,29 @@ from vitkd_jax.weights import rules
 Leaves = dict[str, np.ndarray]
 
 _HEADS = ("head", "head_dist")
-# A grid of 256x256, as of 4,096 px and patches of 16. Attention over more takes
-# tens of gigabytes.
+# A grid of 256x256, as for 4,096 px and patches of 16. Attention over more
+# tokens takes tens of gigabytes.
 _MOST_TOKENS = 1 << 16
 
 
 @functools.lru_cache(maxsize=16)  # tracing a deep model takes a second
 def shapes(
   model: vit.ViT, image_size: tuple[int, int]
-) -> Mapping[str, tuple[int, ...]]:
-  """Shapes of a model's leaves by name, joined by "/"; nothing is computed."""
+) -> Mapping[str, rules.Shape]:
+  """Shapes of a model's leaves by name, with parts joined by "/".
+
+  Args:
+    model: any.
+    image_size: rows and columns in pixels.
+
+  Raises:
+    ValueError: images of that size have too many tokens.
+  """
   rows, columns = model.grid(*image_size)
   if rows * columns > _MOST_TOKENS:
     raise ValueError(
-      f"images of {image_size[0]}x{image_size[1]} pixels are {rows}x{columns} "
-      f"tokens of this model, expected at most {_MOST_TOKENS:,}"
+      f"expected at most {_MOST_TOKENS:,} patch tokens, got {rows}x{columns} "
+      f"from images of {image_size[0]}x{image_size[1]} pixels"
     )
   tree = jax.eval_shape(
     model.init,
@@ -49,12 +56,12 @@ def shapes(
 def image_size(
   leaves: Mapping[str, np.ndarray], model: vit.ViT, side: int
 ) -> tuple[int, int]:
-  """Rows and columns in pixels of a model's images, by its own leaves.
+  """Image size in pixels, rows and columns, that a model's leaves are for.
 
   Args:
-    leaves: the model's.
-    model: whose patches they are.
-    side: of the images of its variant; taken where it fits.
+    leaves: of the model.
+    model: for the size of its patches.
+    side: image size of its variant in pixels; preferred if it fits.
 
   Raises:
     ValueError: the position embeddings fit neither that nor a square.
@@ -67,18 +74,23 @@ def image_size(
   root = math.isqrt(count)
   if root * root != count:
     raise ValueError(
-      f"position embeddings of {count} tokens are not a square grid; give "
-      "image_size=(rows, columns)"
+      f"expected position embeddings of a square grid, got {count} tokens; "
+      "give image_size=(rows, columns)"
     )
   return model.patch_size[0] * root, model.patch_size[1] * root
 
 
 def is_free(name: str) -> bool:
-  """Whether a leaf's size may differ from the model's until it is fitted."""
+  """Whether the size of a leaf may differ from the model's before adaptation.
+
+  Args:
+    name: of the leaf.
+  """
   return name == "pos_embedding" or name.split("/")[0] in _HEADS
 
 
-# Axes of the leaves that `is_free`, and of those that `position` adds to.
+# Number of axes of the leaves that are free, and of those that `position`
+# changes.
 _AXES = {
   "pos_embedding": 3,
   "cls": 3,
@@ -89,10 +101,13 @@ _AXES = {
 
 
 def check_axes(leaves: Leaves) -> None:
-  """Refuses leaves that could not be fitted to any model.
+  """Refuses leaves that cannot be adapted to any model.
+
+  Args:
+    leaves: by name.
 
   Raises:
-    ValueError: one has another number of axes.
+    ValueError: a leaf has the wrong number of axes.
   """
   for name, axes in _AXES.items():
     if name in leaves and leaves[name].ndim != axes:
@@ -102,39 +117,35 @@ def check_axes(leaves: Leaves) -> None:
 
 
 def position(
-  leaves: Leaves, wanted: Mapping[str, Any], grid: tuple[int, int]
+  leaves: Leaves, expected: Mapping[str, rules.Shape], grid: tuple[int, int]
 ) -> list[str]:
-  """Splits prefix entries off the position embedding and resizes the rest.
+  """Splits prefix tokens off the position embedding, and resizes the rest.
 
-  A prefix token's entry is added to the token (DeiT, ViT); DeiT III and
-  big_vision have none.
+  The entry of a prefix token (DeiT, ViT) is added to the token; DeiT III and
+  big_vision have no such entries.
 
   Args:
-    leaves: changed in place.
-    wanted: shapes of the model's leaves.
+    leaves: by name; changed in place.
+    expected: shapes of the model's leaves by name.
     grid: rows and columns of the model's patch tokens.
 
   Returns:
-    What was done, in sentences.
+    Sentences on what was changed.
 
   Raises:
     ValueError: the number of entries fits no grid.
   """
-  if "pos_embedding" not in leaves or "pos_embedding" not in wanted:
+  if "pos_embedding" not in leaves or "pos_embedding" not in expected:
     return []
-  table, width = leaves["pos_embedding"], wanted["pos_embedding"][2]
+  table, width = leaves["pos_embedding"], expected["pos_embedding"][2]
   if table.shape != (1, table.shape[1], width):
     raise ValueError(
-      f"leaf 'pos_embedding' has shape {table.shape} in the file, the model "
-      f"wants {wanted['pos_embedding']}"
+      _other_shape("pos_embedding", expected["pos_embedding"], table.shape)
     )
   tokens = [name for name in ("cls", "dist") if name in leaves]
   for name in tokens:
     if leaves[name].shape != (1, 1, width):
-      raise ValueError(
-        f"leaf {name!r} has shape {leaves[name].shape} in the file, the model "
-        f"wants {(1, 1, width)}"
-      )
+      raise ValueError(_other_shape(name, (1, 1, width), leaves[name].shape))
   count, patches = table.shape[1], grid[0] * grid[1]
   prefixes = range(min(len(tokens), count - 1) + 1)
   found = [n for n in prefixes if count - n == patches] or [
@@ -142,9 +153,9 @@ def position(
   ]
   if not found:
     raise ValueError(
-      f"leaf 'pos_embedding' has {count} entries, which with up to "
-      f"{len(tokens)} prefix tokens fit neither the grid "
-      f"{grid[0]}x{grid[1]} nor a square; name the image size"
+      f"leaf 'pos_embedding': expected entries of {grid[0]}x{grid[1]} or of a "
+      f"square grid and up to {len(tokens)} prefix tokens, got {count}; give "
+      "the image size"
     )
   prefix, table = table[:, : found[0]], table[:, found[0] :]
   for i, name in enumerate(tokens[: found[0]]):
@@ -153,7 +164,8 @@ def position(
   if table.shape[1] == patches:
     return []
   side = math.isqrt(table.shape[1])
-  leaves["pos_embedding"] = np.asarray(posemb.resize_posemb(table, grid))
+  resized = posemb.resize_posemb(jnp.asarray(table), grid)
+  leaves["pos_embedding"] = np.asarray(resized)
   return [
     f"position embeddings resized from {side}x{side} to {grid[0]}x{grid[1]} "
     "(anti-aliased bicubic)"
@@ -162,34 +174,36 @@ def position(
 
 def head(
   leaves: Leaves,
-  wanted: Mapping[str, tuple[int, ...]],
+  expected: Mapping[str, rules.Shape],
   policy: str,
   classes: Sequence[int] | None,
 ) -> list[str]:
-  """Keeps, drops, cuts or renews the heads, in place.
+  """Keeps, drops, cuts or initialises the heads.
 
   Args:
-    leaves: changed in place.
-    wanted: shapes of the model's leaves; no head means that it is dropped.
+    leaves: by name; changed in place.
+    expected: shapes of the model's leaves by name; heads that are not among
+      them are dropped.
     policy: "keep" or "init" (normal, standard deviation 0.02; bias zero).
-    classes: of the file's classes, those that the model's are, in order.
+    classes: indices of the file's classes to keep, in the model's order; None
+      for all.
 
   Returns:
-    What was done, in sentences.
+    Sentences on what was changed.
 
   Raises:
-    ValueError: class counts differ and nothing says what to do.
+    ValueError: the numbers of classes differ, and no argument resolves it.
   """
   notes = []
-  if not any(name.startswith(_HEADS) for name in wanted):
+  if not any(name.startswith(_HEADS) for name in expected):
     for name in [n for n in leaves if n.startswith("pre_logits/")]:
-      if name not in wanted:
+      if name not in expected:
         notes.append(f"{name} dropped, as the model has no head")
         del leaves[name]
   for name in _HEADS:
     kernel, bias = f"{name}/kernel", f"{name}/bias"
-    if kernel not in wanted:
-      if kernel in leaves and "head/kernel" not in wanted:
+    if kernel not in expected:
+      if kernel in leaves and "head/kernel" not in expected:
         count = leaves[kernel].shape[1]
         notes.append(f"{name} of {count} classes dropped")
         del leaves[kernel]
@@ -197,73 +211,84 @@ def head(
       continue
     if policy == "init":
       rng = np.random.default_rng(0)
-      draw = rng.normal(0, 0.02, wanted[kernel])
+      draw = rng.normal(0, 0.02, expected[kernel])
       leaves[kernel] = draw.astype(np.float32)
-      leaves[bias] = np.zeros(wanted[bias], np.float32)
-      notes.append(f"{name} initialised anew for {wanted[bias][0]} classes")
+      leaves[bias] = np.zeros(expected[bias], np.float32)
+      notes.append(f"new {name} initialised for {expected[bias][0]} classes")
       continue
     if kernel not in leaves or bias not in leaves:
       raise ValueError(
-        f"the file has no {name!r}; num_classes=None loads the features "
-        "alone, head='init' draws a new head"
+        f"the file has no {name!r}; give num_classes=None to load features "
+        "alone, or head='init' for a new head"
       )
     count = leaves[bias].shape[0]
     if classes is not None:
       if leaves[kernel].shape[1] != count:
         raise ValueError(
-          f"leaf '{kernel}' has shape {leaves[kernel].shape}, '{bias}' has "
-          f"{leaves[bias].shape}: expected a column for each class"
+          f"expected a column of leaf '{kernel}' for each class, got shapes "
+          f"{leaves[kernel].shape} and {leaves[bias].shape} of '{bias}'"
         )
       if not all(0 <= i < count for i in classes):
-        raise ValueError(f"classes: wanted indices below {count}")
+        raise ValueError(
+          f"expected classes in [0, {count}), got {list(classes)[:20]}"
+        )
       leaves[kernel] = leaves[kernel][:, list(classes)]
       leaves[bias] = leaves[bias][list(classes)]
       notes.append(f"{name} cut from {count} to {len(classes)} classes")
-    if leaves[kernel].shape != wanted[kernel]:
+    if leaves[kernel].shape != expected[kernel]:
       raise ValueError(
-        f"leaf '{kernel}' has shape {leaves[kernel].shape}, the model of "
-        f"{wanted[bias][0]} classes wants {wanted[kernel]}; give num_classes "
-        "of the file, the classes to keep, or head='init'"
+        f"leaf '{kernel}': expected shape {expected[kernel]} for "
+        f"{expected[bias][0]} classes, got {leaves[kernel].shape} in the file; "
+        "give num_classes of the file, the classes to keep, or head='init'"
       )
   return notes
 
 
-def check(leaves: Leaves, wanted: Mapping[str, tuple[int, ...]]) -> None:
+def check(leaves: Leaves, expected: Mapping[str, rules.Shape]) -> None:
   """Refuses leaves that are not exactly the model's.
 
+  Args:
+    leaves: by name.
+    expected: shapes of the model's leaves by name.
+
   Raises:
-    ValueError: a gap, a leftover, or another shape; the leaf is named.
+    ValueError: a leaf is missing, unknown, or of another shape; it is named.
   """
   rules.check_used(
-    sorted(set(wanted) - set(leaves)), sorted(set(leaves) - set(wanted))
+    sorted(set(expected) - set(leaves)), sorted(set(leaves) - set(expected))
   )
-  for name, shape in wanted.items():
+  for name, shape in expected.items():
     if leaves[name].shape != shape:
-      raise ValueError(
-        f"leaf {name!r} has shape {leaves[name].shape} in the file, the model "
-        f"wants {shape}"
-      )
+      raise ValueError(_other_shape(name, shape, leaves[name].shape))
+
+
+def _other_shape(name: str, expected: rules.Shape, found: rules.Shape) -> str:
+  """The sentence about a leaf that does not fit the model."""
+  return f"leaf {name!r}: expected shape {expected}, got {found} in the file"
 
 
 def numbers(leaves: Leaves) -> Leaves:
-  """The leaves as float32, as every model has them.
+  """The leaves as float32, the dtype of all our parameters.
+
+  Args:
+    leaves: by name.
 
   Raises:
-    ValueError: one is not floating point, or holds NaN or infinity.
+    ValueError: a leaf is not floating point, or has NaN or infinity.
   """
   out = {}
   for name, leaf in leaves.items():
     if leaf.dtype.kind in "iub":
       raise ValueError(
-        f"leaf {name!r}: expected floating point, got {leaf.dtype}; integers "
-        "are a quantised model's, whose scales are not read"
+        f"leaf {name!r}: expected floating point, got {leaf.dtype}; quantised "
+        "models are not supported"
       )
     out[name] = np.asarray(leaf, np.float32)
     bad = leaf.size - np.count_nonzero(np.isfinite(out[name]))
     if bad:
       raise ValueError(
         f"leaf {name!r}: expected finite numbers, got NaN or infinity in "
-        f"{bad:,} of {leaf.size:,}; the training that wrote it diverged, or "
-        "its numbers are beyond float32: take an earlier checkpoint"
+        f"{bad:,} of {leaf.size:,}; its training diverged, or its numbers "
+        "overflow float32: use an earlier checkpoint"
       )
   return out

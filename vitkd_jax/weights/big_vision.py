@@ -1,4 +1,4 @@
-"""big_vision's names, which are ours, through its history."""
+"""big_vision's names, old and new; the new ones are ours."""
 
 from collections.abc import Iterable
 import re
@@ -9,7 +9,7 @@ NAME = "big_vision"
 
 _MOST_BLOCKS = 1 << 10  # twice as many as a model may have
 
-# flax numbered a block's layers across types before Linen.
+# Before Linen, flax numbered the layers of a block across types.
 _RENAMES = (
   (r"^Transformer/posembed_input/pos_embedding$", "pos_embedding"),
   (r"^Transformer/pos_embedding$", "pos_embedding"),
@@ -19,7 +19,7 @@ _RENAMES = (
     r"\1/MultiHeadDotProductAttention_0/",
   ),
   (r"(encoderblock(_\d+)?)/MlpBlock_3/", r"\1/MlpBlock_0/"),
-  # The MAP head stood at the top level for a while.
+  # The MAP head was at the top level for a while.
   (
     r"^(probe$|MlpBlock_0/|MultiHeadDotProductAttention_0/|LayerNorm_0/)",
     r"MAPHead_0/\1",
@@ -28,15 +28,25 @@ _RENAMES = (
 
 
 def matches(names: Iterable[str]) -> bool:
-  """Whether the names of a file are big_vision's or ours."""
+  """Whether names are big_vision's or ours.
+
+  Args:
+    names: of a file's leaves.
+  """
   return any("Transformer/encoderblock" in name for name in names)
 
 
 def clean(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The leaves under today's names, one entry a block.
+  """The leaves under our names, one leaf per block.
 
-  The parameters are taken out of a training state, older names are mended and
-  scanned blocks are unstacked.
+  Parameters are extracted from a training state, older names renamed and
+  scanned blocks unstacked.
+
+  Args:
+    source: a file's arrays by name.
+
+  Raises:
+    ValueError: a leaf of a scanned encoder has no axis of blocks.
   """
   for prefix in ("params/", "opt/target/"):
     inside = {
@@ -54,18 +64,21 @@ def clean(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def unstack(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Leaves with one entry a block, from those of a scanned encoder.
+  """Leaves with one leaf per block, from those of a scanned encoder.
+
+  Args:
+    leaves: by name; those of blocks have a leading axis of blocks.
 
   Raises:
-    ValueError: a leaf has no axis of blocks.
+    ValueError: a leaf of the encoder has no axis of blocks.
   """
   out = {}
   for name, array in leaves.items():
     if "/encoderblock/" in name:
       if not array.ndim or len(array) > _MOST_BLOCKS:
         raise ValueError(
-          f"leaf {name!r}: expected an entry for each of at most "
-          f"{_MOST_BLOCKS} blocks, got shape {array.shape}"
+          f"leaf {name!r}: expected a leading axis of at most {_MOST_BLOCKS} "
+          f"blocks, got shape {array.shape}"
         )
       for i, part in enumerate(array):
         out[name.replace("/encoderblock/", f"/encoderblock_{i}/")] = part
@@ -75,8 +88,13 @@ def unstack(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def stack(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Leaves of a scanned encoder, from those with one entry a block."""
-  out, blocks = {}, {}
+  """Leaves of a scanned encoder, from those with one leaf per block.
+
+  Args:
+    leaves: by name.
+  """
+  out = {}
+  blocks: dict[str, dict[int, np.ndarray]] = {}
   for name, array in leaves.items():
     match = re.match(r"(.*/encoderblock)_(\d+)(/.*)", name)
     if match:

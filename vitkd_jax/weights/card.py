@@ -1,4 +1,4 @@
-"""The model card that goes with written weights."""
+"""The model card of an exported folder."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -22,7 +22,7 @@ _USE = {
   "huggingface": _TRANSFORMERS.format("AutoModelForImageClassification"),
   "huggingface features": _TRANSFORMERS.format("AutoModel"),
 }
-# More class names are left to config.json.
+# Longer lists of class names are in config.json alone.
 _MOST_NAMED = 20
 _LIBRARY = {"timm": "timm", "huggingface": "transformers"}
 
@@ -44,18 +44,18 @@ def text(
   """A README.md in Hugging Face's form.
 
   Args:
-    variant: the model's.
+    variant: of the model.
     format: "timm" or "huggingface".
-    parameters: their number.
-    num_classes: C; None without a head.
-    images: what makes the images of an evaluation.
-    class_names: in the order of the logits, if they have names.
+    parameters: number of parameters.
+    num_classes: C; None or 0 without a head.
+    images: preprocessing of an evaluation's images.
+    class_names: in the order of the logits; None if unknown.
     source: name of the file that was converted.
-    source_sha256: its hash, if it is one file.
-    notes: what the conversion changed.
-    run: config.json of the run that the weights are of, and an `evaluation` of
-      it; {} of other weights.
-    measured: what made the images of the run's own evaluation.
+    source_sha256: hash of that file; None if unknown.
+    notes: sentences on what the conversion changed.
+    run: config.json of the run that trained the weights, with an "evaluation";
+      {} for other weights.
+    measured: preprocessing of the run's own evaluation; None if unknown.
   """
   mean, std = (", ".join(map(str, x)) for x in (images.mean, images.std))
   rows = [
@@ -68,7 +68,7 @@ def text(
     ("Converted from", f"`{source}`"),
   ]
   if source_sha256:
-    rows.append(("SHA-256 of that", f"`{source_sha256}`"))
+    rows.append(("SHA-256 of that file", f"`{source_sha256}`"))
   lines = [
     "---",
     f"library_name: {_LIBRARY[format]}",
@@ -93,16 +93,18 @@ def text(
   return "\n".join(lines + _run_lines(run, measured)) + "\n"
 
 
-def _classes(count, names) -> str:
+def _classes(count: int | None, names: Sequence[str] | None) -> str:
   if not count:
     return "none: features alone"
   if names is None or count > _MOST_NAMED:
     return str(count)
-  # A bar would end the table's cell.
+  # A bar would end the cell of the table.
   return f"{count}: " + ", ".join(names).replace("|", "\\|")
 
 
-def _run_lines(run, measured) -> list[str]:
+def _run_lines(
+  run: Mapping[str, Any], measured: preprocess.Preprocess | None
+) -> list[str]:
   lines = []
   if run.get("evaluation"):
     step = run["evaluation"].get("step")

@@ -1,4 +1,4 @@
-"""What a folder's config.json says of its model that no shape tells."""
+"""Fields of a model that config.json states and no shape of a leaf tells."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +12,9 @@ _GELU = {
   "gelu_pytorch_tanh": "tanh",
   "gelu_tanh": "tanh",
 }
-# Arguments of timm's VisionTransformer under which it computes something else,
-# each with the value that it must have; none of them is stated mostly.
-_TIMM = {
+# Arguments of timm's VisionTransformer with the values that `vit.ViT` supports;
+# most files state none of them.
+_TIMM: dict[str, tuple[object, ...]] = {
   "qkv_bias": (True,),
   "qk_norm": (False,),
   "scale_attn_norm": (False,),
@@ -32,7 +32,7 @@ _TIMM = {
   "mlp_layer": (None,),
   "attn_layer": (None,),
 }
-_HUGGINGFACE = {
+_HUGGINGFACE: dict[str, tuple[object, ...]] = {
   "qkv_bias": (True,),
   "use_swiglu_ffn": (False,),
   "num_channels": (3,),
@@ -40,17 +40,17 @@ _HUGGINGFACE = {
 
 
 def fields(config: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-  """Fields of `vit.Model` that a config.json states, and how it puts each.
+  """Fields of `vit.Model` that a config.json states.
 
   Args:
-    config: of timm or transformers; any other states nothing.
+    config: of timm or transformers; any other states no fields.
 
   Returns:
     By field: its text in the file, such as "num_attention_heads=4", and the
-    field's value.
+    value of the field.
 
   Raises:
-    ValueError: it states a model that no `vit.ViT` is.
+    ValueError: it states a model that `vit.ViT` does not support.
   """
   if "architecture" in config:
     said = config.get("model_args") or {}
@@ -67,34 +67,40 @@ def fields(config: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
   for key, known in keys.items():
     if key in said and not any(_same(said[key], value) for value in known):
       raise ValueError(
-        names.unsupported(f"config.json says {_text(said, key)}")
+        names.unsupported(f"config.json states {_text(said, key)}")
       )
   out = {}
   if heads in said:
     if not isinstance(said[heads], int) or isinstance(said[heads], bool):
       raise ValueError(
-        f"config.json says {_text(said, heads)}: expected a whole number"
+        f"config.json: expected an integer {heads}, got {_short(said[heads])}"
       )
     out["num_heads"] = _text(said, heads), said[heads]
   if act in said and said[act] is not None:
     name = said[act]
     if not isinstance(name, str) or name not in _GELU:
       raise ValueError(
-        names.unsupported(f"config.json says {_text(said, act)}")
+        names.unsupported(f"config.json states {_text(said, act)}")
       )
     out["gelu"] = _text(said, act), _GELU[name]
   if "layer_norm_eps" in said and keys is _HUGGINGFACE:
     eps = said["layer_norm_eps"]
     if not isinstance(eps, int | float) or isinstance(eps, bool):
       raise ValueError(
-        f"config.json says {_text(said, 'layer_norm_eps')}: expected a number"
+        f"config.json: expected a number as layer_norm_eps, got {_short(eps)}"
       )
     out["norm_eps"] = _text(said, "layer_norm_eps"), eps
   return out
 
 
 def pooling(leaves: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-  """As `fields`, of timm's leaves: MAE's classifiers have an fc_norm."""
+  """As `fields`, from the names of timm's leaves.
+
+  MAE's classifiers have an fc_norm.
+
+  Args:
+    leaves: by timm's names.
+  """
   if "fc_norm.weight" not in leaves:
     return {}
   text = "'fc_norm.weight'"
@@ -111,46 +117,50 @@ def settle(
   given: Mapping[str, Any],
   adopt: bool,
 ) -> tuple[dict[str, Any], list[str]]:
-  """Fields to be taken from the file, and notes on them.
+  """Fields to adopt from a file, and notes on them.
 
   Args:
-    said: what `fields` and `pooling` gave.
-    variant: of the model that the caller asked for.
-    given: its fields that the caller named.
-    adopt: the caller takes fields from the file.
+    said: fields that the file states, from `fields` and `pooling`.
+    variant: name of the model that the caller asked for.
+    given: fields that the caller gave.
+    adopt: whether to adopt fields that the caller did not give.
+
+  Returns:
+    (fields, notes): values by field, and a sentence for each.
 
   Raises:
-    ValueError: the file says otherwise than the caller.
+    ValueError: the file contradicts the caller.
   """
   taken, notes = {}, []
-  asked = variants.get(variant).fields | given
+  asked = {**variants.get(variant).fields, **given}
   for name, (text, value) in said.items():
     ours = asked.get(name, vit.ViT.__dataclass_fields__[name].default)
-    # None: as the pooling wants it.
+    # None: the pooling decides.
     if ours == value or (name, ours, value) == ("class_token", None, False):
       continue
-    # Below what float32 tells of any variance that occurs.
+    # Too small to change a float32 variance that occurs.
     slight = name == "norm_eps" and 0 <= value <= 1e-6
     if slight and (name in given or not adopt):
       continue
     if name in given or not adopt:
       raise ValueError(
-        f"the file has {text}, the model {name}={ours!r}; give {name}={value!r}"
+        f"the file states {text}, the model has {name}={ours!r}; give "
+        f"{name}={value!r}"
       )
     taken[name] = value
     if not slight:
-      notes.append(f"{name}={value!r}, as the file has {text}")
+      notes.append(f"{name}={value!r}, as the file states {text}")
   return taken, notes
 
 
-def _same(value, known) -> bool:
+def _same(value: object, known: object) -> bool:
   return type(value) is type(known) and value == known
 
 
-def _text(said, key) -> str:
+def _text(said: Mapping[str, Any], key: str) -> str:
   return f"{key}={_short(said[key])}"
 
 
-def _short(value) -> str:
+def _short(value: object) -> str:
   text = repr(value)
   return text if len(text) <= 60 else text[:60] + "..."

@@ -1,15 +1,17 @@
-"""Hashes files of weights, and writes them.
+"""Hashes and writes files of weights.
 
-A writer fills a temporary file beside the target and renames it, so that a
-failure leaves nothing behind.
+Writers write a temporary file beside the target and rename it, so that a
+failure leaves no partial file.
 """
 
+from collections.abc import Iterator
 import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 import numpy as np
 from safetensors import numpy as safetensors_numpy
@@ -21,7 +23,13 @@ Arrays = dict[str, np.ndarray]
 
 
 def sha256(path: str | os.PathLike) -> str:
-  """The SHA-256 of a file's bytes, in hexadecimal; an index's with its shards.
+  """The SHA-256 of a file; of an index, with its shards.
+
+  Args:
+    path: a local path or a URL.
+
+  Returns:
+    64 hexadecimal digits.
 
   Raises:
     ValueError: the file cannot be read.
@@ -36,10 +44,14 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike):
-  """Yields a temporary name that becomes `path` when the body has succeeded.
+def replacing(path: str | os.PathLike) -> Iterator[str]:
+  """Context whose temporary file becomes `path` if the body succeeds.
 
-  The path may be a URL.
+  Args:
+    path: of the file to write; may be a URL.
+
+  Yields:
+    The path of the temporary file.
 
   Raises:
     ValueError: the file cannot be written.
@@ -71,8 +83,19 @@ def replacing(path: str | os.PathLike):
       os.unlink(temporary)
 
 
-def write_safetensors(path, arrays: Arrays, metadata: dict[str, str]) -> None:
-  """Writes arrays to a `.safetensors` file, twice the same the same bytes."""
+def write_safetensors(
+  path: str | os.PathLike, arrays: Arrays, metadata: dict[str, str]
+) -> None:
+  """Writes arrays to a `.safetensors` file; equal input gives equal bytes.
+
+  Args:
+    path: of the file; may be a URL.
+    arrays: by name.
+    metadata: text by name, for the header.
+
+  Raises:
+    ValueError: the file cannot be written.
+  """
   arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
   with replacing(path) as temporary:
     safetensors_numpy.save_file(arrays, temporary, metadata)
@@ -80,27 +103,44 @@ def write_safetensors(path, arrays: Arrays, metadata: dict[str, str]) -> None:
       _sort_metadata(temporary)
 
 
-def _sort_metadata(path):
-  """Sorts the header's metadata, which safetensors writes in any order."""
+def _sort_metadata(path: str) -> None:
+  """Sorts the metadata in a header, whose order safetensors leaves open."""
   with open(path, "r+b") as file:
     size = int.from_bytes(file.read(8), "little")
     header = json.loads(file.read(size))
     texts = header.pop("__metadata__")
     header = {"__metadata__": dict(sorted(texts.items())), **header}
-    sorted_ = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
-    sorted_ = sorted_.encode().ljust(size)  # as the format pads it
-    if len(sorted_) == size:  # else it spells its header otherwise
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
+    content = text.encode().ljust(size)  # as the format pads it
+    if len(content) == size:  # not if safetensors writes its JSON differently
       file.seek(8)
-      file.write(sorted_)
+      file.write(content)
 
 
-def write_npz(path, arrays: Arrays) -> None:
-  """Writes arrays to an uncompressed `.npz` file."""
+def write_npz(path: str | os.PathLike, arrays: Arrays) -> None:
+  """Writes arrays to an uncompressed `.npz` file.
+
+  Args:
+    path: of the file; may be a URL.
+    arrays: by name.
+
+  Raises:
+    ValueError: the file cannot be written.
+  """
+  named: dict[str, Any] = dict(arrays)  # mypy takes `arrays` for allow_pickle
   with replacing(path) as temporary, open(temporary, "wb") as file:
-    np.savez(file, **arrays)
+    np.savez(file, **named)
 
 
-def write_text(path, text: str) -> None:
-  """Writes a text file."""
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a text file.
+
+  Args:
+    path: of the file; may be a URL.
+    text: its content.
+
+  Raises:
+    ValueError: the file cannot be written.
+  """
   with replacing(path) as temporary, open(temporary, "w") as file:
     file.write(text)

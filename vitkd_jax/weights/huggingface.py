@@ -14,8 +14,8 @@ NAME = "huggingface"
 
 _LAYER = "encoder.layer.{i}"
 
-# The names of the hub's files, which transformers 5 still reads and writes,
-# less the model's own prefix ("vit.", "deit.", "dinov2.").
+# The names in files of the hub, which transformers 5 still reads and writes,
+# without the model's prefix ("vit.", "deit.", "dinov2.").
 _EMBEDDINGS = [
   *rules.affine(
     "embeddings.patch_embeddings.projection", "embedding", rules.CONV
@@ -69,28 +69,38 @@ RENAMES = (
   (r"^cls_classifier\.", "classifier."),  # DeiT with a teacher
 )
 
-# Masked-image tokens, which no forward pass of a classifier reads, and MAE's
-# decoder.
+# Mask tokens, which no forward pass of a classifier reads, and MAE's decoder.
 UNUSED = r"^(embeddings\.mask_token$|decoder\.)"
 
 
 def matches(names: Iterable[str]) -> bool:
-  """Whether the names of a file are transformers'."""
+  """Whether names are transformers'.
+
+  Args:
+    names: of a file's leaves.
+  """
   return any("embeddings.patch_embeddings.projection" in n for n in names)
 
 
 def table(names: Iterable[str]) -> list[Rule]:
-  """The rules for a file with these names: DINOv2 spells its blocks its way."""
+  """The rules for a file: those of DINOv2, or those of ViT and DeiT.
+
+  Args:
+    names: of the file's leaves.
+  """
   dinov2 = any(re.search(r"\.layer_scale1\.|\.mlp\.fc1\.", n) for n in names)
   return DINOV2_RULES if dinov2 else RULES
 
 
 def clean(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Gives DeiT's model of one head on two tokens the heads that equal it.
+  """Leaves with both heads, for DeiT's classifier with a single head.
 
-  `DeiTForImageClassification` has the distillation token and reads the class
-  token alone. The logits here are the mean of two heads: twice the one, and
-  zero.
+  `DeiTForImageClassification` has the distillation token, but its head reads
+  the class token alone. Logits here are the mean of two heads, so they become
+  twice that head, and zero.
+
+  Args:
+    source: a file's arrays by name; changed in place.
   """
   alone = "distillation_classifier.weight" not in source
   if "embeddings.distillation_token" in source and alone:
@@ -109,12 +119,12 @@ def _is_dinov2(model: vit.ViT, variant: str) -> bool:
 def write(
   leaves: Mapping[str, np.ndarray], model: vit.ViT, variant: str
 ) -> dict[str, np.ndarray]:
-  """transformers' leaves of a model; strict for what `config` says.
+  """transformers' leaves of a model, exactly those that `config` implies.
 
   Args:
-    leaves: ours by name, with `pos_embedding` also for fixed embeddings;
-      LayerScale is folded for ViT and DeiT, which have none.
-    model: the model that they belong to.
+    leaves: ours by name, with a `pos_embedding` also if it is fixed, and with
+      LayerScale folded for ViT and DeiT, which have none.
+    model: the model of these leaves.
     variant: its name.
 
   Raises:
@@ -124,14 +134,15 @@ def write(
   if model.pool_type != "tok" or model.rep_size:
     raise ValueError(
       f"transformers has no ViT with pool_type={model.pool_type!r} and "
-      f"rep_size={model.rep_size}; write format='timm' or 'flat'"
+      f"rep_size={model.rep_size}; use format='timm' or 'flat'"
     )
   if dinov2 and (model.num_classes or model.distilled):
     raise ValueError(
-      "transformers' DINOv2 is written without a head or distillation token"
+      "expected DINOv2 without a head and without a distillation token for "
+      "format='huggingface'; use num_classes=0, or format='flat'"
     )
   theirs = rules.to_theirs(DINOV2_RULES if dinov2 else RULES, leaves)
-  prefix = 1 + model.distilled  # their registers have no position
+  prefix = 1 + model.distilled  # registers have no position there
   zeros = np.zeros((1, prefix, model.width), np.float32)
   name = "embeddings.position_embeddings"
   theirs[name] = np.concatenate([zeros, theirs[name]], 1)
@@ -158,7 +169,17 @@ def config(
   image_size: tuple[int, int],
   class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-  """The config.json of a folder that `from_pretrained` takes."""
+  """The config.json of a folder for `from_pretrained`.
+
+  Args:
+    model: to describe.
+    variant: of the model.
+    image_size: rows and columns in pixels.
+    class_names: in the order of the logits; None for "LABEL_0" and so on.
+
+  Raises:
+    ValueError: transformers' DINOv2 has no such width of the MLP.
+  """
   hidden = model.mlp_dim or 4 * model.width
   out = {
     "hidden_size": model.width,
@@ -177,7 +198,10 @@ def config(
     registers = model.registers > 0
     name = "Dinov2WithRegisters" if registers else "Dinov2"
     if hidden % model.width:
-      raise ValueError(f"transformers' DINOv2 takes no mlp_dim={hidden}")
+      raise ValueError(
+        "expected mlp_dim to be a multiple of the width for transformers' "
+        f"DINOv2, got {hidden} and {model.width}; use format='flat'"
+      )
     out |= {
       "architectures": [f"{name}Model"],
       "model_type": "dinov2_with_registers" if registers else "dinov2",

@@ -1,44 +1,40 @@
-"""Reads any known file into the parameters of a model."""
+"""Reads files of any known format into the parameters of a model."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
-import re
 from typing import Any
 
 from absl import logging
 from flax import traverse_util
 
+from vitkd_jax import check
 from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import (
   adapt,
   big_vision,
   configs,
   files,
-  huggingface,
-  mmpretrain,
+  formats,
   names,
   reading,
   resolve,
-  rules,
   timm,
   torch_files,
 )
 
-FORMATS = (timm, mmpretrain, huggingface, big_vision)
-
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-  """What a file gave.
+  """Parameters from a file.
 
   Attributes:
     params: nested parameters, NumPy float32.
-    format: the name of the format that the file is in.
-    notes: what was changed on the way, in sentences.
-    num_classes: C of the head, None without one.
+    format: name of the file's format.
+    notes: sentences on what was changed.
+    num_classes: C of the head; None without one.
     image_size: rows and columns in pixels that the parameters are for.
-    file: the path of the file itself; None for a run's checkpoint.
+    file: path of the file itself; None for a run's checkpoint.
     fields: of `vit.Model`, beyond the variant's: those that were given, and
       those that the file states and no shape tells.
   """
@@ -52,21 +48,22 @@ class Loaded:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def sha256(self) -> str:
-    """Of the file's bytes."""
+    """The hash of the file."""
+    assert self.file is not None  # checkpoints override this
     return files.sha256(self.file)
 
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-  """What a file holds, as it is.
+  """The content of a file or checkpoint.
 
   Attributes:
-    leaves: arrays by name: their library's, or ours for a checkpoint.
+    leaves: arrays by name: the library's names, or ours for a checkpoint.
     name: of the format.
-    format: the module that translates the names; None where they are ours.
+    format: module that translates the names; None if they are ours.
     metadata: of the file.
-    config: the config.json beside it.
-    notes: what was done at reading, in sentences.
+    config: content of the config.json beside the file.
+    notes: sentences on what was chosen while reading.
     file: its path; None for a checkpoint.
   """
 
@@ -93,23 +90,22 @@ def load(
 ) -> dict[str, Any]:
   """Parameters of a model from a file or folder of any known format.
 
-  What had to be changed (resized position embeddings, a dropped head) is
-  logged.
+  Changes, such as resized position embeddings or a dropped head, are logged.
 
   Args:
     path: a `.safetensors`, `.npz` or `.pth` file, a timm or Hugging Face
       folder, the workdir of a finished run, a `gs://` URL, or `shipped:NAME`
-      for a teacher that comes with the package. `runs.students.load` reads
-      checkpoints, too.
-    variant: the model's name, as `vit.Model` takes it.
+      for a teacher that comes with the package. `runs.students.load` also
+      reads checkpoints.
+    variant: name of the model, as for `vit.Model`.
     num_classes: C; None or 0 drops the file's head.
-    image_size: pixels, side or (rows, columns); by default what the file, the
+    image_size: side or (rows, columns) in pixels; by default as the file, the
       folder or the run states, else the variant's.
     head: "keep", or "init" for a new one.
-    classes: of the file's classes, those to keep, in order.
-    source: the format's name where the keys must not decide.
-    which: "student" or "ema" where a file holds both a model and its moving
-      average; the average by default.
+    classes: indices of the file's classes to keep, in order; None for all.
+    source: name of the format; None detects it from the names of the leaves.
+    which: "student" or "ema" if a file has both a model and its moving
+      average; None for the default of `torch_files.read`.
     **fields: further fields of `vit.Model`.
 
   Returns:
@@ -117,8 +113,8 @@ def load(
     NumPy float32, on the host.
 
   Raises:
-    ValueError: the file is unreadable or its weights do not fit; the sentence
-      names the file and the leaf.
+    ValueError: the file cannot be read, or its weights do not fit the model;
+      the message names the file and the leaf.
   """
   loaded = load_with_notes(
     path,
@@ -150,12 +146,25 @@ def load_with_notes(
   adopt: bool = True,
   **fields: Any,
 ) -> Loaded:
-  """As `load`, with what was done.
+  """As `load`, with notes instead of a log.
 
-  num_classes "file" keeps the file's head. With `adopt`, fields that are not
-  given are the file's where it states them; else they must be as it says.
+  Args:
+    path: as for `load`.
+    variant: name of the model.
+    num_classes: C; None or 0 drops the file's head; "file" keeps it.
+    image_size: as for `load`.
+    head: as for `load`.
+    classes: as for `load`.
+    source: as for `load`.
+    which: as for `load`.
+    adopt: take fields that are not given from the file, if it states them;
+      otherwise it must not contradict the variant's.
+    **fields: further fields of `vit.Model`.
+
+  Raises:
+    ValueError: as for `load`.
   """
-  variants.get(variant)  # an unknown name is said before a file is read
+  variants.get(variant)  # refuse an unknown name before reading
   path = os.path.expanduser(path)
   return to_model(
     path,
@@ -182,29 +191,28 @@ def to_model(
   adopt: bool = True,
   **fields: Any,
 ) -> Loaded:
-  """The parameters of a model from what was read; see `load_with_notes`.
+  """The parameters of a model from the content of a file or checkpoint.
 
   Args:
     path: for messages.
-    content: of the file or checkpoint; its leaves are used up.
-    variant: the model's name; this and all others are `load_with_notes`'s.
-    num_classes: C, None, or "file".
-    image_size: pixels, side or (rows, columns).
-    head: "keep" or "init".
-    classes: of the file's classes, those to keep, in order.
-    adopt: take fields that are not given from the file.
-    **fields: of `vit.Model`.
+    content: to adapt; its leaves are consumed.
+    variant: name of the model.
+    num_classes: as for `load_with_notes`.
+    image_size: as for `load`.
+    head: as for `load`.
+    classes: as for `load`.
+    adopt: as for `load_with_notes`.
+    **fields: further fields of `vit.Model`.
 
   Raises:
-    ValueError: the weights do not fit.
+    ValueError: the weights do not fit the model.
   """
-  if head not in ("keep", "init"):
-    raise ValueError(f"head={head!r}: expected 'keep' or 'init'")
+  check.known("head", head, ("keep", "init"))
   notes, metadata = [*content.notes], content.metadata
   leaves = dict(content.leaves)
-  content.leaves.clear()  # or both forms would be held
+  content.leaves.clear()  # otherwise both forms would be in memory
 
-  def build(num_classes):
+  def build(num_classes: int | None) -> vit.ViT:
     return vit.Model(num_classes, variant=variant, **{**fields, "scan": False})
 
   if image_size is None:
@@ -213,7 +221,7 @@ def to_model(
       image_size = resolve.stated(path).image_size
   if image_size is None:
     image_size = variants.get(variant).image_size
-    if content.file is None:  # a run that did not state it
+    if content.file is None:  # an older run does not state it
       image_size = adapt.image_size(leaves, build(None), image_size)
   if isinstance(image_size, int):
     image_size = (image_size, image_size)
@@ -227,21 +235,24 @@ def to_model(
     notes += more
     if metadata.get("variant") not in (None, variant):
       notes.append(
-        f"the file was written as variant {metadata['variant']!r}, read as "
-        f"{variant!r}"
+        f"the file was written as variant {metadata['variant']!r} and is read "
+        f"as {variant!r}"
       )
     if content.format is not None:
-      leaves, more = _translate(content.format, leaves, build(1), image_size)
+      leaves, more = formats.translate(
+        content.format, leaves, build(1), image_size
+      )
       notes += more
     adapt.check_axes(leaves)
     if num_classes == "file":
       count = len(leaves["head/bias"]) if "head/bias" in leaves else None
       num_classes = count if classes is None else len(classes)
+    assert not isinstance(num_classes, str)
     model = build(num_classes)
-    wanted = adapt.shapes(model, image_size)
-    notes += adapt.position(leaves, wanted, model.grid(*image_size))
-    notes += adapt.head(leaves, wanted, head, classes)
-    adapt.check(leaves, wanted)
+    expected = adapt.shapes(model, image_size)
+    notes += adapt.position(leaves, expected, model.grid(*image_size))
+    notes += adapt.head(leaves, expected, head, classes)
+    adapt.check(leaves, expected)
     leaves = adapt.numbers(leaves)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
@@ -258,70 +269,36 @@ def to_model(
   )
 
 
-def detect(path: str, leaves: Mapping[str, Any], source: str | None):
-  """The module of the format that the names are in.
-
-  Raises:
-    ValueError: none fits, or `source` names none.
-  """
-  for module in FORMATS:
-    if source == module.NAME or (source is None and module.matches(leaves)):
-      return module
-  known = ", ".join(module.NAME for module in FORMATS)
-  if source is not None:
-    raise ValueError(f"unknown format {source!r}: wanted one of {known}")
-  raise ValueError(
-    f"{path}: the names in the file are no ViT's of {known}; it begins with "
-    + rules.some(sorted(leaves))
-  )
-
-
-def _translate(format_, source, model, image_size):
-  """A file's leaves under our names; (leaves, notes)."""
-  if format_ is big_vision:
-    return big_vision.clean(source), []
-  notes, kept, dropped = [], {}, []
-  for name, array in source.items():
-    for pattern, new in format_.RENAMES:
-      name = re.sub(pattern, new, name)
-    if re.match(format_.UNUSED, name):
-      dropped.append(name)
-    else:
-      kept[name] = array
-  if dropped:
-    notes.append(f"left out, as no part of the model: {rules.some(dropped)}")
-  table = format_.RULES
-  if format_ is huggingface:
-    kept, table = huggingface.clean(kept), huggingface.table(kept)
-  wanted = adapt.shapes(model, image_size)
-  return rules.to_ours(table, kept, wanted, adapt.is_free), notes
-
-
 def read(path: str, which: str | None, source: str | None) -> Content:
-  """What the file of weights that a path stands for holds.
+  """The content of the file that a path stands for.
+
+  Args:
+    path: as for `load`.
+    which: as for `load`.
+    source: as for `load`.
 
   Raises:
-    ValueError: there is none, or it cannot be read.
+    ValueError: there is no such file, or it cannot be read.
   """
   file = resolve.find(path)
   exported = os.path.basename(file) == resolve.EXPORTED and file != path
   if exported and which is not None:
     raise ValueError(
-      f"which={which!r}: {path!r} is a run's workdir, whose checkpoints "
-      "vitkd_jax.runs.students.load reads"
+      f"which={which!r} needs a checkpoint, but {path!r} is the workdir of a "
+      "finished run; read it with vitkd_jax.runs.students.load"
     )
   found = reading.read(file, which)
   average = torch_files.is_average(found.names)
   try:
-    wanted, notes = names.strip(list(found.arrays), None if average else which)
-    leaves = {name: found.arrays[theirs] for name, theirs in wanted.items()}
+    own, notes = names.strip(list(found.arrays), None if average else which)
+    leaves = {name: found.arrays[theirs] for name, theirs in own.items()}
     names.check_kind(leaves)
+    format_ = formats.detect(leaves, source)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
   notes = [*found.notes, *notes]
   if exported:
     notes.append("the student that the run exported")
-  format_ = detect(file, leaves, source)
   return Content(
     leaves,
     "flat" if "variant" in found.metadata else format_.NAME,

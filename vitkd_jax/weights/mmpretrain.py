@@ -1,4 +1,4 @@
-"""mmpretrain's and mmcls's names, and the authors' distillers' checkpoints."""
+"""Names of mmpretrain and mmcls, and of the authors' distillers."""
 
 from collections.abc import Iterable
 import re
@@ -38,12 +38,16 @@ RENAMES = (
   (r"(layers\.\d+)\.gamma_?2(\.weight)?$", r"\1.ffn.gamma2.weight"),
 )
 
-# A distiller's checkpoint also holds the teacher and the helper layers.
+# A distiller's checkpoint also has the teacher and helper layers.
 UNUSED = (
   r"^(teacher\.|align|mask_token|generation|distill|data_preprocessor\.|ema_)"
 )
 
 
 def matches(names: Iterable[str]) -> bool:
-  """Whether the names of a file are mmpretrain's."""
+  """Whether names are mmpretrain's.
+
+  Args:
+    names: of a file's leaves.
+  """
   return any(re.match(r"backbone\.layers\.\d+\.attn\.qkv", n) for n in names)

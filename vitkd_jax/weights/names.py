@@ -1,4 +1,4 @@
-"""Names in PyTorch's checkpoints: what trainers wrap around a model's own."""
+"""Strips what trainers add to the names in PyTorch's checkpoints."""
 
 from collections.abc import Mapping, Sequence
 import re
@@ -7,11 +7,11 @@ import numpy as np
 
 from vitkd_jax.weights import rules
 
-# `torch.compile`, FSDP and checkpointed activations name themselves anywhere.
+# `torch.compile`, FSDP and activation checkpointing insert names anywhere.
 _WRAPPER = re.compile(
   r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-# The first leaf of every ViT, as timm, mmpretrain and transformers have it.
+# The first leaf of every ViT of timm, mmpretrain and transformers.
 _FIRST = re.compile(
   r"(?P<prefix>(?:.*?\.)??)(?:patch_embed\.proj"
   r"|backbone\.patch_embed\.projection"
@@ -19,10 +19,10 @@ _FIRST = re.compile(
   r"\.patch_embeddings\.projection)\.weight"
 )
 _AVERAGES = {"ema", "ema_model", "model_ema", "module_ema", "averaged_model"}
-# DINOv2 nests its blocks in chunks and goes on counting through them.
+# DINOv2 nests its blocks in chunks, with one numbering over all chunks.
 _CHUNK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 
-# Names that only models have which no `vit.ViT` computes.
+# Names that only models have that `vit.ViT` does not support.
 _UNSUPPORTED = (
   (r"\.(q_norm|k_norm)\.", "its attention normalises queries and keys"),
   (r"(^|\.)norm_pre\.", "a LayerNorm precedes its blocks, as in CLIP"),
@@ -39,19 +39,19 @@ _ATTENTION_IN = re.compile(r"\.(qkv|attention\.(query|key|value))\.weight$")
 def strip(
   names: Sequence[str], which: str | None
 ) -> tuple[dict[str, str], list[str]]:
-  """The model's own names, and notes.
+  """The names of a model in a checkpoint, without wrappers and prefixes.
 
   Args:
-    names: of a checkpoint.
-    which: "student" or "ema" where the names are of several models.
+    names: in the checkpoint.
+    which: "student" or "ema" if the checkpoint has several models.
 
   Returns:
-    The name of the checkpoint's by the model's own, without those of other
-    models; and what was done, in sentences. Names that are no ViT's of
-    PyTorch come back as they are.
+    (names, notes): the checkpoint's name by the model's own name, without
+    those of other models, and sentences on what was dropped. Names of no ViT
+    of PyTorch are unchanged.
 
   Raises:
-    ValueError: two names become one, or it is open which model is meant.
+    ValueError: two names become equal, or several models fit.
   """
   clean = {_WRAPPER.sub("", name): name for name in names}
   found = [m["prefix"] for name in clean if (m := _FIRST.fullmatch(name))]
@@ -65,22 +65,22 @@ def strip(
     out[_CHUNK.sub(r"blocks.\1.", name.removeprefix(prefix))] = original
   if len(out) + len(beside) < len(names):
     raise ValueError(
-      "two of the file's names differ in a wrapper alone (_orig_mod. or the "
-      "like): expected one"
+      "expected one name per leaf, got two that differ only in a wrapper, such "
+      "as _orig_mod."
     )
   if prefix:
-    notes.append(f"the names' prefix {prefix!r} is left off")
+    notes.append(f"dropped the prefix {prefix!r} of the names")
   if beside:
-    notes.append(f"{rules.some(beside)} left out, as of another model")
+    notes.append(f"ignored, as part of another model: {rules.some(beside)}")
   return out, notes
 
 
-def _prefix(found: list[str], which) -> tuple[str, list[str]]:
-  """What precedes the names of the model that is meant, and notes."""
+def _prefix(found: list[str], which: str | None) -> tuple[str, list[str]]:
+  """The prefix of the chosen model's names, and notes."""
   averages = [p for p in found if _AVERAGES & set(p.split("."))]
   plain = [p for p in found if p not in averages]
   teachers = [p for p in plain if "teacher" in p.split(".")]
-  if len(plain) > len(teachers):  # DINO's average, a distiller's other model
+  if len(plain) > len(teachers):  # DINO's average, or a distiller's teacher
     averages = averages + teachers
     plain = [p for p in plain if p not in teachers]
   meant = (averages if which == "ema" else plain) or (
@@ -93,7 +93,7 @@ def _prefix(found: list[str], which) -> tuple[str, list[str]]:
     )
   if len(meant) > 1:
     raise ValueError(
-      f"the file has several models, under {rules.some(meant)}: expected one"
+      f"expected one model in the file, got several, under {rules.some(meant)}"
     )
   others = [p for p in averages if p not in meant]
   notes = []
@@ -103,13 +103,13 @@ def _prefix(found: list[str], which) -> tuple[str, list[str]]:
 
 
 def check_kind(leaves: Mapping[str, np.ndarray]) -> None:
-  """Refuses models of PyTorch that are ViTs of another kind.
+  """Refuses kinds of ViT that `vit.ViT` does not support.
 
   Args:
     leaves: by the model's own names.
 
   Raises:
-    ValueError: the kind, and a leaf that tells it.
+    ValueError: with the kind, and a leaf that shows it.
   """
   for pattern, kind in _UNSUPPORTED:
     name = next((n for n in leaves if re.search(pattern, n)), None)
@@ -131,5 +131,9 @@ def check_kind(leaves: Mapping[str, np.ndarray]) -> None:
 
 
 def unsupported(what: str) -> str:
-  """The sentence about a model that no `vit.ViT` computes."""
+  """The sentence about a model that `vit.ViT` does not support.
+
+  Args:
+    what: the difference.
+  """
   return f"this kind of model is not supported: {what}"

@@ -1,21 +1,23 @@
-"""Opens files of weights, and what is wrong with one before it is read."""
+"""Opens files of weights, and checks them before they are read."""
 
 import contextlib
 import io
 import os
 import pathlib
 import stat
-from typing import BinaryIO
 
 from vitkd_jax import remote
 
 
-def opened(path: str) -> BinaryIO:
-  """A regular file, open to be read; a remote one whole in memory.
+def opened(path: str) -> io.BytesIO | io.BufferedReader:
+  """A regular file, open for reading; an object in memory.
+
+  Args:
+    path: a local path or a URL.
 
   Raises:
-    ValueError: there is none, it cannot be read, or it is a FIFO, a device or
-      a folder, of which reading may never end.
+    ValueError: there is no such file, it cannot be read, or it is a folder, a
+      FIFO or a device, which may never end.
   """
   if remote.is_remote(path):
     return io.BytesIO(remote.read(path))
@@ -23,7 +25,7 @@ def opened(path: str) -> BinaryIO:
     mode = os.stat(path).st_mode
     if stat.S_ISREG(mode):
       return open(path, "rb")
-  except (OSError, ValueError) as error:  # the latter of a null character
+  except (OSError, ValueError) as error:  # ValueError: a null character
     raise ValueError(unreadable(path, error)) from None
   kind = next(
     (word for is_kind, word in _KINDS if is_kind(mode)), "special file"
@@ -43,7 +45,7 @@ _KINDS = (
 
 
 def check_memory(path: str, needed: int) -> None:
-  """Refuses what could not be held, before it is read.
+  """Refuses a file that does not fit in memory, before it is read.
 
   Args:
     path: of the file.
@@ -58,17 +60,27 @@ def check_memory(path: str, needed: int) -> None:
     there = min(there, int(limit.read_text()))
   if needed > there:
     raise ValueError(
-      f"{path!r} holds {needed / 1e9:,.1f} GB, and this machine has "
-      f"{there / 1e9:,.1f} GB of memory"
+      f"{path!r} needs {needed / 1e9:,.1f} GB of memory, but this machine has "
+      f"{there / 1e9:,.1f} GB"
     )
 
 
 def unreadable(path: str, error: Exception) -> str:
-  """The sentence about a file that cannot be read."""
+  """The sentence about a file that cannot be read.
+
+  Args:
+    path: of the file.
+    error: the reason.
+  """
   reason = getattr(error, "strerror", None) or str(error)
   return f"cannot read weights from {path!r}: {reason}"
 
 
 def truncated(path: str, kind: str) -> str:
-  """The sentence about a file that ends early, or is damaged."""
-  return f"{path!r}: truncated or damaged {kind}; fetch or write it again"
+  """The sentence about a truncated or damaged file.
+
+  Args:
+    path: of the file.
+    kind: of file, such as "npz file".
+  """
+  return f"{path!r}: truncated or damaged {kind}; download or write it again"

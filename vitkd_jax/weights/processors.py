@@ -1,17 +1,22 @@
-"""Other libraries' words for `preprocess.Preprocess`, both ways.
+"""Other libraries' settings for `preprocess.Preprocess`, both ways.
 
-timm says it in the `pretrained_cfg` of a folder's config.json, Hugging Face's
-transformers in preprocessor_config.json.
+timm keeps them in the `pretrained_cfg` of a folder's config.json, transformers
+in preprocessor_config.json.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from vitkd_jax import check
 from vitkd_jax.data import preprocess
 
 
 def to_timm(images: preprocess.Preprocess) -> dict[str, Any]:
-  """The entries of timm's `pretrained_cfg`."""
+  """The entries of timm's `pretrained_cfg`.
+
+  Args:
+    images: preprocessing of an evaluation's images.
+  """
   return {
     "input_size": [3, *images.size],
     "interpolation": images.interpolation,
@@ -25,8 +30,11 @@ def to_timm(images: preprocess.Preprocess) -> dict[str, Any]:
 def to_huggingface(images: preprocess.Preprocess) -> dict[str, Any]:
   """The preprocessor_config.json: resize, centre crop, normalisation.
 
-  transformers cuts an odd margin one pixel nearer to the top left than
-  torchvision, timm and we do, where half of it is rounded up there.
+  Where half of an odd margin is rounded up, transformers crops one pixel nearer
+  to the top left than torchvision, timm and we do.
+
+  Args:
+    images: preprocessing of an evaluation's images.
   """
   height, width = images.size
   short = images.short_side or min(images.size)
@@ -50,30 +58,33 @@ def to_huggingface(images: preprocess.Preprocess) -> dict[str, Any]:
 def from_timm(
   config: Mapping[str, Any], default: preprocess.Preprocess
 ) -> preprocess.Preprocess:
-  """What timm's evaluation does with a `pretrained_cfg`.
+  """The preprocessing of timm's evaluation with a `pretrained_cfg`.
 
   Args:
-    config: the entries; one that is missing is the default's.
-    default: for the published model.
+    config: entries of the `pretrained_cfg`.
+    default: for missing entries.
 
   Raises:
-    ValueError: the entries say what cannot be done here.
+    ValueError: an entry is invalid or not supported.
   """
   size = config.get("input_size") or [3, *default.size]
   share = config.get("crop_pct") or default.crop_pct
   mode = config.get("crop_mode") or "center"
   if not isinstance(size, list | tuple) or len(size) != 3:
-    raise ValueError(f"input_size={size!r}: expected channels, rows, columns")
+    raise ValueError(
+      f"expected input_size to be channels, rows, columns, got {size!r}"
+    )
   if not preprocess.is_number(share) or not 0 < share <= 1:
-    raise ValueError(f"crop_pct={share!r}: expected a share in (0, 1]")
-  if mode not in ("center", "squash"):
-    raise ValueError(f"crop_mode={mode!r}: expected 'center' or 'squash'")
-  size = tuple(size[1:])
-  if not all(map(preprocess.is_side, size)):
-    raise ValueError(f"input_size={size!r}: expected rows and columns")
+    raise ValueError(f"expected crop_pct in (0, 1], got {share!r}")
+  check.known("crop_mode", mode, ("center", "squash"))
+  _, rows, columns = size
+  if not (preprocess.is_side(rows) and preprocess.is_side(columns)):
+    raise ValueError(
+      f"expected input_size to be channels, rows, columns, got {size!r}"
+    )
   return preprocess.Preprocess(
-    size,
-    preprocess.resized(min(size), share),
+    (rows, columns),
+    preprocess.resized(min(rows, columns), share),
     config.get("mean") or default.mean,
     config.get("std") or default.std,
     config.get("interpolation") or default.interpolation,
@@ -81,10 +92,10 @@ def from_timm(
   )
 
 
-# transformers' defaults of the classes that ViT, DeiT and DINOv2 come with,
-# version 5.24: models/*/image_processing_*.py.
+# Defaults of the image processors of ViT, DeiT and DINOv2 in transformers 5.24:
+# models/*/image_processing_*.py.
 _HALF = [0.5, 0.5, 0.5]
-_HUGGINGFACE = {
+_HUGGINGFACE: dict[str, dict[str, Any]] = {
   "ViT": {"resample": 2, "size": 224, "image_mean": _HALF, "image_std": _HALF},
   "DeiT": {
     "resample": 3,
@@ -106,10 +117,13 @@ _HUGGINGFACE = {
 
 
 def from_huggingface(config: Mapping[str, Any]) -> preprocess.Preprocess:
-  """What transformers' processor does with a preprocessor_config.json.
+  """The preprocessing of transformers' processor.
+
+  Args:
+    config: content of a preprocessor_config.json.
 
   Raises:
-    ValueError: it says what cannot be done here.
+    ValueError: an entry is invalid or not supported.
   """
   named = config.get("image_processor_type") or config.get(
     "feature_extractor_type", "ViTImageProcessor"
@@ -119,11 +133,11 @@ def from_huggingface(config: Mapping[str, Any]) -> preprocess.Preprocess:
     kind = kind.removesuffix(ending)
   if kind not in _HUGGINGFACE:
     raise ValueError(
-      f"image_processor_type={named!r}: expected that of "
-      + ", ".join(_HUGGINGFACE)
+      "expected image_processor_type to be that of "
+      f"{', '.join(_HUGGINGFACE)}, got {named!r}"
     )
   given = {k: v for k, v in config.items() if v is not None}
-  said = {
+  said: dict[str, Any] = {
     "do_resize": True,
     "do_center_crop": False,
     "do_rescale": True,
@@ -133,18 +147,26 @@ def from_huggingface(config: Mapping[str, Any]) -> preprocess.Preprocess:
     **given,
   }
   if not said["do_rescale"] or said["rescale_factor"] != 1 / 255:
-    raise ValueError("expected do_rescale with rescale_factor 1/255")
+    raise ValueError(
+      "expected do_rescale=True with rescale_factor=1/255, got "
+      f"{said['do_rescale']} with {said['rescale_factor']}"
+    )
   if not said["do_resize"] and said["do_center_crop"]:
-    raise ValueError("do_resize=False: expected a resize before the crop")
+    raise ValueError(
+      "expected do_resize=True with do_center_crop=True, got False"
+    )
   squash, short = _huggingface_size(said["size"], kind == "Bit")
   size = (short, short)
   if said["do_center_crop"]:
     size = _huggingface_crop(said["crop_size"])
   elif not squash:
-    raise ValueError(f"size={said['size']!r}: expected a crop after it")
+    raise ValueError(
+      "expected do_center_crop=True with a resize of the short side, got "
+      f"False with size={said['size']!r}"
+    )
   names = {code: name for name, code in preprocess.INTERPOLATIONS.items()}
   if said["resample"] not in preprocess.INTERPOLATIONS.values():
-    raise ValueError(f"resample={said['resample']!r}: expected 0 to 5")
+    raise ValueError(f"expected resample in [0, 5], got {said['resample']!r}")
   normal = said["do_normalize"]
   return preprocess.Preprocess(
     size,
@@ -156,26 +178,32 @@ def from_huggingface(config: Mapping[str, Any]) -> preprocess.Preprocess:
   )
 
 
-def _huggingface_size(size, to_short_side) -> tuple[bool, int]:
-  """Whether the ratio changes, and the resized image's (short) side."""
+def _huggingface_size(size: Any, to_short_side: bool) -> tuple[bool, int]:
+  """Whether the aspect ratio changes, and the (short) side in pixels."""
   if preprocess.is_side(size):
     return not to_short_side, size
   if isinstance(size, Mapping):
-    short, height, width = map(size.get, ("shortest_edge", "height", "width"))
+    short: Any = size.get("shortest_edge")
+    height: Any = size.get("height")
     if len(size) == 1 and preprocess.is_side(short):
       return False, short
-    if len(size) == 2 and height == width and preprocess.is_side(height):
+    equal = len(size) == 2 and height == size.get("width")
+    if equal and preprocess.is_side(height):
       return True, height
   raise ValueError(
-    f"size={size!r}: expected shortest_edge, or height and width that are equal"
+    "expected size to be shortest_edge, or equal height and width, got "
+    f"{size!r}"
   )
 
 
-def _huggingface_crop(size) -> tuple[int, int]:
+def _huggingface_crop(size: Any) -> tuple[int, int]:
   if preprocess.is_side(size):
     return size, size
   if isinstance(size, Mapping):
-    height, width = map(size.get, ("height", "width"))
+    height: Any = size.get("height")
+    width: Any = size.get("width")
     if preprocess.is_side(height) and preprocess.is_side(width):
       return height, width
-  raise ValueError(f"crop_size={size!r}: expected height and width in pixels")
+  raise ValueError(
+    f"expected crop_size to be height and width in pixels, got {size!r}"
+  )

@@ -1,14 +1,14 @@
 """Reads files of named arrays: safetensors, npz and PyTorch's.
 
-No reader here executes what a file says: `np.load` never unpickles and
-`torch.load` runs with weights_only.
+No code in a file is executed: `np.load` never unpickles, and `torch.load` runs
+with weights_only.
 """
 
 import dataclasses
 import io
 import os
 import re
-from typing import Any
+from typing import Any, BinaryIO
 import zipfile
 
 import ml_dtypes
@@ -21,21 +21,21 @@ from vitkd_jax.weights import opening, shards, torch_files
 
 Arrays = dict[str, np.ndarray]
 
-# The most that a safetensors header may take, as in the library.
+# Bytes of a safetensors header, as in the library.
 _LONGEST_HEADER = 100_000_000
-# What safetensors calls the types that NumPy has.
+# safetensors' names of the dtypes that NumPy has.
 _DTYPE = re.compile(r"F(64|32|16)|BF16|[IU](64|32|16|8)|BOOL")
 
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-  """What a file of weights holds.
+  """The content of a file of weights.
 
   Attributes:
     arrays: by name; floats are float32.
-    metadata: the text in a safetensors header, {} for the other kinds.
-    names: of the entries of a PyTorch checkpoint that they were nested in.
-    notes: what was chosen on the way, in sentences.
+    metadata: text in a safetensors header; {} for other files.
+    names: of the entries of a PyTorch checkpoint that contain the arrays.
+    notes: sentences on what was chosen.
   """
 
   arrays: Arrays
@@ -47,18 +47,18 @@ class Content:
 def read(path: str | os.PathLike, which: str | None = None) -> Content:
   """The arrays of a file by name, and its metadata.
 
-  What the file is, is told from its first bytes. Half-precision floats become
-  float32. A path with a scheme (`gs://...`) is read whole into memory.
+  The first bytes decide the kind of file. Half-precision floats become float32.
+  URLs (`gs://...`) are read into memory as a whole.
 
   Args:
     path: a `.safetensors`, `.npz`, `.pth` or `.bin` file, or the
-      `.index.json` of one in shards.
-    which: "student" or "ema" of a PyTorch checkpoint that holds both.
+      `.index.json` of a sharded one.
+    which: "student" or "ema" of a PyTorch checkpoint that has both.
 
   Raises:
-    ValueError: the file is missing, truncated, too large for this machine, no
-      weights at all (a web page, a Git LFS pointer), or a pickle with more
-      than arrays in it.
+    ValueError: the file is missing, truncated, too large for this machine, not
+      weights (a web page, a Git LFS pointer), or a pickle of other objects
+      than arrays.
   """
   path = os.fspath(path)
   if shards.is_index(path):
@@ -74,11 +74,11 @@ def read(path: str | os.PathLike, which: str | None = None) -> Content:
   except OSError as error:
     raise ValueError(opening.unreadable(path, error)) from None
   if not arrays:
-    raise ValueError(f"{path!r} holds no arrays")
+    raise ValueError(f"expected arrays in {path!r}, got none")
   return dataclasses.replace(found, arrays=arrays)
 
 
-def _read(path, content, which) -> Content:
+def _read(path: str, content: BinaryIO, which: str | None) -> Content:
   head = content.read(512)
   size = content.seek(0, os.SEEK_END)
   content.seek(0)
@@ -98,12 +98,15 @@ def _read(path, content, which) -> Content:
 
 
 def read_metadata(path: str) -> dict[str, str]:
-  """The text in a `.safetensors` file's header.
+  """The text in the header of a `.safetensors` file.
+
+  Args:
+    path: of the file; may be a URL.
 
   Raises:
     ValueError: the file is missing or damaged.
   """
-  if remote.is_remote(path):  # the header alone, of what may be gigabytes
+  if remote.is_remote(path):  # only the header: the file may be gigabytes
     start = remote.read(path, 0, 8)
     length = min(int.from_bytes(start, "little"), _LONGEST_HEADER)
     content = io.BytesIO(start + remote.read(path, 8, 8 + length))
@@ -114,17 +117,17 @@ def read_metadata(path: str) -> dict[str, str]:
     return _safetensors_header(path, file, size)[0]
 
 
-def _kind(path: str, head: bytes, content) -> str:
+def _kind(path: str, head: bytes, content: BinaryIO) -> str:
   if head[8:9] == b"{":
     return "safetensors"
   if head.lstrip()[:1] == b"<":
     raise ValueError(
-      f"{path!r} is a web page, not weights: the download brought an error "
-      "page; fetch the file again"
+      f"expected weights, got a web page, probably an error page, in {path!r}; "
+      "download the file again"
     )
   if head.startswith(b"version https://git-lfs"):
     raise ValueError(
-      f"{path!r} is a Git LFS pointer, not weights; run `git lfs pull`"
+      f"expected weights, got a Git LFS pointer in {path!r}; run `git lfs pull`"
     )
   if head.startswith(b"PK"):
     try:
@@ -135,13 +138,15 @@ def _kind(path: str, head: bytes, content) -> str:
   if head.startswith(b"\x80"):  # PyTorch's format before 1.6
     return "torch"
   raise ValueError(
-    f"{path!r} is neither safetensors nor npz nor a PyTorch file, or its "
-    "beginning is damaged"
+    f"expected a safetensors, npz or PyTorch file, got {path!r}, which is "
+    "none of these or damaged at its beginning"
   )
 
 
-def _safetensors_header(path, content, size) -> tuple[dict[str, str], Any]:
-  """The metadata, and what the header says of each tensor."""
+def _safetensors_header(
+  path: str, content: BinaryIO, size: int
+) -> tuple[dict[str, str], Any]:
+  """The metadata, and the header's entry of each tensor."""
   length = int.from_bytes(content.read(8), "little")
   if not 0 < length <= min(size - 8, _LONGEST_HEADER):
     raise ValueError(opening.truncated(path, "safetensors file"))
@@ -157,7 +162,7 @@ def _safetensors_header(path, content, size) -> tuple[dict[str, str], Any]:
   return metadata, header
 
 
-def _read_safetensors(path, content, size) -> Content:
+def _read_safetensors(path: str, content: BinaryIO, size: int) -> Content:
   metadata, header = _safetensors_header(path, content, size)
   for name, tensor in header.items():
     dtype = tensor.get("dtype") if isinstance(tensor, dict) else None
@@ -176,7 +181,7 @@ def _read_safetensors(path, content, size) -> Content:
   return Content(arrays, metadata)
 
 
-def _read_npz(path, content) -> Arrays:
+def _read_npz(path: str, content: BinaryIO) -> Arrays:
   try:
     with np.load(content, allow_pickle=False) as file:
       arrays = {name: file[name] for name in file.files}
@@ -185,21 +190,21 @@ def _read_npz(path, content) -> Arrays:
   except ValueError as error:
     if "allow_pickle" in str(error):
       raise ValueError(
-        f"{path!r} holds pickled objects, which are never loaded; save plain "
-        "arrays instead"
+        f"expected plain arrays, got pickled objects in {path!r}, which are "
+        "never loaded; save arrays alone"
       ) from None
     raise ValueError(opening.truncated(path, "npz file")) from None
   except Exception:  # zlib, zipfile and EOF errors share no base class
     raise ValueError(opening.truncated(path, "npz file")) from None
+  # Bytes are what NumPy returns for an entry without a header.
   if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-    raise ValueError(
-      opening.truncated(path, "npz file")
-    )  # bytes, without a header
+    raise ValueError(opening.truncated(path, "npz file"))
   return arrays
 
 
-def _read_shards(path, which) -> Content:
-  places, arrays = shards.files_of(path), {}
+def _read_shards(path: str, which: str | None) -> Content:
+  places = shards.files_of(path)
+  arrays: Arrays = {}
   files = sorted(set(places.values()))
   opening.check_memory(path, sum(map(_size, files)))
   for file in files:
@@ -208,7 +213,7 @@ def _read_shards(path, which) -> Content:
   missing = sorted(set(places) - set(arrays))
   if missing:
     raise ValueError(
-      f"{path!r}: {places[missing[0]]!r} has no tensor {missing[0]!r}"
+      f"{path!r}: expected a tensor {missing[0]!r} in {places[missing[0]]!r}"
     )
   note = f"read from {len(files)} shards"
   return Content(arrays, {}, notes=(note,))
@@ -219,12 +224,12 @@ def _size(path: str) -> int:
     return file.seek(0, os.SEEK_END)
 
 
-def _as_float32(path, name, array: np.ndarray) -> np.ndarray:
+def _as_float32(path: str, name: str, array: np.ndarray) -> np.ndarray:
   # np.save stores bfloat16 as two-byte void.
   if array.dtype.str[1:] == "V2" and array.dtype.names is None:
     array = array.view(ml_dtypes.bfloat16)
   if array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16:
-    with np.errstate(over="ignore"):  # an infinity, which no model may have
+    with np.errstate(over="ignore"):  # infinities are refused later
       return array.astype(np.float32, copy=False)
   if array.dtype.kind not in "iub":
     raise ValueError(

@@ -1,4 +1,4 @@
-"""What a path of weights stands for, and what it says of its model."""
+"""Resolves paths of weights, and reads what they state about their model."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -12,14 +12,14 @@ from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import opening, processors, reading, timm
 
 SHIPPED = "shipped:"
-# What a run writes at its end.
+# The file that a finished run exports.
 EXPORTED = "student.safetensors"
 _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
 
 _LONGEST_JSON = 100_000_000  # bytes
-_LONGEST_SENTENCE = 400  # characters of a refusal
+_LONGEST_SENTENCE = 400  # characters of a message
 
-# The weights' file in a folder, in order of preference.
+# File of weights in a folder, in order of preference.
 _IN_FOLDER = (
   "model.safetensors",
   EXPORTED,
@@ -33,55 +33,62 @@ def find(path: str) -> str:
   """The file of weights that a path stands for.
 
   Args:
-    path: as `loading.load` takes it.
+    path: as for `loading.load`.
 
   Raises:
-    ValueError: there is none.
+    ValueError: there are no weights at the path.
   """
   if path.startswith(SHIPPED):
     name = path.removeprefix(SHIPPED)
     known = sorted(p.stem for p in _SHIPPED_FOLDER.glob("*.safetensors"))
     if name not in known:
       raise ValueError(
-        f"no teacher {name!r} is shipped; there are: {', '.join(known)}"
+        f"expected shipped:NAME with a NAME among {', '.join(known)}, got "
+        f"{name!r}"
       )
     return str(_SHIPPED_FOLDER / f"{name}.safetensors")
   if remote.is_remote(path) and remote.exists(path):
     return path
   if not is_folder(path):
     if remote.is_remote(path) or not os.path.lexists(path):
-      raise ValueError(f"there are no weights at {path!r}")
+      raise ValueError(
+        f"expected weights at {path!r}, got no such file or folder"
+      )
     return path
   file = in_folder(path)
   if file is not None:
     return file
   if is_folder(os.path.join(path, "checkpoints")):
     raise ValueError(
-      f"{path!r} holds the checkpoints of a run that has exported no student "
-      "yet; vitkd_jax.runs.students.load reads them, and python -m "
-      "vitkd_jax.convert writes them to a file"
+      f"{path!r} has checkpoints of a run that has not exported its student; "
+      "read them with vitkd_jax.runs.students.load, or convert them to a file "
+      "with python -m vitkd_jax.convert"
     )
   raise ValueError(
-    f"{path!r} holds neither {' nor '.join(map(repr, _IN_FOLDER))} nor "
-    "checkpoints"
+    f"expected {', '.join(_IN_FOLDER)} or checkpoints in {path!r}, got none of "
+    "them"
   )
 
 
 def in_folder(path: str) -> str | None:
-  """The file of weights in a folder, if there is one."""
+  """The file of weights in a folder, or None.
+
+  Args:
+    path: of the folder; may be a URL.
+  """
   files = (os.path.join(path, name) for name in _IN_FOLDER)
   return next(filter(_exists, files), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Stated:
-  """What a file or folder says of its model; None where it does not.
+  """What a file or folder states about its model; None for the rest.
 
   Attributes:
-    variant: the model's name.
+    variant: name of the model; Hugging Face's folders do not state it.
     fields: of `vit.Model`, beyond the variant's.
-    image_size: rows and columns in pixels that it was made for.
-    preprocess: what made its evaluation's images.
+    image_size: rows and columns in pixels.
+    preprocess: preprocessing of its evaluation.
     class_names: in the order of its logits.
   """
 
@@ -93,10 +100,10 @@ class Stated:
 
 
 def stated(path: str | os.PathLike) -> Stated:
-  """What a file or folder says of its model.
+  """What a file or folder states about its model.
 
-  Our own flat files and timm's folders name their variant; Hugging Face's do
-  not.
+  Args:
+    path: as for `loading.load`.
 
   Raises:
     ValueError: there is nothing at the path, or it is damaged.
@@ -107,7 +114,11 @@ def stated(path: str | os.PathLike) -> Stated:
 def checked(
   path: str | os.PathLike, function: Callable[[str], Stated]
 ) -> Stated:
-  """`function(path)`, refused in one sentence where it cannot be right.
+  """`function(path)`, with every failure as one sentence.
+
+  Args:
+    path: as for `loading.load`.
+    function: such as `describe`.
 
   Raises:
     ValueError: there is nothing at the path, or it is damaged.
@@ -118,37 +129,42 @@ def checked(
     _check(said)
   except (TypeError, KeyError, AttributeError, IndexError) as error:
     raise ValueError(
-      f"{path!r} is damaged: what it says of its model cannot be read ({error})"
+      f"{path!r} is damaged: cannot read what it states about its model "
+      f"({error})"
     ) from None
   except ValueError as error:
     text = str(error)
     if path in text:
       raise
-    if len(text) > _LONGEST_SENTENCE:  # it quotes a value of the file
+    if len(text) > _LONGEST_SENTENCE:  # it quotes a value in the file
       text = text[:_LONGEST_SENTENCE] + "..."
     raise ValueError(f"{path}: {text}") from None
   return said
 
 
 def describe(path: str) -> Stated:
-  """As `stated`, with errors as they come."""
+  """As `stated`, with errors of any type.
+
+  Args:
+    path: as for `loading.load`.
+  """
   said = _folder(path) if is_folder(path) else None
   return said or of_file(find(path))
 
 
 def _check(said: Stated) -> None:
-  """Refuses a model that nobody could build, before anybody does."""
+  """Refuses a model that cannot be built."""
   if said.variant is None:
     return
   if not isinstance(said.variant, str) or len(said.variant) > 100:
     raise ValueError(
-      f"variant={str(said.variant)[:100]!r}: expected the name of a model"
+      f"expected variant to be a model's name, got {str(said.variant)[:100]!r}"
     )
   vit.Model(None, variant=said.variant, **said.fields)
 
 
-def _folder(path) -> Stated | None:
-  """What config.json says; None where it says nothing."""
+def _folder(path: str) -> Stated | None:
+  """What config.json states, or None."""
   config = read_json(os.path.join(path, "config.json"))
   if config.get("architecture") in variants.NAMED:
     return _timm_folder(config)
@@ -157,7 +173,7 @@ def _folder(path) -> Stated | None:
   return None
 
 
-def _timm_folder(config) -> Stated:
+def _timm_folder(config: Mapping[str, Any]) -> Stated:
   variant = config["architecture"]
   own = config.get("pretrained_cfg") or config  # older files have one level
   images = processors.from_timm(own, published(variants.get(variant)))
@@ -168,17 +184,24 @@ def _timm_folder(config) -> Stated:
   return Stated(variant, fields, images.size, images, class_names(names))
 
 
-def _huggingface_folder(path, config) -> Stated:
+def _huggingface_folder(path: str, config: Mapping[str, Any]) -> Stated:
   names = config.get("id2label") or {}
   names = [names.get(str(i)) for i in range(len(names))]
   said = read_json(os.path.join(path, "preprocessor_config.json"))
   images = processors.from_huggingface(said) if said else None
-  size = images and images.size
+  size = None if images is None else images.size
   return Stated(None, {}, size, images, class_names(names))
 
 
 def of_file(path: str) -> Stated:
-  """What a file says of its model; only flat ones say anything."""
+  """What a file states about its model: a flat file, other files nothing.
+
+  Args:
+    path: of the file; may be a URL.
+
+  Raises:
+    ValueError: the file is missing or damaged, or states something invalid.
+  """
   if not path.endswith(".safetensors"):
     return Stated()
   metadata = reading.read_metadata(path)
@@ -186,49 +209,63 @@ def of_file(path: str) -> Stated:
     return Stated()
   variant = metadata["variant"]
   size = image_size(metadata)
-  images = _value(metadata, "preprocess")
+  entry = _value(metadata, "preprocess")
+  images = preprocessing.from_dict(entry) if entry else None
   short = _value(metadata, "eval_resize")
-  if images:
-    images = preprocessing.from_dict(images)
-  elif size and short:  # older files
+  if images is None and size and short:  # older files
     named = variants.get(variant)
     images = preprocessing.Preprocess(size, short, named.mean, named.std)
   fields = _value(metadata, "fields")
   if fields is not None and not isinstance(fields, dict):
-    raise ValueError(f"fields={str(fields)[:100]}: expected fields of a model")
+    raise ValueError(
+      f"expected fields to be a model's, got {str(fields)[:100]}"
+    )
   names = _value(metadata, "class_names")
   return Stated(variant, tuples(fields or {}), size, images, class_names(names))
 
 
-def _value(metadata: dict[str, str], key: str) -> Any:
-  """What a flat file says of one thing; None where it says nothing."""
+def _value(metadata: Mapping[str, str], key: str) -> Any:
+  """An entry of a flat file's metadata, or None."""
   return check.parse_json(metadata.get(key, "null"), key)
 
 
 def class_names(names: Any) -> tuple[str, ...] | None:
-  """Class names; None for none, or mere numbers, which name nothing."""
+  """Class names as a tuple; None if they are missing or mere numbers.
+
+  Args:
+    names: of any type, as a file states them.
+
+  Raises:
+    ValueError: they are not a list of text.
+  """
   if not names:
     return None
   if not isinstance(names, list | tuple) or not all(
     isinstance(name, str) for name in names
   ):
-    raise ValueError(f"class names {str(names)[:100]}: expected texts")
+    raise ValueError(
+      f"expected class names to be a list of text, got {str(names)[:100]}"
+    )
   return None if nameless(names) else tuple(names)
 
 
 def nameless(names: Sequence[str]) -> bool:
-  """Whether names are but the classes' numbers, or transformers' for them."""
+  """Whether all names are class indices, or transformers' "LABEL_<index>".
+
+  Args:
+    names: in the order of the logits.
+  """
   return all(n in (str(i), f"LABEL_{i}") for i, n in enumerate(names))
 
 
 def published(
   variant: variants.Variant, size: tuple[int, int] | None = None
 ) -> preprocessing.Preprocess:
-  """What the published model of a variant was evaluated with.
+  """The preprocessing of the evaluation of a published model.
 
   Args:
-    variant: the model's.
-    size: rows and columns in pixels of the input; the variant's by default.
+    variant: of the model.
+    size: rows and columns of its input in pixels; the variant's by default.
   """
   side = variant.image_size
   images = preprocessing.Preprocess(
@@ -241,11 +278,14 @@ def published(
   return images.at(size or images.size)
 
 
-def image_size(metadata: dict[str, str]) -> tuple[int, int] | None:
-  """Rows and columns in pixels that a flat file states, if it does.
+def image_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+  """Rows and columns in pixels that a flat file states, or None.
+
+  Args:
+    metadata: of the file.
 
   Raises:
-    ValueError: it states something else.
+    ValueError: they are not two positive integers.
   """
   size = _value(metadata, "image_size")
   if size is None:
@@ -253,25 +293,38 @@ def image_size(metadata: dict[str, str]) -> tuple[int, int] | None:
   sides = size if isinstance(size, list) else []
   if len(sides) != 2 or not all(map(preprocessing.is_side, sides)):
     raise ValueError(
-      f"image_size={str(size)[:100]}: expected rows and columns in pixels"
+      "expected image_size to be rows and columns in pixels, got "
+      f"{str(size)[:100]}"
     )
   return sides[0], sides[1]
 
 
 def config_beside(file: str) -> dict[str, Any]:
-  """The config.json beside a folder's weights, {} without."""
+  """The config.json beside a folder's weights; {} if there is none.
+
+  Args:
+    file: of the weights.
+  """
   if os.path.basename(file) not in _IN_FOLDER:
     return {}
   return read_json(os.path.join(os.path.dirname(file), "config.json"))
 
 
 def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields out of JSON, which has lists for tuples."""
+  """Fields from JSON, with tuples for its lists.
+
+  Args:
+    fields: of a model, by name.
+  """
   return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 
 
 def is_folder(path: str) -> bool:
-  """Whether a path, or a URL, is a folder's."""
+  """Whether a path is a folder.
+
+  Args:
+    path: a local path or a URL.
+  """
   if remote.is_remote(path):
     return remote.is_folder(path)
   return os.path.isdir(path)
@@ -282,7 +335,14 @@ def _exists(path: str) -> bool:
 
 
 def read_json(path: str) -> dict[str, Any]:
-  """The object in a file, {} where there is no file or it holds another."""
+  """The dict in a JSON file; {} if there is no file, or no dict in it.
+
+  Args:
+    path: of the file; may be a URL.
+
+  Raises:
+    ValueError: the file is damaged or cannot be read.
+  """
   if not (_exists(path) or os.path.lexists(path)):
     return {}
   with opening.opened(path) as file:

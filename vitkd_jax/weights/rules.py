@@ -1,10 +1,10 @@
-"""Tables of leaves: our name, their name, and the shape between them.
+"""Tables that map leaves between our names and shapes and other libraries'.
 
-One table serves both directions. Names hold `{i}` for the block. Ours are the
-model's parameter names joined by "/".
+One table serves both directions. `{i}` in a name is the index of the block. Our
+names are those of the model's parameters, with parts joined by "/".
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import re
 
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """How an array of ours lies in their file.
+  """The conversion of an array between our layout and theirs.
 
   Attributes:
     to_ours: (their array, our shape) -> our array.
@@ -46,12 +46,12 @@ HEADS_OUT = Layout(  # [H, E, D] | [D, H E]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """One leaf of theirs, and the leaf or leaves of ours that it holds.
+  """One leaf of theirs, and our leaf or leaves that it contains.
 
   Attributes:
     theirs: its name.
-    ours: our names; several lie joined along the first axis of theirs.
-    layout: how one of ours lies in it.
+    ours: our names; several are concatenated along the first axis of theirs.
+    layout: conversion of each of ours.
   """
 
   theirs: str
@@ -59,7 +59,11 @@ class Rule:
   layout: Layout = SAME
 
   def at(self, block: int) -> "Rule":
-    """The rule with `{i}` filled in."""
+    """The rule for one block.
+
+    Args:
+      block: index in place of `{i}`.
+    """
     return Rule(
       self.theirs.replace("{i}", str(block)),
       tuple(name.replace("{i}", str(block)) for name in self.ours),
@@ -68,7 +72,13 @@ class Rule:
 
 
 def affine(theirs: str, ours: str, layout: Layout = DENSE) -> list[Rule]:
-  """The rules of a linear layer's or a convolution's weight and bias."""
+  """The rules of the weight and bias of a linear layer or a convolution.
+
+  Args:
+    theirs: name of their module.
+    ours: name of our module.
+    layout: of the weight.
+  """
   return [
     Rule(f"{theirs}.weight", (f"{ours}/kernel",), layout),
     Rule(f"{theirs}.bias", (f"{ours}/bias",)),
@@ -76,7 +86,12 @@ def affine(theirs: str, ours: str, layout: Layout = DENSE) -> list[Rule]:
 
 
 def norm(theirs: str, ours: str) -> list[Rule]:
-  """The rules of a LayerNorm."""
+  """The rules of a LayerNorm.
+
+  Args:
+    theirs: name of their module.
+    ours: name of our module.
+  """
   return [
     Rule(f"{theirs}.weight", (f"{ours}/scale",)),
     Rule(f"{theirs}.bias", (f"{ours}/bias",)),
@@ -86,7 +101,13 @@ def norm(theirs: str, ours: str) -> list[Rule]:
 def attention_in(
   theirs: str, attention: str, names: Sequence[str]
 ) -> list[Rule]:
-  """The rules of one matrix that makes query, key, value, or several."""
+  """The rules of a linear layer that computes query, key, value, or several.
+
+  Args:
+    theirs: name of their module.
+    attention: name of our attention module.
+    names: of "query", "key" and "value", those that it computes, in order.
+  """
   return [
     Rule(
       f"{theirs}.weight",
@@ -102,7 +123,12 @@ def attention_in(
 
 
 def attention_out(theirs: str, attention: str) -> list[Rule]:
-  """The rules of attention's output projection."""
+  """The rules of attention's output projection.
+
+  Args:
+    theirs: name of their module.
+    attention: name of our attention module.
+  """
   return affine(theirs, f"{attention}/out", HEADS_OUT)
 
 
@@ -110,8 +136,13 @@ BLOCK = "Transformer/encoderblock_{i}"
 ATTENTION = f"{BLOCK}/MultiHeadDotProductAttention_0"
 
 
-def expand(rules: Sequence[Rule], names) -> list[Rule]:
-  """The rules with every block that occurs among our names."""
+def expand(rules: Sequence[Rule], names: Iterable[str]) -> list[Rule]:
+  """The rules for every block that occurs in names.
+
+  Args:
+    rules: of a table.
+    names: our names.
+  """
   blocks = [
     int(i) for i in re.findall(r"encoderblock_(\d+)/", "\n".join(names))
   ]
@@ -128,40 +159,39 @@ def expand(rules: Sequence[Rule], names) -> list[Rule]:
 def to_ours(
   rules: Sequence[Rule],
   source: Mapping[str, np.ndarray],
-  wanted: Mapping[str, Shape],
+  expected: Mapping[str, Shape],
   free: Callable[[str], bool],
 ) -> dict[str, np.ndarray]:
-  """Our leaves from a file's; each of the file's is used exactly once.
+  """Our leaves from a file's, each of which is used exactly once.
 
   Args:
     rules: the table.
-    source: the file's arrays.
-    wanted: shapes of the model's leaves. A leaf that the model lacks comes
-      back too where it needs no shape (a head, a token), for `fit` to judge.
-    free: of our names, those whose sizes may differ from the wanted ones.
+    source: the file's arrays by name.
+    expected: shapes of the model's leaves by name. Leaves that the model lacks
+      are returned too if they need no shape (a head, a token), for `adapt`.
+    free: whether the size of a leaf may differ from the model's.
 
   Raises:
-    ValueError: a leaf of the file that no rule takes, a leaf of the model
-      that the file lacks, or one of another shape; the leaf is named.
+    ValueError: a leaf is unknown, missing, or of another shape; it is named.
   """
   left, leaves = dict(source), {}
-  for rule in expand(rules, wanted):
+  for rule in expand(rules, expected):
     if rule.theirs not in left:
       continue
-    known = all(name in wanted for name in rule.ours)
+    known = all(name in expected for name in rule.ours)
     if not known and (len(rule.ours) > 1 or rule.layout not in (SAME, DENSE)):
       continue  # stays left over
     array = left.pop(rule.theirs)
     if known and not any(map(free, rule.ours)):
-      _check_shape(rule, array, wanted)
+      _check_shape(rule, array, expected)
     parts = np.split(array, len(rule.ours)) if len(rule.ours) > 1 else [array]
     for name, part in zip(rule.ours, parts, strict=True):
-      leaves[name] = rule.layout.to_ours(part, wanted.get(name, ()))
+      leaves[name] = rule.layout.to_ours(part, expected.get(name, ()))
   missing = [
     rule.theirs
-    for rule in expand(rules, wanted)
+    for rule in expand(rules, expected)
     if any(
-      name in wanted and name not in leaves and not free(name)
+      name in expected and name not in leaves and not free(name)
       for name in rule.ours
     )
   ]
@@ -172,10 +202,14 @@ def to_ours(
 def to_theirs(
   rules: Sequence[Rule], leaves: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """A file's leaves from ours; each of ours is used exactly once.
+  """A file's leaves from ours, each of which is used exactly once.
+
+  Args:
+    rules: the table.
+    leaves: ours by name.
 
   Raises:
-    ValueError: the format has no place for a leaf, which is named.
+    ValueError: the format has no name for a leaf, which is named.
   """
   left, theirs = dict(leaves), {}
   for rule in expand(rules, leaves):
@@ -186,47 +220,58 @@ def to_theirs(
       )
   if left:
     raise ValueError(
-      f"the format has no place for {some(sorted(left))}; a format that takes "
-      "every model is 'flat'"
+      f"the format has no name for {some(sorted(left))}; use format='flat', "
+      "which takes every model"
     )
   return theirs
 
 
-def _check_shape(rule, array, wanted):
+def _check_shape(
+  rule: Rule, array: np.ndarray, expected: Mapping[str, Shape]
+) -> None:
   # Zero strides: the shape costs no memory until a reshape copies one leaf.
   parts = [
-    rule.layout.to_theirs(np.broadcast_to(np.float32(0), wanted[name])).shape
+    rule.layout.to_theirs(np.broadcast_to(np.float32(0), expected[name])).shape
     for name in rule.ours
   ]
   shape = (sum(part[0] for part in parts), *parts[0][1:]) if parts[0] else ()
   if array.shape != shape:
     raise ValueError(
-      f"leaf {rule.theirs!r} ({', '.join(rule.ours)}) has shape "
-      f"{array.shape} in the file, the model wants {shape}; "
-      "name the variant that the weights were made for"
+      f"leaf {rule.theirs!r} ({', '.join(rule.ours)}): expected shape {shape}, "
+      f"got {array.shape} in the file; give the variant that the weights are "
+      "for"
     )
 
 
 def check_used(missing: Sequence[str], left: Sequence[str]) -> None:
-  """Refuses a gap or a leftover between a file and a model.
+  """Refuses leaves that only the model or only the file has.
+
+  Args:
+    missing: names of the model's leaves that the file lacks.
+    left: names of the file's leaves that the model lacks.
 
   Raises:
-    ValueError: either list is not empty.
+    ValueError: there are any.
   """
   parts = []
   if missing:
     parts.append(f"the file lacks {some(missing)}")
   if left:
-    parts.append(f"the model has no place for {some(left)}")
+    parts.append(f"the model lacks {some(left)}")
   if parts:
     raise ValueError(
       f"the weights do not fit the model: {' and '.join(parts)}; "
-      "name the variant that the weights were made for"
+      "give the variant that the weights are for"
     )
 
 
 def some(names: Sequence[str], limit: int = 3) -> str:
-  """The first names, and how many there are beyond them."""
+  """The first names, and the number of further ones.
+
+  Args:
+    names: of leaves.
+    limit: number of names to show.
+  """
   shown = ", ".join(map(repr, names[:limit]))
   more = len(names) - limit
   return f"{shown} and {more} more" if more > 0 else shown

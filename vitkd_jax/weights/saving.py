@@ -1,4 +1,4 @@
-"""Writes a model's parameters for the tools that others use."""
+"""Writes a model's parameters for other libraries."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -11,6 +11,7 @@ from flax import traverse_util
 import ml_dtypes
 import numpy as np
 
+from vitkd_jax import check
 from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import equal, posemb, variants, vit
 from vitkd_jax.weights import (
@@ -47,43 +48,39 @@ def save(
   readme: str | None = None,
   **fields: Any,
 ) -> str:
-  """Writes parameters to a file or folder; a failure leaves no half of a file.
+  """Writes parameters to a file or folder; a failure leaves no partial file.
 
   Args:
-    path: for "timm" and "huggingface" the folder (`model.safetensors`,
+    path: for "timm" and "huggingface" a folder (`model.safetensors`,
       `config.json` and, for the latter, `preprocessor_config.json`), or a
-      `.safetensors` file alone; for the others the file.
+      `.safetensors` file alone; for the other formats a file. May be a URL.
     params: nested parameters of the variant's model, scanned or not.
-    variant: the model's name, as `vit.Model` takes it.
-    format: "timm"; "huggingface" (ViT, DeiT, DINOv2; LayerScale is folded but
-      for DINOv2); "big_vision" (`.npz`; LayerScale is folded); or "flat": our
-      names joined by "/", in a `.safetensors` or `.npz` file.
-    image_size: pixels, side or (rows, columns); by default that of
-      `preprocess`, else the variant's, or the square that the position
-      embeddings stand for.
-    preprocess: what makes the evaluation's images; by default the published
-      model's, which a "flat" file leaves unsaid.
+    variant: name of the model, as for `vit.Model`.
+    format: "timm"; "huggingface" (ViT, DeiT, DINOv2; LayerScale is folded
+      except for DINOv2); "big_vision" (`.npz`; LayerScale is folded); or
+      "flat": our names joined by "/", in a `.safetensors` or `.npz` file.
+    image_size: side or (rows, columns) in pixels; by default that of
+      `preprocess`, else the variant's or the square grid of the position
+      embeddings.
+    preprocess: preprocessing of an evaluation's images; by default the
+      published model's, which a "flat" file does not state.
     class_names: in the order of the logits; stated in folders and in a "flat"
       `.safetensors` file.
     dtype: of the file's floats: "float32", "float16" or "bfloat16".
     fold: fold LayerScale in every format.
-    metadata: text kept in a "flat" `.safetensors` file's header.
-    readme: the model card, for a folder's `README.md`.
-    **fields: further fields of `vit.Model` that the parameters were made with.
+    metadata: text by name for the header of a "flat" `.safetensors` file.
+    readme: text of a folder's `README.md`, the model card.
+    **fields: further fields of `vit.Model` that the parameters are for.
 
   Returns:
-    The path of the file that holds the weights.
+    The path of the file of weights.
 
   Raises:
-    ValueError: an unknown format, parameters that are not the variant's, or a
-      model that the format cannot express.
+    ValueError: an unknown format or dtype, parameters that are not the
+      variant's, or a model that the format cannot express.
   """
-  for name, value, known in (
-    ("format", format, FORMATS),
-    ("dtype", dtype, DTYPES),
-  ):
-    if value not in known:
-      raise ValueError(f"{name}={value!r}: wanted one of {', '.join(known)}")
+  check.known("format", format, FORMATS)
+  check.known("dtype", dtype, DTYPES)
   path = os.path.expanduser(path)
   named = variants.get(variant)
   keeps_layerscale = format in ("timm", "flat") or (
@@ -122,8 +119,9 @@ def save(
       other_tokens = model.has_class_token != (model.pool_type == "tok")
       if model.distilled or model.registers or model.fc_norm or other_tokens:
         raise ValueError(
-          "big_vision's model has neither a distillation token nor registers "
-          "nor a norm after the pooling; write format='flat' or 'timm'"
+          "expected a model without distillation token, registers and norm "
+          "after the pooling for format='big_vision'; use format='flat' or "
+          "'timm'"
         )
       timm.check_norm(model, "big_vision")
       theirs = leaves
@@ -141,7 +139,12 @@ def save(
 
 
 def holds(path: str, params: Mapping[str, Any]) -> bool:
-  """Whether a "flat" file is there and holds exactly these parameters."""
+  """Whether a "flat" file exists and has exactly these parameters.
+
+  Args:
+    path: of the file; may be a URL.
+    params: nested parameters, scanned or not.
+  """
   if not epath.Path(path).exists():
     return False
   try:
@@ -156,7 +159,12 @@ def holds(path: str, params: Mapping[str, Any]) -> bool:
   )
 
 
-def _header(variant, num_classes, image_size, fields) -> dict[str, str]:
+def _header(
+  variant: str,
+  num_classes: int | None,
+  image_size: tuple[int, int],
+  fields: Mapping[str, Any],
+) -> dict[str, str]:
   fields = {k: v for k, v in fields.items() if k not in variants.RUNTIME_FIELDS}
   return {
     "variant": variant,
@@ -166,12 +174,14 @@ def _header(variant, num_classes, image_size, fields) -> dict[str, str]:
   }
 
 
-def _class_names(names, count) -> list[str] | None:
+def _class_names(
+  names: Sequence[str] | None, count: int | None
+) -> list[str] | None:
   if not names or resolve.nameless(names):
     return None
   if len(names) != count:
     raise ValueError(
-      f"class_names: expected {count or 0}, one per class of the head, got "
+      f"expected {count or 0} class_names, one per class of the head, got "
       f"{len(names)}"
     )
   return list(names)
@@ -185,8 +195,9 @@ def _write(path, arrays, format, metadata, texts, readme) -> str:
       files.write_safetensors(path, arrays, metadata)
     else:
       raise ValueError(
-        f"{path!r}: wanted a name that ends in .npz"
+        "expected a path that ends in .npz"
         + (" or .safetensors" if format == "flat" else "")
+        + f" for format={format!r}, got {path!r}"
       )
     return path
   if path.endswith(".safetensors"):
@@ -202,8 +213,10 @@ def _write(path, arrays, format, metadata, texts, readme) -> str:
   return file
 
 
-def _with_position(leaves, model, size):
-  """The leaves with a fixed position embedding as if it were learned."""
+def _with_position(
+  leaves: dict[str, np.ndarray], model: vit.ViT, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+  """The leaves with a position embedding, also if it is fixed."""
   if model.posemb == "learn":
     return leaves
   fixed = posemb.sincos_2d(*model.grid(*size), model.width)

@@ -1,4 +1,4 @@
-"""An index beside the files of one model: `model.safetensors.index.json`."""
+"""The index of a model in several files: `model.safetensors.index.json`."""
 
 import os
 
@@ -9,23 +9,30 @@ _LONGEST = 100_000_000  # bytes of an index
 
 
 def is_index(path: str) -> bool:
-  """Whether a file lists those that hold a model's tensors."""
+  """Whether a file is an index of shards.
+
+  Args:
+    path: of the file.
+  """
   return path.endswith(".index.json")
 
 
 def files_of(path: str) -> dict[str, str]:
-  """The file of each tensor by name; all lie beside the index.
+  """The file of each tensor by name, all of them beside the index.
+
+  Args:
+    path: of the index; may be a URL.
 
   Raises:
-    ValueError: the index is damaged, or names a file elsewhere.
+    ValueError: the index is damaged, or names a file in another folder.
   """
   with opening.opened(path) as file:
     found = check.parse_json(file.read(_LONGEST), repr(path))
   shards = found.get("weight_map") if isinstance(found, dict) else None
   if not isinstance(shards, dict) or not shards:
-    raise ValueError(f"{path!r}: expected a 'weight_map' of tensors to files")
+    raise ValueError(f"{path!r}: expected a 'weight_map' from tensors to files")
   for name, file in shards.items():
-    # A file of the folder itself, wherever the index comes from.
+    # In the folder itself, as an index may come from anywhere.
     if not isinstance(file, str) or os.path.basename(file) != file or not file:
       raise ValueError(
         f"{path!r}: expected the name of a file beside it for tensor "

@@ -1,4 +1,4 @@
-"""timm's names, which are also DeiT's and (with `gamma_1`) DeiT III's."""
+"""timm's names, which are also those of DeiT and (with `gamma_1`) DeiT III."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import re
@@ -56,18 +56,22 @@ UNUSED = r"^(mask_token$|decoder_)"
 
 
 def matches(names: Iterable[str]) -> bool:
-  """Whether the names of a file are timm's."""
+  """Whether names are timm's.
+
+  Args:
+    names: of a file's leaves.
+  """
   return any(re.match(r"blocks\.\d+\.attn\.qkv\.", n) for n in names)
 
 
 def write(
   leaves: Mapping[str, np.ndarray], model: vit.ViT, variant: str
 ) -> dict[str, np.ndarray]:
-  """timm's leaves of a model; strict for the arguments of `config`.
+  """timm's leaves of a model, exactly those that `config` implies.
 
   Args:
-    leaves: ours by name, with `pos_embedding` also for fixed embeddings.
-    model: the model that they belong to.
+    leaves: ours by name, with a `pos_embedding` also if it is fixed.
+    model: the model of these leaves.
     variant: its name.
 
   Raises:
@@ -76,7 +80,7 @@ def write(
   if model.rep_size or model.pool_type not in ("tok", "gap", "map"):
     raise ValueError(
       f"timm has no model with rep_size={model.rep_size} and "
-      f"pool_type={model.pool_type!r}; write format='flat'"
+      f"pool_type={model.pool_type!r}; use format='flat'"
     )
   check_norm(model, "timm")
   theirs = rules.to_theirs(RULES, leaves)
@@ -89,15 +93,19 @@ def write(
 
 
 def check_norm(model: vit.ViT, library: str) -> None:
-  """Refuses a LayerNorm that a library's config has no word for.
+  """Refuses a LayerNorm whose epsilon a library's config cannot state.
+
+  Args:
+    model: to check.
+    library: its name, for the message.
 
   Raises:
-    ValueError: its epsilon is not the one that the library's models have.
+    ValueError: the epsilon is not that of the library's models.
   """
   if model.norm_eps != vit.ViT.norm_eps:
     raise ValueError(
-      f"{library}'s models have norm_eps={vit.ViT.norm_eps}, this one has "
-      f"{model.norm_eps}; write format='huggingface' or 'flat'"
+      f"expected norm_eps={vit.ViT.norm_eps}, as in all models of {library}, "
+      f"got {model.norm_eps}; use format='huggingface' or 'flat'"
     )
 
 
@@ -107,7 +115,14 @@ def config(
   images: preprocess.Preprocess,
   class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-  """The config.json of a folder that `create_model("local-dir:...")` takes."""
+  """The config.json of a folder for `create_model("local-dir:...")`.
+
+  Args:
+    model: to describe.
+    variant: of the model.
+    images: preprocessing of an evaluation's images.
+    class_names: in the order of the logits; None if unknown.
+  """
   known = variant.name.partition(".")[0]
   if known not in variants.NAMED or not variant.published:
     tokens = "deit_tiny_distilled" if model.distilled else "vit_tiny"
@@ -132,7 +147,7 @@ def config(
       ],
       "fc_norm": model.fc_norm,
     }
-  # timm knows descriptions by names; ours have none but themselves.
+  # timm maps names to descriptions, which our classes do not have.
   labels = {"label_names": list(class_names)} if class_names else {}
   return {
     "architecture": known,
@@ -156,7 +171,14 @@ _POOLS = {"token": "tok", "avg": "gap", "map": "map"}
 
 
 def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of `vit.Model` that a config's `model_args` set, if known."""
+  """The fields of `vit.Model` that `model_args` state.
+
+  Args:
+    arguments: the `model_args` of a config.json.
+
+  Raises:
+    ValueError: an argument is not a number where one is expected.
+  """
   found = {
     ours: arguments[theirs]
     for theirs, ours in (
@@ -175,8 +197,8 @@ def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     width, ratio = found["width"], arguments["mlp_ratio"]
     if not all(map(preprocess.is_number, (width, ratio))):
       raise ValueError(
-        f"embed_dim={str(width)[:60]} and mlp_ratio={str(ratio)[:60]}: "
-        "expected numbers"
+        "expected numbers as embed_dim and mlp_ratio, got "
+        f"{str(width)[:60]} and {str(ratio)[:60]}"
       )
     found["mlp_dim"] = int(width * ratio)
   for theirs, ours, known in (
@@ -188,11 +210,11 @@ def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
   return found
 
 
-def _tokens_after_position(model, variant) -> bool:
+def _tokens_after_position(model: vit.ViT, variant: str) -> bool:
   return bool(model.registers) or variant.startswith("deit3_")
 
 
-def _mlp_ratio(model) -> float:
+def _mlp_ratio(model: vit.ViT) -> float:
   hidden = model.mlp_dim or 4 * model.width
   ratio = hidden / model.width
   # timm truncates the product.

@@ -1,4 +1,4 @@
-"""PyTorch's files, read without executing what they say."""
+"""Reads PyTorch's files without executing code in them."""
 
 import argparse
 import codecs
@@ -18,11 +18,11 @@ from vitkd_jax.weights import opening, rules
 _WITHOUT_TORCH = (
   "reading {path!r} needs PyTorch, which is not installed; where it is, "
   "convert the file with safetensors.torch.save_file(torch.load(FILE, "
-  'map_location="cpu", weights_only=True), "FILE.safetensors") (of the entry '
-  '"model" or "state_dict" where the file has one)'
+  'map_location="cpu", weights_only=True), "FILE.safetensors") (its entry '
+  '"model" or "state_dict" if it has one)'
 )
 
-# Under these names trainers nest the tensors, one in the other.
+# Names under which trainers nest the tensors, possibly several times.
 _STUDENT = ("model", "state_dict", "model_state_dict", "net", "student")
 _EMA = (
   "model_ema",
@@ -31,14 +31,14 @@ _EMA = (
   "ema_state_dict",
   "ema_model",
   "ema",
-  "teacher",  # DINO's, which is what its authors evaluate
+  "teacher",  # of DINO, whose authors evaluate it
 )
 _ORDER = {
   None: (*_STUDENT[:-1], "teacher", "student", *_EMA[:-1]),
   "student": _STUDENT,
   "ema": (*_EMA, *_STUDENT[:-1]),
 }
-_DEEPEST = 5  # a pickle may hold itself
+_DEEPEST = 5  # a pickle may contain itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class State:
 
   Attributes:
     arrays: by name.
-    names: of the entries that they were nested in, outermost first.
-    notes: what was chosen, in sentences.
+    names: of the entries in which they are nested, outermost first.
+    notes: sentences on what was chosen.
   """
 
   arrays: dict[str, np.ndarray]
@@ -60,14 +60,14 @@ def read(path: str, content: Any, which: str | None) -> State:
   """The tensors of a file.
 
   Args:
-    path: names the file in messages.
+    path: of the file, for messages.
     content: the file, open at its beginning.
-    which: "student" or "ema" of a checkpoint that nests both; by default the
-      student, but of DINO's the teacher.
+    which: "student" or "ema" of a checkpoint that has both; None for the
+      student, or DINO's teacher.
 
   Raises:
-    ValueError: PyTorch is not installed, the file is damaged, has more than
-      tensors and plain values in it, or a tensor that is not plain numbers.
+    ValueError: PyTorch is not installed, or the file is damaged, or it has
+      other objects than tensors and plain values, or unsupported tensors.
   """
   found, names, notes = _load(path, content), [], []
   for _ in range(_DEEPEST):
@@ -100,22 +100,26 @@ def read(path: str, content: Any, which: str | None) -> State:
 
 
 def is_average(names: Sequence[str]) -> bool:
-  """Whether tensors nested in entries of these names are a moving average."""
+  """Whether nested tensors are a moving average.
+
+  Args:
+    names: of the entries in which they are nested.
+  """
   return any(name in _EMA for name in names)
 
 
-def _entry(found, name) -> Any:
+def _entry(found: Any, name: str) -> Any:
   return found.get(name) if isinstance(found, dict) else None
 
 
-def _load(path, content) -> Any:
+def _load(path: str, content: Any) -> Any:
   try:
     import torch
   except ImportError:
     raise ValueError(_WITHOUT_TORCH.format(path=path)) from None
   try:
     with warnings.catch_warnings(), _plain_values(torch):
-      warnings.simplefilter("ignore")  # of storages and layouts
+      warnings.simplefilter("ignore")  # on storages and layouts
       return torch.load(content, map_location="cpu", weights_only=True)
   except pickle.UnpicklingError as error:
     reason = str(error)
@@ -124,8 +128,9 @@ def _load(path, content) -> Any:
     named = re.search(r"GLOBAL (\S+)", reason)
     what = f" ({named[1]})" if named else ""
     raise ValueError(
-      f"{path!r} is a pickle with more than arrays in it{what}, which is never "
-      "executed; where you trust it, save its state_dict alone"
+      f"expected a pickle of tensors alone, got other objects{what} in "
+      f"{path!r}, which are never executed; if you trust the file, save its "
+      "state_dict alone"
     ) from None
   except MemoryError:
     raise
@@ -135,10 +140,10 @@ def _load(path, content) -> Any:
     raise ValueError(opening.truncated(path, "PyTorch file")) from None
 
 
-def _plain_values(torch) -> contextlib.AbstractContextManager:
-  """Lets arguments and NumPy's numbers pass, which trainers put beside.
+def _plain_values(torch: Any) -> contextlib.AbstractContextManager:
+  """Context that allows arguments and NumPy's numbers, which trainers save.
 
-  Their constructors take values and run nothing.
+  Their constructors take values and execute nothing.
   """
   scalar = np.float64(0).__reduce__()[0]
   array = np.zeros(0).__reduce__()[0]
@@ -159,11 +164,11 @@ def _plain_values(torch) -> contextlib.AbstractContextManager:
 _CORES = ("core", "_core")  # of NumPy 1 and 2
 
 
-def _numpy(path, name, value) -> np.ndarray | None:
-  """The numbers of a tensor; None of anything else.
+def _numpy(path: str, name: object, value: Any) -> np.ndarray | None:
+  """The numbers of a tensor; None for other objects.
 
   Raises:
-    ValueError: its name is not text, it has no numbers, or not as they are.
+    ValueError: its name is not text, or its kind is not supported.
   """
   import torch
 
@@ -189,6 +194,6 @@ def _numpy(path, name, value) -> np.ndarray | None:
       )
   needed = value.numel() * max(value.element_size(), 4)
   if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-    opening.check_memory(path, needed)  # a view that repeats its numbers
+    opening.check_memory(path, needed)  # it is a view with repeated numbers
   value = value.detach().resolve_neg()
   return (value.float() if value.is_floating_point() else value).numpy()

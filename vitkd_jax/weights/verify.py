@@ -1,11 +1,13 @@
-"""What the libraries themselves compute with a file, to compare ours with.
+"""Outputs of other libraries for a file or folder, to verify ours.
 
-The only place that imports timm and transformers, and only when asked.
+The only module that imports timm and transformers, and only when it is used.
 """
 
+from collections.abc import Iterator
 import contextlib
 import importlib
 import os
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +17,18 @@ LIBRARIES = ("timm", "huggingface")
 
 
 class SilentError(Exception):
-  """The library says nothing of the file; the message is why."""
+  """The library cannot compute an output; the message says why."""
 
 
 def image(image_size: tuple[int, int]) -> np.ndarray:
-  """The fixed input: [1, H, W, 3] float32, normal."""
+  """The fixed input, drawn from the normal distribution.
+
+  Args:
+    image_size: rows and columns in pixels.
+
+  Returns:
+    [1, H, W, 3] float32.
+  """
   draw = np.random.RandomState(0).standard_normal((1, *image_size, 3))
   return draw.astype(np.float32)
 
@@ -27,7 +36,7 @@ def image(image_size: tuple[int, int]) -> np.ndarray:
 def of_folder(
   format: str, folder: str, image_size: tuple[int, int]
 ) -> np.ndarray:
-  """Logits (features without a head) of a folder through its library.
+  """Logits, or features without a head, that a library computes from a folder.
 
   Args:
     format: "timm" or "huggingface".
@@ -38,7 +47,7 @@ def of_folder(
     [1, C] or [1, D] float32.
 
   Raises:
-    SilentError: the library is missing, broken, or refuses the folder.
+    SilentError: the library is missing or broken, or refuses the folder.
   """
   if format == "timm":
     with _answering("timm") as timm:
@@ -53,16 +62,25 @@ def of_folder(
 def of_timm_file(
   path: str, variant: str, num_classes: int | None, image_size: tuple[int, int]
 ) -> np.ndarray | None:
-  """As `of_folder`, of a file under timm's names; None if timm has no such.
+  """As `of_folder`, for a file with timm's names.
+
+  Args:
+    path: of the file.
+    variant: name of the model.
+    num_classes: C; None or 0 for no head.
+    image_size: rows and columns in pixels.
+
+  Returns:
+    [1, C] or [1, D] float32; None if timm has no such model.
 
   Raises:
-    SilentError: timm is missing, broken, or refuses the file.
+    SilentError: timm is missing or broken, or refuses the file.
   """
   name = variant.partition(".")[0]
   if not variants.get(variant).published or os.path.isdir(path):
     return None
   with _answering("timm") as timm:
-    # As pretrained weights, so that timm's own filter mends older names.
+    # As pretrained weights, so that timm's own filter renames older leaves.
     model = timm.create_model(
       name,
       pretrained=True,
@@ -74,12 +92,12 @@ def of_timm_file(
 
 
 @contextlib.contextmanager
-def _answering(name):
-  """The library; whatever it raises becomes a SilentError.
+def _answering(name: str) -> Iterator[Any]:
+  """Context that yields a library, whose exceptions become SilentErrors.
 
-  It may raise anything and late: a torchvision that does not fit PyTorch is a
-  RuntimeError at the import of timm, and an ImportError, an AttributeError or
-  a ModuleNotFoundError of another name once transformers builds a model.
+  It may raise any type, and late: a torchvision that does not match PyTorch is
+  a RuntimeError when timm is imported, and an ImportError, an AttributeError or
+  a ModuleNotFoundError of another name when transformers builds a model.
   """
   try:
     yield importlib.import_module(name)
@@ -91,7 +109,7 @@ def _answering(name):
     raise SilentError(f"{name} raised {kind}: {lines[0]}") from error
 
 
-def _run(model, image_size) -> np.ndarray:
+def _run(model: Any, image_size: tuple[int, int]) -> np.ndarray:
   import torch
 
   pixels = torch.from_numpy(image(image_size)).permute(0, 3, 1, 2)

@@ -1,10 +1,10 @@
-"""The known models and their published weights, for a person to read."""
+"""A table of the known models and their published weights."""
 
 from vitkd_jax.models import variants, vit
 
 
 def table() -> str:
-  """The known models, one a line, and the published weights under each."""
+  """The known models, one per line, with the published weights below each."""
   lines = [
     f"{'model':34}{'width':>6}{'depth':>6}{'heads':>6}{'patch':>6}{'px':>5}"
     "  tokens         gelu  LayerScale  crop        images"
@@ -32,6 +32,6 @@ def table() -> str:
     "Weights are named as on the Hugging Face hub; top-1 on ImageNet-1k as in",
     "timm's results-imagenet.csv. A size alone, or with a patch (S/16), is",
     f"big_vision's model: {sizes}.",
-    "CaiT-S24 and RegNetY are no plain ViTs and cannot be read.",
+    "CaiT-S24 and RegNetY are not plain ViTs and cannot be read.",
   ]
   return "\n".join(lines)
