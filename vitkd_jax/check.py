@@ -9,7 +9,12 @@ from typing import Any
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-  """Half a sentence that names the nearest valid name."""
+  """Half a sentence that names the nearest valid name.
+
+  Args:
+    name: that is not valid.
+    names: the valid names.
+  """
   near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)
   return f"the nearest is {near[0]!r}" if near else "it takes no key"
 

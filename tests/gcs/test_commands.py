@@ -146,7 +146,7 @@ def test_convert_reads_and_writes_gs(run, server, tmp_path, capsys):
   assert_same(weights.load(written, **options), parameters(103))
   before = sorted(ROOT.iterdir())
   to("gs://runs/folder", "timm")
-  assert "not compared: timm reads local folders alone" in (
+  assert "not compared, as timm reads local folders only" in (
     capsys.readouterr().out
   )
   assert {"folder/model.safetensors", "folder/config.json"} < set(
