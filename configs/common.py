@@ -1,40 +1,43 @@
-"""What the configs share: their argument and the two recipes."""
+"""What the configs share: their arguments and the two recipes."""
 
-import difflib
+from collections.abc import Callable, Mapping
 import inspect
 import typing
+from typing import Any, TypeVar
 
 import ml_collections
 
+from vitkd_jax import check
 from vitkd_jax.data import augment
 from vitkd_jax.distill import terms as loss_terms
 from vitkd_jax.models import variants
 from vitkd_jax.training import fields as student_fields
 
+T = TypeVar("T")
 
-def parse_arg(arg: str | None, **defaults):
-  """The argument behind `config.py:` as a dict, e.g. "method=both,epochs=3".
+
+def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
+  """The argument after `config.py:` as a dict, e.g. "method=both,epochs=3".
 
   Args:
-    arg: comma-separated name=value; a bare name is True.
-    **defaults: every known name with its default, whose type is the value's.
+    arg: comma-separated name=value; a bare name means True.
+    **defaults: every known name with its default, which also sets its type.
 
   Raises:
-    ValueError: an unknown name, or a value of another type.
+    ValueError: a name is unknown, or a value has another type.
   """
   values = dict(defaults)
   for part in filter(None, (arg or "").split(",")):
     name, _, text = part.partition("=")
     if name not in defaults:
-      near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.0)[0]
       raise ValueError(
-        f"unknown config argument {name!r}; the nearest is {near!r}"
+        f"unknown config argument {name!r}; {check.nearest(name, defaults)}"
       )
     kind = type(defaults[name])
     if kind is bool:
       if text not in ("", "True", "False"):
         raise ValueError(
-          f"config argument {name}={text!r}: wanted True or False"
+          f"expected config argument {name} to be True or False, got {text!r}"
         )
       values[name] = text != "False"
       continue
@@ -42,43 +45,56 @@ def parse_arg(arg: str | None, **defaults):
       values[name] = kind(text)
     except ValueError:
       raise ValueError(
-        f"config argument {name}={text!r}: wanted {kind.__name__}"
+        f"expected config argument {name} to be of type {kind.__name__}, got "
+        f"{text!r}"
       ) from None
   return values
 
 
-def choose(name: str, value: str, choices):
-  """choices[value]; raises ValueError that lists them."""
-  if value not in choices:
-    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)[0]
-    raise ValueError(
-      f"config argument {name}={value!r}; the nearest is {near!r}, all are "
-      + ", ".join(choices)
-    )
+def choose(name: str, value: str, choices: Mapping[str, T]) -> T:
+  """choices[value].
+
+  Args:
+    name: name of the config's argument, for the message.
+    value: its value.
+    choices: what each valid value stands for.
+
+  Raises:
+    ValueError: the value is none of them; the message names the nearest.
+  """
+  check.known(f"config argument {name}", value, choices)
   return choices[value]
 
 
 def loss_weights(**terms: float) -> dict[str, float]:
-  """Section `weights`: the task's 1, the terms given, 0 for all others."""
+  """Section `weights`: 1 for the task, the given terms, 0 for the others.
+
+  Args:
+    **terms: weights by term.
+  """
   return dict.fromkeys(loss_terms.TERMS, 0.0) | dict(task=1.0) | terms
 
 
 def adamw(clip_norm: float) -> ml_collections.ConfigDict:
-  """Section `optimizer`: AdamW of both recipes; clip_norm=0 does not clip."""
+  """Section `optimizer`: AdamW as in both recipes.
+
+  Args:
+    clip_norm: largest global norm of the gradient; 0 for no clipping.
+  """
   return ml_collections.ConfigDict(
     dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.05, clip_norm=clip_norm)
   )
 
 
-def mmcls(config, *, base: bool) -> None:
+def mmcls(config: ml_collections.ConfigDict, *, base: bool) -> None:
   """The paper's recipe, whose baselines are 74.42 / 80.55 / 81.76.
 
-  Fills the sections `augment`, `schedule` and `optimizer`, and what belongs to
-  the recipe in `run`, `data` and `student`.
+  Sets the sections `augment`, `schedule` and `optimizer`, and the recipe's keys
+  in `run`, `data` and `student`.
 
   Args:
-    config: with the sections `run`, `data` and `student`.
-    base: regularises as for DeiT-Base, by drop path and an average.
+    config: has the sections `run`, `data` and `student`.
+    base: regularise as for DeiT-Base, by drop path and a moving average.
   """
   config.run.ema_decay = 0.99996 if base else 0.0
   config.student.drop_path = 0.1 if base else 0.0
@@ -89,15 +105,16 @@ def mmcls(config, *, base: bool) -> None:
   config.optimizer = adamw(clip_norm=5.0)
 
 
-def deit(config, *, base: bool) -> None:
+def deit(config: ml_collections.ConfigDict, *, base: bool) -> None:
   """DeiT's recipe (arXiv:2012.12877), whose baselines are 72.2 / 79.9 / 81.8.
 
-  The same for every size. Its command line names a colour jitter of 0.3, which
-  timm leaves out beside RandAugment; config.augment.color_jitter=0.3 has it.
+  It is the same for every size. DeiT's command line sets a colour jitter of
+  0.3, which timm ignores beside RandAugment; config.augment.color_jitter=0.3
+  turns it on.
 
   Args:
     config: see `mmcls`.
-    base: changes nothing.
+    base: ignored.
   """
   del base
   config.run.ema_decay = 0.99996
@@ -117,12 +134,12 @@ def deit(config, *, base: bool) -> None:
 RECIPES = {"mmcls": mmcls, "deit": deit}
 
 
-def _peak(config):
+def _peak(config: ml_collections.ConfigDict) -> Any:
   return config.run.get_ref("batch_size").to_float() * (1e-3 / 1024)
 
 
-def _augment():
-  """Flip, RandAugment, erasing, Mixup or CutMix: the same in both recipes."""
+def _augment() -> ml_collections.ConfigDict:
+  """Flip, RandAugment, erasing, Mixup and CutMix, as in both recipes."""
   mean, std = variants.IMAGENET_MEAN_STD
   return section(
     augment.make_augment,
@@ -142,10 +159,13 @@ def _augment():
   )
 
 
-def student(**fields) -> ml_collections.ConfigDict:
-  """Section `student`: the fields given; all others are the variant's.
+def student(**fields: Any) -> ml_collections.ConfigDict:
+  """Section `student`: the given fields; the others are the variant's.
 
-  Those are there without a value, so that each can be overridden.
+  The others are placeholders, so that each can be overridden.
+
+  Args:
+    **fields: fields of the model.
   """
   config = ml_collections.ConfigDict(fields)
   for name, kind in student_fields.FIELDS.items():
@@ -154,13 +174,15 @@ def student(**fields) -> ml_collections.ConfigDict:
   return config
 
 
-def section(kind, **values) -> ml_collections.ConfigDict:
-  """A section with every key there is, so that each can be overridden.
+def section(
+  kind: Callable[..., object], **values: Any
+) -> ml_collections.ConfigDict:
+  """A section with every key, so that each can be overridden.
 
   Args:
-    kind: the dataclass or the function that the section goes to; where a key
-      is not given its default is taken.
-    **values: the keys that differ.
+    kind: the dataclass or function that the section goes to, which has the
+      defaults.
+    **values: the keys that differ from their defaults.
   """
   keys = {
     name: (parameter.default, parameter.annotation)

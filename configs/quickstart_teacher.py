@@ -4,7 +4,7 @@ r"""The quickstart's teacher: a small ViT on Fashion-MNIST's 60,000 images.
   python -m vitkd_jax.train --config configs/quickstart_teacher.py \
       --workdir runs/fashion_teacher
 
-It never sees the 10,000 images that the quickstart trains and tests on.
+It never sees the 10,000 images of the quickstart.
 """
 
 import ml_collections
@@ -14,8 +14,12 @@ from vitkd_jax.data import augment
 from vitkd_jax.training import sections
 
 
-def get_config(arg=None):
-  """The config; arguments: epochs=N, batch_size=N, seed=N."""
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """The config.
+
+  Args:
+    arg: what follows the colon of --config: epochs=N, batch_size=N, seed=N.
+  """
   args = common.parse_arg(arg, epochs=14.0, batch_size=128, seed=0)
   config = ml_collections.ConfigDict()
   config.run = common.section(

@@ -7,15 +7,15 @@ Arguments: pair=s3-ti|b3-s|l3-b, method=baseline|vitkd|nkd|both,
 recipe=mmcls|deit, epochs=N, seed=N, batch_size=N, runlocal (a trial of 2 epochs
 of 64 images, 8 at a time). Data: docs/data.md; machines: docs/clusters.md.
 
-Top-1 after 300 epochs, by the authors, not measured by us yet:
+The authors' top-1 after 300 epochs, not measured here yet:
 
   pair    baseline  ViTKD  NKD    both
   s3-ti   74.42     76.06  76.68  77.78
   b3-s    80.55     81.95  -      83.59
   l3-b    81.76     83.46  84.96  85.41
 
-With recipe=deit the baselines are 72.2, 79.9 and 81.8 (arXiv:2012.12877): the
-recipes differ, so compare a student with the baseline of its own.
+With recipe=deit the baselines are 72.2, 79.9 and 81.8 (arXiv:2012.12877);
+compare a student with the baseline of its own recipe.
 """
 
 import ml_collections
@@ -24,7 +24,7 @@ from configs import common
 from vitkd_jax.distill import tokens
 from vitkd_jax.training import sections
 
-# teacher and student; the paper's teachers are timm's fb_in22k_ft_in1k.
+# (teacher, student); the paper's teachers are timm's fb_in22k_ft_in1k.
 PAIRS = {
   "s3-ti": ("deit3_small_patch16_224", "deit_tiny_patch16_224"),
   "b3-s": ("deit3_base_patch16_224", "deit_small_patch16_224"),
@@ -49,15 +49,19 @@ _ARGUMENTS = dict(
 )
 
 
-def get_config(arg=None):
-  """The config of one pair, method and recipe."""
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """The config of one pair, method and recipe.
+
+  Args:
+    arg: what follows the colon of --config, see above.
+  """
   local = common.parse_arg(arg, **_ARGUMENTS)["runlocal"]
   defaults = _ARGUMENTS | (dict(epochs=2, batch_size=8) if local else {})
   args = common.parse_arg(arg, **defaults)
   teacher, student = common.choose("pair", args["pair"], PAIRS)
   loss_weights = common.choose("method", args["method"], METHODS)
   recipe = common.choose("recipe", args["recipe"], common.RECIPES)
-  steps = EXAMPLES // max(args["batch_size"], 1)  # of an epoch
+  steps = EXAMPLES // max(args["batch_size"], 1)  # per epoch
 
   config = ml_collections.ConfigDict()
   config.run = common.section(
@@ -81,7 +85,7 @@ def get_config(arg=None):
   config.student = common.student(variant=student, dtype_mm="bfloat16")
   # In the paper's recipe only the Base student is regularised like DeiT's.
   recipe(config, base=args["pair"] == "l3-b")
-  if local:  # a trial has as large a part of it for its warm-up as 300 epochs
+  if local:  # keep the warm-up's share of the training
     config.schedule.warmup_epochs *= args["epochs"] / _ARGUMENTS["epochs"]
   config.weights = common.loss_weights(**loss_weights)
   config.teacher = {}

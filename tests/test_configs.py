@@ -242,7 +242,7 @@ def test_deits_recipe():
   [
     ("methd=both", "unknown config argument 'methd'; the nearest is 'method'"),
     ("method=vitk", "the nearest is 'vitkd'"),
-    ("epochs=many", "epochs='many': wanted float"),
+    ("epochs=many", "epochs to be of type float, got 'many'"),
   ],
 )
 def test_wrong_arguments_are_refused(arg, said):

@@ -74,7 +74,7 @@ def test_a_training_is_examined(tiny_config):
   assert said["teacher's accuracy"].good is False
   assert said["head's gradients"].good
   assert said["mimic loss"].good
-  assert "GFLOP a step and device" in said["work"].found
+  assert "GFLOP per step and device" in said["work"].found
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_head_that_starts_at_zero_is_no_alarm(baseline):
   gradients = found(doctor.examine(baseline))["student's gradients"]
   assert gradients.good is True
   total = gradients.found.split()[0]
-  assert gradients.found.startswith(f"{total} of {total} parameters have one; ")
+  assert gradients.found.startswith(f"{total} of {total} parameters get one; ")
   assert f"{int(total) - 2} of them from the second step on" in gradients.found
 
 
@@ -109,7 +109,7 @@ def test_parameters_without_a_gradient_are_named():
 def test_what_takes_a_while_is_announced_before_it(baseline, monkeypatch):
   said = doctor.findings_of(baseline)
   monkeypatch.setattr(doctor.experiment, "build", None)  # not called yet
-  assert "data set" in next(said)
+  assert "dataset" in next(said)
 
 
 def test_findings_are_printed_one_by_one(capsys):
@@ -125,7 +125,7 @@ def test_findings_are_printed_one_by_one(capsys):
 @pytest.mark.parametrize(
   "options, said",
   [
-    (["--json=x.json"], "--json goes with --topology"),
+    (["--json=x.json"], "--json needs --topology"),
     (["--topology=h100"], "unknown TPU slice 'h100'"),
   ],
 )

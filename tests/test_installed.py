@@ -50,7 +50,7 @@ def test_a_config_that_is_not_there_is_not_promised(run):
   done = run("doctor", "--config=configs/quickstart.py")
   assert done.returncode == 2
   assert done.stderr.endswith(
-    "no config file configs/quickstart.py; the project's own are in the folder "
+    "no config file configs/quickstart.py; the project's own are in "
     "configs/ of its repository, which is not installed with the package\n"
   )
 

@@ -44,7 +44,7 @@ def test_five_steps_are_traced_or_what_the_run_has(tmp_path, said, last, found):
   profile = profiling.Profile(str(tmp_path), 3, said.append)
   steps(profile, range(1, last + 1))
   (folder,) = (tmp_path / "plugins" / "profile").iterdir()
-  assert said == [f"traced from step 3 on: {folder}"]
+  assert said == [f"trace from step 3: {folder}"]
   assert traced(folder) == found
 
 

@@ -15,34 +15,44 @@ from vitkd_jax.training import sections
     (
       tuple[float, float],
       ("(nan,1.0)",),
-      "config.data.x=('(nan,1.0)',): wanted a sequence of 2 finite numbers",
+      "a sequence of 2 finite numbers, got ('(nan,1.0)',)",
     ),
     (
       tuple[float, float],
       (math.nan, 1.0),
-      "config.data.x=(nan, 1.0): wanted a sequence of 2 finite numbers",
+      "a sequence of 2 finite numbers, got (nan, 1.0)",
     ),
     (
       Sequence[int],
       (),
-      "config.data.x=(): wanted a sequence of one or more whole numbers",
+      "a sequence of one or more integers, got ()",
     ),
-    (float | None, "a", "config.data.x='a': wanted a finite number or None"),
+    (
+      float | None,
+      "a",
+      "a finite number or None, got 'a'",
+    ),
   ],
 )
 def test_a_wrong_type_is_told_with_the_right_one(kind, value, said):
   with pytest.raises(ValueError, match=r".") as refusal:
     sections.check_types("data", {"x": value}, {"x": kind})
-  assert str(refusal.value) == said
+  assert str(refusal.value) == f"expected config.data.x to be {said}"
 
 
 @pytest.mark.parametrize(
   "values, said",
   [
-    (dict(epochs=0.0), "epochs=0.0: wanted more than 0"),
-    (dict(epochs=1e12), "at most 1000000"),  # its steps would not fit int32
-    (dict(seed=2**63), "wanted less than 2**63"),
-    (dict(seed=-1), "wanted at least 0"),
+    (dict(epochs=0.0), "expected 0 < config.run.epochs <= 1000000, got 0.0"),
+    (
+      dict(epochs=1e12),
+      "<= 1000000, got 1000000000000.0",
+    ),  # its steps would not fit int32
+    (
+      dict(seed=2**63),
+      "expected config.run.seed < 2**63, got 9223372036",
+    ),
+    (dict(seed=-1), "expected config.run.seed >= 0, got -1"),
   ],
 )
 def test_numbers_out_of_their_range(values, said):

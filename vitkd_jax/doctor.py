@@ -1,78 +1,96 @@
-r"""Examines a training before it starts: config, data, teacher, gradients.
+r"""Checks a training before it starts: config, data, teacher, gradients.
 
   python -m vitkd_jax.doctor --config configs/quickstart.py:method=both
   python -m vitkd_jax.doctor --config configs/vitkd_i1k.py:pair=l3-b \
       --topology v5e-256 --json l3-b.json
 
-With --topology the step is compiled for a TPU slice instead, on any machine:
-what it takes of each chip's memory, what the chips send each other, how many
-cycles it lasts by the compiler's estimate. Neither the data set nor the
-teacher's weights need to be there.
+With --topology it compiles the step for a TPU slice instead, on any machine,
+and prints the memory it takes of each chip, what the chips send each other and
+how many cycles it takes by the compiler's estimate. This needs neither the
+dataset nor the teacher's weights.
 
-Nothing is written but the file after --json. Exit status 0 if all is well, 1
-if a check failed, 2 for a config that cannot be built.
+It writes only the file of --json. Exit status: 0 if all is well, 1 if a check
+failed, 2 for a config that cannot be built.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import json
 import pathlib
+from typing import Any
 
 from absl import flags
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from vitkd_jax.cluster import sharding
 from vitkd_jax.commandline import command
 from vitkd_jax.data import augment
 from vitkd_jax.estimate import findings, flops
-from vitkd_jax.training import experiment, teacher_check
+from vitkd_jax.training import experiment, inputs, teacher_check
 from vitkd_jax.training import objective as objectives
+from vitkd_jax.training import state as states
 
 Finding = findings.Finding
 examine_slice = findings.examine_slice
+# "image" uint8 [B, H, W, 3] and "label" int32 [B].
+Batch = dict[str, Any]
 
 
-def examine(config) -> list[Finding]:
-  """All findings about a config, see `findings_of`."""
-  return [x for x in findings_of(config) if isinstance(x, Finding)]
+def examine(config: ml_collections.ConfigDict) -> list[Finding]:
+  """All findings about a config, see `findings_of`.
 
-
-def findings_of(config) -> Iterator[Finding | str]:
-  """The findings about a config, each as soon as it is known.
-
-  What takes a while is announced by a string.
+  Args:
+    config: a training's config.
 
   Raises:
     ValueError: the config cannot be built.
   """
-  yield "reading the description of the data set, and the teacher"
+  return [x for x in findings_of(config) if isinstance(x, Finding)]
+
+
+def findings_of(
+  config: ml_collections.ConfigDict,
+) -> Iterator[Finding | str]:
+  """The findings about a config, each as soon as it is known.
+
+  A string announces what takes a while.
+
+  Args:
+    config: a training's config.
+
+  Raises:
+    ValueError: the config cannot be built.
+  """
+  yield "reading the dataset's description, and the teacher"
   parts = experiment.build(config)
   yield from _plan(parts)
   yield "reading a batch of images"
   batch = _first_batch(parts)
   yield from _data(parts, batch)
-  yield "compiling the train step, which takes longest"
+  yield "compiling the train step, which takes the longest"
   state = parts.create_state()
   yield from _compiled(parts, state, batch)
-  # What follows needs no more memory than the step: one micro-batch, split
-  # over the devices as in training.
+  # What follows needs no more memory than the step: one gradient-accumulation
+  # step's images, split over the devices as in training.
   batch = {name: x[:: parts.run.accumulate] for name, x in batch.items()}
   batch = sharding.global_batch(batch, parts.mesh)
   if parts.objective.teacher is not None:
-    yield "showing the batch to the teacher"
+    yield "running the teacher on the batch"
     yield from _teacher(parts, batch)
   yield "computing the gradient of each parameter"
   yield from _gradients(parts, state, batch)
 
 
-def _first_batch(parts):
+def _first_batch(parts: experiment.Experiment) -> Batch:
+  assert isinstance(parts.inputs, inputs.Inputs)  # nothing is planned here
   with contextlib.closing(parts.inputs.train(0)) as batches:
     return next(batches)
 
 
-def _plan(parts):
+def _plan(parts: experiment.Experiment) -> Iterator[Finding]:
   run, mesh = parts.run, dict(parts.mesh.shape)
   yield Finding(
     "run",
@@ -80,17 +98,17 @@ def _plan(parts):
     f"({run.epochs:g} epochs of {parts.steps_per_epoch:.1f} steps), seed "
     f"{run.seed}, mesh {mesh} of {jax.devices()[0].platform}",
   )
-  weights = parts.objective.loss_weights
-  yield Finding("loss", ", ".join(f"{t} x {w:g}" for t, w in weights.items()))
+  terms = (f"{t} x {w:g}" for t, w in parts.objective.loss_weights.items())
+  yield Finding("losses", ", ".join(terms))
   rates = parts.schedule(jnp.arange(parts.total_steps + 1))
   yield Finding(
     "learning rate",
-    f"{rates[0]:.1e} at first, {rates.max():.1e} at most, {rates[-1]:.1e} at "
-    "last",
+    f"{rates[0]:.1e} at the start, {rates.max():.1e} at most, "
+    f"{rates[-1]:.1e} at the end",
   )
 
 
-def _data(parts, batch):
+def _data(parts: experiment.Experiment, batch: Batch) -> Iterator[Finding]:
   info = parts.info
   yield Finding(
     "data",
@@ -108,8 +126,9 @@ def _data(parts, batch):
   yield Finding("pixels", f"standard deviation {spread:.1f} of 255", spread > 1)
 
 
-def _teacher(parts, batch):
-  objective, teacher = parts.objective, parts.objective.teacher
+def _teacher(parts: experiment.Experiment, batch: Batch) -> Iterator[Finding]:
+  objective: Any = parts.objective  # with a teacher
+  teacher = objective.teacher
   yield Finding(
     "teacher",
     f"{sum(x.size for x in jax.tree.leaves(parts.teacher_params)):,} "
@@ -124,8 +143,8 @@ def _teacher(parts, batch):
     image = augment.normalize(jnp.float32(batch["image"]) / 255, *stats)
     yield Finding(
       f"{who}'s images",
-      f"mean {stats[0]} and std {stats[1]} of the variant give mean "
-      f"{image.mean():+.2f}, std {image.std():.2f} here",
+      f"normalised by mean {stats[0]} and std {stats[1]} they have mean "
+      f"{image.mean():+.2f} and std {image.std():.2f}",
     )
   image = jax.ShapeDtypeStruct(batch["image"].shape, jnp.float32)
   view = jax.eval_shape(objective.teacher_view, parts.teacher_params, image)
@@ -133,7 +152,7 @@ def _teacher(parts, batch):
   if objective.head is not None:
     yield Finding(
       "token maps",
-      f"low {view[1].shape[1:]}, high {view[2].shape[1:]} of the teacher; "
+      f"teacher's low {view[1].shape[1:]}, high {view[2].shape[1:]}; "
       f"student grid {objective.student_grid}, teacher grid "
       f"{objective.teacher_grid}"
       + (
@@ -144,20 +163,25 @@ def _teacher(parts, batch):
     )
 
 
-def _teacher_accuracy(parts, batch):
+def _teacher_accuracy(parts: experiment.Experiment, batch: Batch) -> Finding:
   what = "teacher's accuracy"
-  if parts.objective.teacher.num_classes != parts.info.num_classes:
-    return Finding(what, "unknown, since its classes are not the data set's")
+  teacher: Any = parts.objective.teacher
+  if teacher.num_classes != parts.info.num_classes:
+    return Finding(what, "unknown: its classes are not the dataset's")
   score = teacher_check.score(parts, batch)
   return Finding(what, str(score), score.good)
 
 
-def _gradients(parts, state, batch):
-  """One batch's terms, and whether every auxiliary parameter learns."""
+def _gradients(
+  parts: experiment.Experiment, state: states.TrainState, batch: Batch
+) -> Iterator[Finding]:
+  """One batch's loss terms, and whether every parameter gets a gradient."""
   objective = parts.objective
 
   @jax.jit
-  def compute(params, teacher_params, image, label):
+  def compute(
+    params: Any, teacher_params: Any, image: jax.Array, label: jax.Array
+  ) -> tuple[Any, dict[str, jax.Array]]:
     keys = jax.random.split(jax.random.key(parts.run.seed), 3)
     image, target = parts.augment(keys[0], image, label)
     mask = objectives.draw_mask(objective, keys[1], image.shape[0])
@@ -181,7 +205,7 @@ def _gradients(parts, state, batch):
   dead = _without_gradient(norms)
   opened = _opened(state.params)
   waiting = opened is not None and dead["student"]
-  if waiting:  # do they learn once the head is no longer zero?
+  if waiting:  # do they get one once the head is no longer zero?
     norms, _ = jax.device_get(
       compute(opened, parts.teacher_params, batch["image"], batch["label"])
     )
@@ -190,19 +214,19 @@ def _gradients(parts, state, batch):
     total = len(jax.tree.leaves(norms[part]))
     if not total:
       continue
-    said = f"{total - len(dead[part])} of {total} parameters have one"
+    said = f"{total - len(dead[part])} of {total} parameters get one"
     if dead[part]:
-      said += f"; not {', '.join(dead[part][:4])}"
+      said += f"; none for {', '.join(dead[part][:4])}"
     if part == "student" and waiting:
       said += (
         f"; {len(waiting)} of them from the second step on, as expected: the "
-        "classification head starts at zero and lets none through before"
+        "classification head starts at zero and passes none before"
       )
     yield Finding(f"{part}'s gradients", said, not dead[part])
 
 
-def _without_gradient(norms):
-  """{part: names of the parameters whose gradient is zero or not finite}."""
+def _without_gradient(norms: Any) -> dict[str, list[str]]:
+  """{part: names of parameters whose gradient is zero or not finite}."""
   return {
     part: [
       jax.tree_util.keystr(path, simple=True, separator="/")
@@ -213,8 +237,8 @@ def _without_gradient(norms):
   }
 
 
-def _opened(params):
-  """The parameters with student's heads that are not zero; None if none is."""
+def _opened(params: Any) -> Any:
+  """The parameters with zero student heads made random; None without any."""
   student, key = dict(params["student"]), jax.random.key(0)
   closed = [
     name
@@ -229,7 +253,9 @@ def _opened(params):
   return {**params, "student": student} if closed else None
 
 
-def _compiled(parts, state, batch):
+def _compiled(
+  parts: experiment.Experiment, state: states.TrainState, batch: Batch
+) -> Iterator[Finding]:
   batch = sharding.global_batch(batch, parts.mesh)
   teacher_params = parts.teacher_params
   compiled = (
@@ -238,7 +264,7 @@ def _compiled(parts, state, batch):
   memory = compiled.memory_analysis()
   yield Finding(
     "memory per device",
-    f"{findings.mebibytes(memory.argument_size_in_bytes)} arguments and "
+    f"{findings.mebibytes(memory.argument_size_in_bytes)} for arguments and "
     f"{findings.mebibytes(memory.temp_size_in_bytes)} for the step itself",
   )
   held = {
@@ -248,7 +274,7 @@ def _compiled(parts, state, batch):
     "teacher": teacher_params,
   }
   yield Finding(
-    "arrays, whole",
+    "arrays, unsharded",
     ", ".join(
       f"{name} "
       + findings.mebibytes(sum(x.nbytes for x in jax.tree.leaves(tree)))
@@ -259,16 +285,20 @@ def _compiled(parts, state, batch):
   work *= parts.run.batch_size / parts.mesh.size
   yield Finding(
     "work",
-    f"{work / 1e9:.1f} GFLOP a step and device, in matrix products",
+    f"{work / 1e9:.1f} GFLOP per step and device, in matrix products",
   )
 
 
-def main(argv):
-  """The command line."""
+def main(argv: Sequence[str]) -> None:
+  """The command line.
+
+  Args:
+    argv: the program's name.
+  """
   del argv
   name, path = flags.FLAGS.topology, flags.FLAGS.json
   if path and not name:
-    raise command.RefusedError("--json goes with --topology")
+    raise command.RefusedError("--json needs --topology")
   if name:
     jax.config.update("jax_platforms", "cpu")
     found = _of_slice(command.config(), name, path)
@@ -288,8 +318,10 @@ def main(argv):
   print("all is well", flush=True)
 
 
-def _of_slice(config, name, path):
-  """As `findings_of`, by the TPU's compiler; writes what it found."""
+def _of_slice(
+  config: ml_collections.ConfigDict, name: str, path: str | None
+) -> Iterator[Finding | str]:
+  """The findings of the TPU's compiler, which are also written to a file."""
   yield f"compiling the train step for {name}, which takes minutes"
   found, report = examine_slice(config, name)
   if path:
@@ -301,5 +333,5 @@ if __name__ == "__main__":
   flags.DEFINE_string(
     "topology", None, "TPU slice to compile for: v5e-256, v4-32, v5p:2x2x4, ..."
   )
-  command.define_path("json", None, "file for what --topology found")
+  command.define_path("json", None, "file for the report of --topology")
   command.run(main, with_config=True)

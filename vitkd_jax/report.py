@@ -2,9 +2,9 @@ r"""Compares runs: a table, curves, and a page to look at.
 
   python -m vitkd_jax.report RUN_DIR [RUN_DIR ...] [--out DIR]
 
-A folder of runs stands for all runs in it. Runs that differ in nothing but the
-seed are one method: mean, standard deviation and a band. The report holds
-index.html, which needs nothing beside itself, table.md and the PNGs.
+A folder of runs stands for every run in it. Runs that differ only in the seed
+are one method: mean, standard deviation and a band. The report has index.html,
+which is self-contained, table.md and the PNGs.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ def report(paths: Sequence[str], out: str | None = None) -> tuple[str, str]:
   """Writes the report of some runs.
 
   Args:
-    paths: workdirs, or folders of workdirs; others are left out with a
-      sentence on stderr, as long as one run remains.
-    out: a folder, made if it is not there; by default `report` in the workdir
-      of a single run, and in the folder that holds several.
+    paths: workdirs, or folders of workdirs, local or remote. A path that holds
+      no run is named on stderr and left out, unless no run remains.
+    out: the report's folder, made if necessary; by default `report` in the
+      workdir of a single run, or in the common folder of several.
 
   Returns:
     The report's folder, and the tables as Markdown.
 
   Raises:
-    command.RefusedError: no path holds a run with metrics, or one is missing.
+    command.RefusedError: a path is missing, or none holds a run with metrics.
   """
   with command.refusing():
     folders = _workdirs(paths)
@@ -49,7 +49,7 @@ def report(paths: Sequence[str], out: str | None = None) -> tuple[str, str]:
   shown = "python -m vitkd_jax.report " + shlex.join([*paths])
   files = {f"{picture.name}.png": picture.light for picture in pictures}
   index = page.render(groups, made, pictures, shown)
-  # A path may hold bytes that are no UTF-8.
+  # A path may contain bytes that are not UTF-8.
   files["table.md"] = markdown.encode(errors="replace")
   files["index.html"] = index.encode(errors="replace")
   try:
@@ -58,15 +58,15 @@ def report(paths: Sequence[str], out: str | None = None) -> tuple[str, str]:
       (target / name).write_bytes(content)
   except OSError as error:
     raise command.RefusedError(
-      f"cannot write to {target}: {error.strerror}; name another folder with "
+      f"cannot write to {target}: {error.strerror}; choose another folder with "
       "--out"
     ) from error
   return str(target), markdown
 
 
-def _workdirs(paths):
-  """The paths, a folder of workdirs replaced by those in it."""
-  found = []
+def _workdirs(paths: Sequence[str]) -> list[str]:
+  """The paths, each folder of workdirs replaced by the workdirs in it."""
+  found: list[str] = []
   for path in paths:
     folder = epath.Path(path)
     if not folder.exists():
@@ -76,21 +76,21 @@ def _workdirs(paths):
       inside = [p.parent for p in folder.glob("*/config.json")]
       inside.sort(key=lambda p: _natural(p.name))
     found += [str(p) for p in inside] or [path.rstrip("/") or path]
-  # A run counts once, however its path is written.
+  # A run counts once, however its path is spelt.
   return list({_real(path): path for path in found}.values())
 
 
-def _real(path):
+def _real(path: str) -> str:
   return path if remote.is_remote(path) else os.path.realpath(path)
 
 
-def _natural(name):
-  """A key that puts run_9 before run_10."""
+def _natural(name: str) -> list[str]:
+  """A sorting key that puts run_9 before run_10."""
   parts = re.split(r"(\d+)", name)
   return [(part.zfill(20) if part.isdigit() else part) for part in parts]
 
 
-def _read(folders):
+def _read(folders: Sequence[str]) -> list[reading.Run]:
   names = _names(folders)
   runs, refused = [], []
   for folder, name in zip(folders, names, strict=True):
@@ -99,15 +99,15 @@ def _read(folders):
     except reading.NotARunError as error:
       refused.append(str(error))
   if not runs:
-    more = f" (and {len(refused) - 1} more like it)" if refused[1:] else ""
+    more = f" (and {len(refused) - 1} more such paths)" if refused[1:] else ""
     raise ValueError(refused[0] + more)
   for sentence in refused:
     print(f"left out: {printable.printable(sentence)}", file=sys.stderr)
   return runs
 
 
-def _names(folders):
-  """The last parts of the paths, as many as make them different."""
+def _names(folders: Sequence[str]) -> list[str]:
+  """The shortest distinct ends of the paths."""
   parts = [epath.Path(remote.absolute(folder)).parts for folder in folders]
   for depth in range(1, max(map(len, parts)) + 1):
     names = ["/".join(p[-depth:]) for p in parts]
@@ -116,7 +116,9 @@ def _names(folders):
   return [str(folder) for folder in folders]
 
 
-def _default_out(paths, runs):
+def _default_out(
+  paths: Sequence[str], runs: Sequence[reading.Run]
+) -> epath.Path:
   if len(runs) == 1 and len(paths) == 1:
     single = runs[0].path
     return epath.Path(single) / "report"
@@ -125,10 +127,10 @@ def _default_out(paths, runs):
   return common / "report"
 
 
-def _pictures(groups):
+def _pictures(groups: Sequence[summary.Group]) -> list[page.Picture]:
   plans = [
     ("accuracy", "Accuracy by step", lambda t: figures.accuracy(groups, t)),
-    ("final", "Where they ended", lambda t: figures.finals(groups, t)),
+    ("final", "Final accuracy", lambda t: figures.finals(groups, t)),
     *(
       (
         f"losses_{index}" if len(groups) > 1 else "losses",
@@ -137,29 +139,36 @@ def _pictures(groups):
       )
       for index, group in enumerate(groups, 1)
     ),
-    ("training", "Gradients and pace", lambda t: figures.training(groups, t)),
+    ("training", "Gradients and speed", lambda t: figures.training(groups, t)),
   ]
   pictures = []
   for name, title, draw in plans:
-    drawn = [plotting.png(draw, theme) for theme in plotting.THEMES]
-    if drawn[0] is not None:
+    themed = (plotting.png(draw, theme) for theme in plotting.THEMES)
+    drawn = [content for content in themed if content is not None]
+    if drawn:
       pictures.append(page.Picture(name, title, *drawn))
   return pictures
 
 
-def _define_flags():
-  """The flags; not on import, for other entry points have an --out, too."""
+def _define_flags() -> None:
+  """Defines the flags, not on import: other entry points have an --out too."""
   command.define_path(
     "out",
     None,
-    "folder of the report; default: report/ in a run, or beside several",
+    "folder for the report; default: report/ in the run, or beside several",
   )
 
 
-def main(argv):
-  """The command line."""
+def main(argv: Sequence[str]) -> None:
+  """The command line.
+
+  Args:
+    argv: the program's name and the paths.
+  """
   if len(argv) < 2:
-    raise command.RefusedError("name one or more workdirs of runs; see --help")
+    raise command.RefusedError(
+      "expected the workdirs of one or more runs, got none; see --help"
+    )
   out, markdown = report(argv[1:], flags.FLAGS.out)
   print(markdown)
   shown = out if remote.is_remote(out) else os.path.relpath(out)

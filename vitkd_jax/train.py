@@ -1,12 +1,13 @@
-r"""Trains a student, alone or taught by a frozen teacher.
+r"""Trains a student, alone or with a frozen teacher.
 
   python -m vitkd_jax.train --config configs/quickstart.py:method=both \
       --workdir runs/both --config.run.epochs=3
 
 The workdir gets config.json, metrics.jsonl, TensorBoard events, checkpoints/
-and at the end student.safetensors. Starting the same command again resumes.
+and, at the end, student.safetensors. The same command resumes a stopped run.
 """
 
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -15,60 +16,82 @@ import os
 from absl import flags
 import jax
 from jax.experimental import multihost_utils
+import ml_collections
 import numpy as np
 
 from vitkd_jax import errors, remote, weights
 from vitkd_jax.cluster import compiler, console, preemption, sharding, watchdog
 from vitkd_jax.commandline import command
+from vitkd_jax.data import preprocess
 from vitkd_jax.runs import checkpoint, lock, reading
 from vitkd_jax.runs import metrics as writers
 from vitkd_jax.runs import workdir as workdirs
-from vitkd_jax.training import defaults, experiment, loop, profiling, teachers
+from vitkd_jax.training import (
+  defaults,
+  experiment,
+  inputs,
+  loop,
+  profiling,
+  teachers,
+)
 from vitkd_jax.training import fields as student_fields
+from vitkd_jax.training import state as states
 from vitkd_jax.weights import saving
 
-# Of a refusal that process 0 tells the others.
+# Longest refusal that process 0 broadcasts, in bytes.
 _MOST_BYTES = 2048
 
 
 def train(
-  config, workdir: str, *, keep_compiled: bool = False
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  *,
+  keep_compiled: bool = False,
 ) -> dict[str, float]:
-  """Trains to the end, resuming what the workdir holds.
+  """Trains to the end, resuming the run in the workdir if there is one.
 
   Args:
     config: see `experiment.build`.
-    workdir: a folder that all processes share, made if it is not there.
-    keep_compiled: compiled programs stay there, too, for the next start; this
-      holds for the rest of the process.
+    workdir: a folder shared by all processes, made if necessary.
+    keep_compiled: cache compiled programs in the workdir for the next start;
+      applies to the rest of the process.
 
   Returns:
     The last evaluation: {"eval_top1": ..., ...}.
 
   Raises:
-    command.RefusedError: the config or the workdir does not fit.
-    errors.FailedError: too many updates in a row were not finite, the input
-      broke, or a checkpoint could not be written.
-    errors.PreemptedError: a notice came; the state is saved.
+    command.RefusedError: the config is wrong, or the workdir holds another run
+      or is in use.
+    errors.FailedError: too many consecutive updates were not finite, the input
+      failed, or a checkpoint could not be written.
+    errors.PreemptedError: the run was told to stop; the state is saved.
   """
   with contextlib.ExitStack() as stack:
     with command.refusing():
       config = student_fields.given(config)
       config, notes = reading.carried_on(workdir, config)
       parts = experiment.build(config, pinned=_pinned(workdir))
-      parts.inputs.open()
+      if isinstance(parts.inputs, inputs.Inputs):
+        parts.inputs.open()
       _claim(workdir, config, parts, stack)
     try:
       return _train(config, workdir, parts, notes, keep_compiled)
     except OSError as error:  # a full disk, a share that went away
       raise errors.FailedError(
-        f"a file of the run could not be read or written: {error}; its "
-        "checkpoints are intact"
+        f"cannot read or write a file of the run: {error}; its checkpoints are "
+        "intact"
       ) from error
 
 
-def _train(config, workdir, parts, notes, keep_compiled):
-  """Trains in a workdir that is this process's own."""
+def _train(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  parts: experiment.Experiment,
+  notes: Sequence[str],
+  keep_compiled: bool,
+) -> dict[str, float]:
+  """Trains in a workdir that this run has claimed."""
+  compiling: Callable[[], contextlib.AbstractContextManager]
   compiling = contextlib.nullcontext
   if keep_compiled:
     compiling = _keep_compiled(workdir)
@@ -97,7 +120,7 @@ def _train(config, workdir, parts, notes, keep_compiled):
       if restored is not None:
         writer.line(f"resumed from the checkpoint of step {first_step}")
       if 0 < parts.run.profile_at <= first_step:
-        writer.line(f"no trace: step {parts.run.profile_at} is done")
+        writer.line(f"no trace: step {parts.run.profile_at} is already done")
       profile = profiling.Profile(
         workdir,
         parts.run.profile_at if jax.process_index() == 0 else 0,
@@ -117,16 +140,21 @@ def _train(config, workdir, parts, notes, keep_compiled):
   return result
 
 
-def _pinned(workdir):
-  """The teacher's weights that an earlier start of the run took, if any."""
+def _pinned(workdir: str) -> teachers.Pin | None:
+  """The teacher's weights as an earlier start of the run pinned them."""
   record = reading.record(workdir)
   if record is None:
     return None
   return teachers.Pin(record.get("teacher_sha256"), record.get("teacher_step"))
 
 
-def _claim(workdir, config, parts, stack):
-  """Makes the workdir this run's alone, until `stack` is left."""
+def _claim(
+  workdir: str,
+  config: ml_collections.ConfigDict,
+  parts: experiment.Experiment,
+  stack: contextlib.ExitStack,
+) -> None:
+  """Claims the workdir for this run until `stack` closes."""
   claim = functools.partial(
     workdirs.claim,
     workdir,
@@ -153,14 +181,14 @@ def _claim(workdir, config, parts, stack):
     raise ValueError(refusal)
   if reading.record(workdir) is None:
     raise ValueError(
-      f"process {jax.process_index()} does not see the config.json that "
-      f"process 0 wrote to {workdir}: all processes must share the workdir"
+      f"process {jax.process_index()} cannot see the config.json that process "
+      f"0 wrote to {workdir}: all processes must share the workdir"
     )
   claim(write=False)
 
 
 def _said_by_the_first(text: str) -> str:
-  """Process 0's text, on every process."""
+  """Process 0's text, broadcast to every process."""
   if jax.process_count() == 1:
     return text
   content = text.encode()[:_MOST_BYTES].ljust(_MOST_BYTES, b"\0")
@@ -169,26 +197,31 @@ def _said_by_the_first(text: str) -> str:
 
 
 def _agreed(step: int) -> int:
-  """The step to go on from, which all processes must have found."""
+  """The step to resume from, once every process has found the same."""
   if jax.process_count() == 1:
     return step
   found = np.ravel(multihost_utils.process_allgather(np.int32(step)))
   if (found != step).any():
     raise errors.FailedError(
-      f"the processes restored different steps, {found.tolist()}: some of them "
-      "cannot read a checkpoint that others can"
+      f"the processes restored different steps, {found.tolist()}: some cannot "
+      "read a checkpoint that others can"
     )
   return step
 
 
-def _export(workdir, config, parts, state):
-  """Writes the student, averaged if there is an average; returns the path."""
+def _export(
+  workdir: str,
+  config: ml_collections.ConfigDict,
+  parts: experiment.Experiment,
+  state: states.TrainState,
+) -> str:
+  """Writes the student, or its moving average if it has one; the path."""
   student = state.params["student"] if state.ema is None else state.ema
   student = jax.jit(lambda x: x, out_shardings=sharding.replicated(parts.mesh))(
     student
   )
   path = workdirs.export_path(workdir)
-  # A finished run that starts again leaves its file, and its hash, as it is.
+  # Restarting a finished run leaves its file, and its hash, as they are.
   if jax.process_index() == 0 and not saving.holds(path, student):
     fields = config.student.to_dict()
     weights.save(
@@ -203,11 +236,12 @@ def _export(workdir, config, parts, state):
   return path
 
 
-def _images(parts):
+def _images(parts: experiment.Experiment) -> preprocess.Preprocess:
+  assert isinstance(parts.inputs, inputs.Inputs)  # see `train`
   return parts.inputs.eval_images(*parts.objective.student_stats)
 
 
-def _headline(parts, state):
+def _headline(parts: experiment.Experiment, state: states.TrainState) -> str:
   sizes = {
     name: sum(x.size for x in jax.tree.leaves(tree))
     for name, tree in state.params.items()
@@ -215,26 +249,33 @@ def _headline(parts, state):
   terms = (f"{t} x {w:g}" for t, w in parts.objective.loss_weights.items())
   return (
     f"{parts.info.name}: {parts.total_steps} steps of {parts.run.batch_size} "
-    f"images on {parts.mesh.size} {jax.devices()[0].platform} device(s) of "
+    f"images on {parts.mesh.size} {jax.devices()[0].platform} device(s) in "
     f"{jax.process_count()} process(es); student {sizes['student']:,} "
     f"parameters, head {sizes['head']:,}; losses {', '.join(terms)}"
   )
 
 
-def _keep_compiled(workdir):
-  """Lets the next start load the step; a context for its compilation."""
-  if jax.config.jax_compilation_cache_dir is not None:
-    return (
-      contextlib.nullcontext
-    )  # the user's own, whose other programs are not ours to delete
+def _keep_compiled(
+  workdir: str,
+) -> Callable[[], contextlib.AbstractContextManager]:
+  """Makes the context in which programs compile into the workdir's cache."""
+  # JAX adds its options as attributes at run time.
+  folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+  if folder is not None:
+    # The user's own, whose other programs are not ours to delete.
+    return contextlib.nullcontext
   workdir = remote.absolute(workdir)
   return compiler.CompilationCache(
     os.path.join(workdir, "compilation_cache")
   ).compiling
 
 
-def main(argv):
-  """The command line."""
+def main(argv: Sequence[str]) -> None:
+  """The command line.
+
+  Args:
+    argv: the program's name.
+  """
   del argv
   workdir = flags.FLAGS.workdir
   command.require("workdir", workdir)
@@ -245,6 +286,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  command.define_path("workdir", None, "where the run lies, gs:// too")
+  command.define_path("workdir", None, "folder of the run, local or gs://")
   command.define_join()
   command.run(main, with_config=True)

@@ -1,41 +1,51 @@
-"""From the words of a command line to flags and a config, or a refusal."""
+"""Parses a command line into flags and a config, or refuses it."""
 
-from collections.abc import Sequence
-import difflib
+from collections.abc import Iterator, Sequence
 import os
 import pathlib
 import re
 import sys
 import traceback
+from typing import Any
 
 from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
-# Flags defined here are those of the entry point that asks for them.
+from vitkd_jax import check
+
+# Flags defined here belong to the entry point that asks for them.
 flags.disclaim_key_flags()
 
 _CONFIG = "config"
 # Keys of a config that hold paths.
 _PATHS = (("data", "data_dir"), ("teacher", "weights"))
 
-# Of a checkout, or where packages are installed.
+# The root of a checkout, or the folder of installed packages.
 _ROOT = str(pathlib.Path(__file__).parents[2])
 
 
 class RefusedError(ValueError):
-  """What the user asked for does not fit; the message is the whole answer."""
+  """A mistake of the user's; the message says everything about it."""
 
 
 def require(flag: str, value: object) -> None:
-  """Raises RefusedError for a flag that was not given."""
+  """Checks that a flag was given.
+
+  Args:
+    flag: name of the flag.
+    value: its value.
+
+  Raises:
+    RefusedError: the value is empty.
+  """
   if not value:
     raise RefusedError(f"--{flag} is missing; see --help")
 
 
 def config() -> ml_collections.ConfigDict:
-  """The config of the command line, with its overrides."""
-  found = flags.FLAGS[_CONFIG].value
+  """The command line's config, with its overrides."""
+  found: Any = flags.FLAGS[_CONFIG].value
   for section, key in _PATHS:
     if (found.get(section) or {}).get(key):
       found[section][key] = os.path.expanduser(found[section][key])
@@ -43,14 +53,14 @@ def config() -> ml_collections.ConfigDict:
 
 
 class _Path(flags.ArgumentParser):
-  """Expands ~, which a shell leaves alone behind an equals sign."""
+  """Expands ~, which a shell does not expand after an equals sign."""
 
-  def parse(self, argument):
-    """The path as the system takes it."""
+  def parse(self, argument: str) -> str:
+    """The path with ~ expanded."""
     return os.path.expanduser(argument)
 
-  def flag_type(self):
-    """In words."""
+  def flag_type(self) -> str:
+    """The type in words."""
     return "path"
 
 
@@ -60,18 +70,25 @@ def define_path(
   meaning: str,
   values: flags.FlagValues = flags.FLAGS,
 ) -> None:
-  """Defines a flag that holds a path, local or a URL."""
+  """Defines a flag for a path, local or remote.
+
+  Args:
+    name: name of the flag.
+    default: default path.
+    meaning: help text.
+    values: where the flag is defined.
+  """
   flags.DEFINE(
     _Path(), name, default, meaning, values, flags.ArgumentSerializer()
   )
 
 
 def define_config() -> None:
-  """Defines --config, and with its file an option for each key."""
+  """Defines --config, and an option for each key of its file."""
   config_flags.DEFINE_config_file(
     _CONFIG,
     None,
-    "config file, and its argument behind a colon; --config.section.key=value"
+    "config file and, after a colon, its arguments; --config.section.key=value"
     " overrides a value",
     lock_config=True,
   )
@@ -80,19 +97,19 @@ def define_config() -> None:
 def parse(
   argv: Sequence[str], *, with_config: bool, allow_positional: bool
 ) -> list[str]:
-  """Sets the flags; returns the program's name and what is no option.
+  """Sets the flags; returns the program's name and the positional arguments.
 
-  Asked for help it prints that and exits.
+  With --help it prints the help and exits.
 
   Args:
     argv: the command line.
-    with_config: there is a flag --config, and it is required.
-    allow_positional: argv may hold more than options.
+    with_config: the command has a required flag --config.
+    allow_positional: argv may have positional arguments.
 
   Raises:
-    RefusedError: the command line does not fit, in one sentence.
+    RefusedError: the command line is wrong; one sentence says why.
   """
-  # Configs share a module beside them, wherever they are called from.
+  # Configs import the module that they share from any working directory.
   sys.path.append(_ROOT)
   argv, wants_help = _read(argv)
   given = any(re.match(f"--?{_CONFIG}(=|$)", arg) for arg in argv)
@@ -100,16 +117,11 @@ def parse(
     rest = flags.FLAGS(argv)
   except flags.UnrecognizedFlagError as error:
     name = error.flagname
-    if with_config and name.startswith(
-      f"{_CONFIG}."
-    ):  # not unknown, if there were a config
-      require(_CONFIG, given)
-    names = [flag.name for flag in _ours()]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    if with_config and name.startswith(f"{_CONFIG}."):
+      require(_CONFIG, given)  # without it no key is known
+    near = check.nearest(f"--{name}", [f"--{flag.name}" for flag in _ours()])
     raise RefusedError(
-      f"unknown option --{name}; the nearest is --{near[0]}; see --help"
-      if near
-      else f"unknown option --{name}; see --help"
+      f"unknown option --{name}; {near}; see --help"
     ) from error
   except flags.Error as error:
     raise RefusedError(_last_line(error)) from error
@@ -117,7 +129,7 @@ def parse(
     raise RefusedError(_bad_override(argv) or _of_config(error)) from error
   if len(rest) > 1 and not allow_positional:
     raise RefusedError(
-      f"unexpected argument {rest[1]!r}; options are --name=value"
+      f"expected options such as --name=value, got argument {rest[1]!r}"
     )
   if with_config and (given or not wants_help):
     _check_config(flags.FLAGS[_CONFIG])
@@ -126,12 +138,15 @@ def parse(
   return [rest[0], *map(os.path.expanduser, rest[1:])]
 
 
-def _read(argv):
-  """The arguments as the flags are spelt, and whether help is asked for."""
+def _read(argv: Sequence[str]) -> tuple[list[str], bool]:
+  """The arguments with flags as defined, and whether they ask for help."""
+  argv = list(argv)
   end = argv.index("--") if "--" in argv else len(argv)
   read, wants_help = [argv[0]], False
   for arg in argv[1:end]:
-    dashes, name, value = re.match("(--?)?([^=]*)(.*)", arg, re.S).groups()
+    option = re.match("(--?)?([^=]*)(.*)", arg, re.S)
+    assert option is not None  # it matches any text
+    dashes, name, value = option.groups()
     if dashes and name in ("help", "helpshort", "h", "?"):
       wants_help = True
       continue
@@ -142,7 +157,7 @@ def _read(argv):
     if name == _CONFIG and value.startswith("=~"):
       value = "=" + os.path.expanduser(value[1:])
     read.append(f"{dashes or ''}{name}{value}")
-  return read + argv[end:], wants_help
+  return [*read, *argv[end:]], wants_help
 
 
 def hyphenated(args: Sequence[str]) -> list[str]:
@@ -157,7 +172,7 @@ def hyphenated(args: Sequence[str]) -> list[str]:
   ]
 
 
-def _known(name):
+def _known(name: str) -> bool:
   return name in flags.FLAGS or (
     name.startswith("no")
     and name[2:] in flags.FLAGS
@@ -165,8 +180,8 @@ def _known(name):
   )
 
 
-def _ours():
-  """This command's flags, in their order; not those of its libraries."""
+def _ours() -> Iterator[flags.Flag]:
+  """This command's own flags, in order, without its libraries' flags."""
   modules = flags.FLAGS.flags_by_module_dict()
   for name, defined in modules.items():
     if name == sys.argv[0] or name.startswith("vitkd_jax."):
@@ -178,7 +193,7 @@ def _ours():
       )
 
 
-def _help(config_given, with_config):
+def _help(config_given: bool, with_config: bool) -> None:
   from vitkd_jax.commandline import manual
 
   found, file = None, None
@@ -195,37 +210,37 @@ def _help(config_given, with_config):
 
 
 def where_configs_are() -> str:
-  """Half a sentence on the project's own configs."""
+  """Where the project's own configs are, as a clause."""
   folder = os.path.join(_ROOT, "configs")
   if os.path.isfile(os.path.join(folder, "quickstart.py")):
     return f"the project's own are in {os.path.relpath(folder)}/"
   return (
-    "the project's own are in the folder configs/ of its repository, which is "
-    "not installed with the package"
+    "the project's own are in configs/ of its repository, which the package "
+    "does not install"
   )
 
 
-def _check_config(flag):
+def _check_config(flag: flags.FlagHolder | Any) -> None:
   require(_CONFIG, flag.present)
   path = config_flags.get_config_filename(flag).partition(":")[0]
   if not os.path.isfile(path):
-    raise RefusedError(f"there is no config file {path}; {where_configs_are()}")
+    raise RefusedError(f"no config file {path}; {where_configs_are()}")
   if not isinstance(flag.value, ml_collections.ConfigDict):
     raise RefusedError(
-      f"get_config of {path} returned {type(flag.value).__name__}; wanted an "
-      "ml_collections.ConfigDict"
+      f"expected get_config of {path} to return an ml_collections.ConfigDict, "
+      f"got {type(flag.value).__name__}"
     )
 
 
-def _last_line(error):
-  """A message without the traceback that ml_collections puts into it."""
+def _last_line(error: Exception) -> str:
+  """A message without the traceback that ml_collections adds to it."""
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
   lines = [line for line in lines if not line.startswith("Pass --help")]
   return re.sub(r"^\w*Error: ", "", lines[-1]) if lines else str(error)
 
 
-def _of_config(error):
-  """What a config file raised; where, unless it was written for users."""
+def _of_config(error: Exception) -> str:
+  """What a config file raised and where, unless it is meant for users."""
   if isinstance(error, SyntaxError):
     return f"{error.filename}, line {error.lineno}: {error.msg}"
   text = _last_line(error)
@@ -235,8 +250,8 @@ def _of_config(error):
   return f"{text} ({type(error).__name__} at {at.filename}, line {at.lineno})"
 
 
-def _bad_override(argv):
-  """Says which --config.key is unknown, and the nearest that is known."""
+def _bad_override(argv: Sequence[str]) -> str | None:
+  """Which --config.SECTION.KEY is unknown, and the nearest known one."""
   overrides = [a for a in argv if a.startswith(f"--{_CONFIG}.")]
   files = [a for a in argv if a not in overrides]
   saved, sys.argv = sys.argv, files
@@ -249,14 +264,13 @@ def _bad_override(argv):
   finally:
     sys.argv = saved
   for override in overrides:
-    node, path = tree, override.partition("=")[0].split(".")[1:]
+    node: Any = tree
+    path = override.partition("=")[0].split(".")[1:]
     for depth, key in enumerate(path):
       if not isinstance(node, ml_collections.ConfigDict):
         return f"config.{'.'.join(path[:depth])} is a value and has no {key!r}"
       if key not in node:
-        near = difflib.get_close_matches(key, list(node), n=1, cutoff=0.0)
-        return f"unknown config key config.{'.'.join(path[: depth + 1])}" + (
-          f"; the nearest is {near[0]!r}" if near else "; that section is empty"
-        )
+        name = ".".join(path[: depth + 1])
+        return f"unknown config key config.{name}; {check.nearest(key, node)}"
       node = node[key]
   return None

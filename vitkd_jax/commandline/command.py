@@ -1,16 +1,18 @@
-"""What the command lines share: flags, the config, and refusals.
+"""What the commands share: flags, the config, and errors.
 
 A user's mistake ends with one sentence on stderr and exit status 2; a
-traceback means a defect of ours.
+traceback means a bug.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import errno
+import io
 import os
 import shlex
 import sys
 import traceback
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -18,23 +20,27 @@ from vitkd_jax import errors
 from vitkd_jax.cluster import console, rendezvous, startup
 from vitkd_jax.commandline import arguments
 
-# Flags defined here are those of the entry point that asks for them.
+# Flags defined here belong to the entry point that asks for them.
 flags.disclaim_key_flags()
 
 RefusedError = arguments.RefusedError
 require = arguments.require
 config = arguments.config
 define_path = arguments.define_path
-# What entry points raise; the training, which imports none, raises it, too.
+# Raised by entry points and by the training, which imports none of them.
 FailedError = errors.FailedError
 
 
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
-  """A context whose errors are the user's: they become RefusedErrors."""
+  """A context whose errors are the user's mistakes: RefusedErrors.
+
+  Raises:
+    RefusedError: the context raised a ValueError, OSError or ImportError.
+  """
   try:
     yield
-  except (ValueError, OSError, ImportError) as error:  # a bucket's client
+  except (ValueError, OSError, ImportError) as error:  # a missing gcsfs
     raise RefusedError(str(error)) from error
 
 
@@ -46,17 +52,26 @@ def define_join() -> None:
     "host:port of process 0; default: found on TPU, Slurm and Kubernetes",
   )
   flags.DEFINE_integer(
-    "num-processes", None, "of the run; default: found, else 1"
+    "num-processes",
+    None,
+    "number of processes in the run; default: found, else 1",
   )
-  flags.DEFINE_integer("process-id", None, "of this process; default: found")
+  flags.DEFINE_integer(
+    "process-id", None, "index of this process; default: found"
+  )
   flags.DEFINE_float(
     "join-timeout", 300.0, "seconds to wait for the other processes"
   )
 
 
 def join() -> None:
-  """Joins this process to the others of the run, see `startup.start`."""
-  given = flags.FLAGS
+  """Joins this process to the others of the run, see `startup.start`.
+
+  Raises:
+    RefusedError: the flags are incomplete, or JAX cannot start.
+    errors.FailedError: the other processes did not come.
+  """
+  given: Any = flags.FLAGS
   try:
     startup.start(
       given["coordinator"].value,
@@ -71,7 +86,7 @@ def join() -> None:
 
 
 def line() -> str:
-  """The command line as a user would type it again."""
+  """This command line, quoted for a shell."""
   spec = sys.modules["__main__"].__spec__
   program = f"python -m {spec.name}" if spec else sys.argv[0]
   return " ".join([program, *map(shlex.quote, sys.argv[1:])])
@@ -86,17 +101,18 @@ def run(
   """Parses the command line, runs `main`, and exits.
 
   Args:
-    main: takes argv.
-    with_config: there is a flag --config, and it is required.
-    allow_positional: argv may hold more than options.
+    main: called with argv.
+    with_config: the command has a required flag --config.
+    allow_positional: argv may have positional arguments.
   """
   if with_config:
     arguments.define_config()
-  # Orbax tells of every file at the level "info"; --verbosity brings it back.
+  # Orbax logs every file at level INFO; --verbosity=0 shows them.
   logging.set_verbosity(logging.WARNING)
   console.open_streams()
-  # A terminal of few characters, or a name that is not UTF-8.
-  sys.stdout.reconfigure(errors="replace")
+  # For a terminal without Unicode, or a name that is not UTF-8.
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="replace")
   try:
     app.run(
       lambda argv: _flushed(main, argv),
@@ -117,7 +133,7 @@ def run(
     console.complain("error: interrupted")
     # A second Ctrl-C would abort an orderly exit.
     _leave_now(errors.INTERRUPTED)
-  except BrokenPipeError:  # `| head` has seen enough
+  except BrokenPipeError:  # such as `| head`
     console.close(sys.stdout)
     _leave(1)
   except Exception as error:
@@ -125,7 +141,8 @@ def run(
       _exit(_out_of_memory(error), 1)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
       _exit(
-        f"{error}; what was saved is intact: free some room, start again", 1
+        f"{error}; what was saved is intact: free some space and start again",
+        1,
       )
     if without_device := startup.without_device(error):
       _exit(without_device, 2)
@@ -135,33 +152,35 @@ def run(
     _leave(1)
 
 
-def _flushed(main, argv):
-  """Runs `main`; what it printed is out, or cannot be printed."""
+def _flushed(
+  main: Callable[[Sequence[str]], None], argv: Sequence[str]
+) -> None:
+  """Runs `main` and flushes what it printed."""
   with refusing():
     startup.check_environment()
   main(argv)
   sys.stdout.flush()
 
 
-def _exit(error, status):
+def _exit(error: object, status: int) -> None:
   console.complain(f"error: {error}")
   _leave(status)
 
 
-def _out_of_memory(error):
+def _out_of_memory(error: Exception) -> str:
   first = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
   return (
-    f"the memory of a device does not suffice ({first.rstrip('.')}); take "
-    "fewer images at once (--batch-size, or config.run.batch_size), or work a "
-    "batch off in parts (config.run.accumulate)"
+    f"out of device memory ({first.rstrip('.')}); use a smaller batch "
+    "(--batch-size, or config.run.batch_size), or more gradient-accumulation "
+    "steps (config.run.accumulate)"
   )
 
 
-def _leave(status):
-  """Ends this process; in the middle of a run, the other ones, too.
+def _leave(status: int) -> None:
+  """Exits; in the middle of a run with several processes, without cleaning up.
 
-  An orderly exit would wait until they come to theirs, and they wait for this
-  one in a collective. Without it JAX ends them.
+  An orderly exit would wait for the other processes, which wait for this one in
+  a collective. Without it JAX ends them.
   """
   try:
     sys.stdout.flush()
@@ -172,7 +191,7 @@ def _leave(status):
   _leave_now(status)
 
 
-def _leave_now(status):
+def _leave_now(status: int) -> None:
   for stream in filter(None, (sys.stdout, sys.stderr)):
     with contextlib.suppress(OSError):
       stream.flush()

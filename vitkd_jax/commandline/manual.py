@@ -1,6 +1,6 @@
 """What --help prints: the command's own flags, and the keys of a config.
 
-What a key means stands once, in the docstring of what its section goes to.
+The meaning of a key comes from the docstring of what its section goes to.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from vitkd_jax.distill import heads, terms, tokens
 from vitkd_jax.models import vit
 from vitkd_jax.training import objective, optim, sections
 
-# The docstrings that say what the keys of a section mean.
+# Whose docstrings describe the keys of a section.
 _READERS: dict[str, tuple[Callable, ...]] = {
   "run": (sections.Run,),
   "data": (sections.Data,),
@@ -44,14 +44,14 @@ def text(
   with_config: bool,
   where: str,
 ) -> str:
-  """The page of the command that runs.
+  """The help page of the running command.
 
   Args:
     ours: the command's flags, without --config.
-    config: what --config names, with its overrides; None without one.
+    config: the config of --config, with its overrides; None without one.
     file: path of that config file.
     with_config: the command has a flag --config.
-    where: half a sentence on where config files are.
+    where: a clause that says where config files are.
   """
   main = sys.modules["__main__"]
   program = f"python -m {main.__spec__.name}" if main.__spec__ else sys.argv[0]
@@ -69,13 +69,13 @@ def text(
       parser,
       "config",
       "FILE",
-      "a config file and, behind a colon, its arguments",
+      "a config file and, after a colon, its arguments",
     )
   if config is not None:
-    _add_keys(parser, config, _docstring(file))
+    _add_keys(parser, config, _docstring(file) if file else None)
   elif with_config:
     parser.epilog = (
-      "The config file holds everything else. --config=FILE --help lists its "
+      "Everything else is in the config file. --config=FILE --help lists its "
       "keys with\ntheir values and meanings; --config.SECTION.KEY=VALUE "
       "overrides one. Sections:\n"
       + textwrap.fill(f"{', '.join(sections.SECTIONS)}.", 79)
@@ -85,7 +85,11 @@ def text(
   return parser.format_help()
 
 
-def _add_keys(parser, config, docstring):
+def _add_keys(
+  parser: argparse.ArgumentParser,
+  config: ml_collections.ConfigDict,
+  docstring: str | None,
+) -> None:
   arguments = parser.add_argument_group("config file", docstring)
   _add(arguments, "config.SECTION.KEY", "VALUE", "sets a key of these sections")
   for section in filter(config.get, sections.SECTIONS):
@@ -96,13 +100,16 @@ def _add_keys(parser, config, docstring):
 
 
 def meanings(section: str) -> dict[str, str]:
-  """What each key of a section of a config means."""
+  """The meaning of each key of a config's section.
+
+  Args:
+    section: name of the section.
+  """
   if section == "weights":
     return {
-      term: "weight of this term of the loss; 0 leaves it out"
-      for term in terms.TERMS
+      term: "weight of this loss term; 0 leaves it out" for term in terms.TERMS
     }
-  found = {}
+  found: dict[str, str] = {}
   for reader in reversed(_READERS.get(section, ())):
     found |= _described(inspect.getdoc(reader) or "")
   return found
@@ -110,7 +117,8 @@ def meanings(section: str) -> dict[str, str]:
 
 def _described(docstring: str) -> dict[str, str]:
   """The entries below "Args:" and "Attributes:" of a docstring."""
-  found, name = {}, None
+  found: dict[str, str] = {}
+  name = None
   within = False
   for line in docstring.splitlines():
     if line.strip() and not line.startswith(" "):
@@ -123,27 +131,29 @@ def _described(docstring: str) -> dict[str, str]:
   return found
 
 
-def _docstring(file):
-  """Of a config file, which has run already and so parses."""
+def _docstring(file: str) -> str | None:
+  """A config file's docstring, escaped; it has run already and so parses."""
   tree = ast.parse(pathlib.Path(file).read_text())
   return (ast.get_docstring(tree) or "").replace("%", "%%") or None
 
 
-def _metavar(flag):
+def _metavar(flag: flags.Flag) -> str:
   if flag.boolean:
     return "True|False"
-  if getattr(flag.parser, "enum_values", None):
-    return "|".join(flag.parser.enum_values)
+  if values := getattr(flag.parser, "enum_values", None):
+    return "|".join(values)
   return flag.name.replace("-", "_").upper()
 
 
-def _meaning(flag):
+def _meaning(flag: flags.Flag) -> str:
   shown = flag.default not in (None, [], "", 0, False)
-  said = re.sub(r"^<[^>]*>: ", "", flag.help)  # an enum's values, once more
+  said = re.sub(r"^<[^>]*>: ", "", flag.help)  # an enum's values again
   return said + (f" (default: {flag.default})" if shown else "")
 
 
-def _add(parser, name, metavar, meaning):
+def _add(
+  parser: argparse._ActionsContainer, name: str, metavar: str, meaning: str
+) -> None:
   parser.add_argument(
     f"--{name}",
     metavar=metavar.replace("%", "%%"),

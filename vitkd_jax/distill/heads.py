@@ -1,5 +1,6 @@
 """Modules trained beside the student and dropped at export."""
 
+from collections.abc import Callable
 import math
 from typing import Any
 
@@ -18,10 +19,10 @@ TERMS = ("mimic", "generation")
 _KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def _bias_init(fan_in):
+def _bias_init(fan_in: int) -> Callable[..., jax.Array]:
   bound = 1 / math.sqrt(fan_in)
 
-  def init(key, shape, dtype=jnp.float32):
+  def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
   return init
@@ -34,18 +35,19 @@ class ViTKD(nn.Module):
 
   Attributes:
     teacher_width: D_t.
-    mask_ratio: lambda; what the mask was drawn with.
-    reduction: "sum" (the paper) or "mean", see `losses`.
-    always_align: align equal widths too; else equal widths are compared raw.
+    mask_ratio: lambda in [0, 1), the ratio that the mask was drawn with.
+    reduction: "sum" (the paper) or "mean", see `losses.mimic`.
+    always_align: align even where the widths are equal; otherwise equal widths
+      are compared as they are.
     grid: rows and columns of the token map; None for a square one.
-    terms: which of "mimic" and "generation" are computed; a term that is left
-      out has no parameters.
+    terms: which of "mimic" and "generation" to compute; a term left out has no
+      parameters.
     dtype_mm: dtype of matrix products; parameters and losses stay float32.
   """
 
   teacher_width: int
-  mask_ratio: float = 0.5
-  reduction: str = "sum"
+  mask_ratio: float = losses.MASK_RATIO
+  reduction: str = losses.REDUCTION
   always_align: bool = False
   grid: tuple[int, int] | None = None
   terms: tuple[str, ...] = TERMS
@@ -60,7 +62,7 @@ class ViTKD(nn.Module):
     teacher_high: jax.Array,
     mask: jax.Array,
   ) -> dict[str, jax.Array]:
-    """Returns {"mimic": [B], "generation": [B]}, float32 and unweighted.
+    """{"mimic": [B], "generation": [B]}, float32 and unweighted.
 
     Args:
       student_low: [B, K, N, D_s] shallow maps.
@@ -70,14 +72,14 @@ class ViTKD(nn.Module):
       mask: [B, N] bool, True where a token is replaced.
 
     Raises:
-      ValueError: an unknown term, the teacher's maps are not D_t wide, the
-        number of tokens or blocks differs, there is no map to mimic, or the
-        mask or the grid does not fit the tokens.
+      ValueError: a term is unknown, the teacher's maps are not D_t wide, the
+        numbers of tokens or blocks differ, there is no map to mimic, or the
+        mask or the grid does not match the tokens.
     """
     self._check(student_low, student_high, teacher_low, teacher_high)
-    values = {}
+    values: dict[str, Any] = {}
     if "mimic" in self.terms:
-      # Map by map, each way: stacks and slices of maps would be copies.
+      # Map by map: stacking and slicing maps would copy them.
       pairs = zip(
         jnp.unstack(student_low, axis=1),
         jnp.unstack(teacher_low, axis=1),
@@ -102,7 +104,7 @@ class ViTKD(nn.Module):
       )
     return values
 
-  def _align(self, x, name):
+  def _align(self, x: jax.Array, name: str) -> jax.Array:
     if x.shape[-1] == self.teacher_width and not self.always_align:
       return x
     return linear.Dense(
@@ -113,14 +115,16 @@ class ViTKD(nn.Module):
       name=name,
     )(x)
 
-  def _generate(self, x, mask):
-    """[B, N, D_t] with tokens replaced -> what the generator makes of it."""
+  def _generate(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    """[B, N, D_t] -> the generator's output, with masked tokens replaced."""
     if mask.shape != x.shape[:2]:
-      raise ValueError(f"mask {mask.shape} is not [B, N] = {x.shape[:2]}")
+      raise ValueError(
+        f"expected a mask of shape [B, N] = {x.shape[:2]}, got {mask.shape}"
+      )
     rows, columns = self.grid or tokens.square_grid(x.shape[1])
     if rows * columns != x.shape[1]:
       raise ValueError(
-        f"grid {rows}x{columns} does not hold the {x.shape[1]} tokens given"
+        f"expected a grid of {x.shape[1]} tokens, got {rows}x{columns}"
       )
     token = self.param(
       "mask_token", nn.initializers.zeros, (1, 1, self.teacher_width)
@@ -138,11 +142,17 @@ class ViTKD(nn.Module):
       )(nn.relu(x) if i else x)
     return einops.rearrange(x, "b h w d -> b (h w) d")
 
-  def _check(self, student_low, student_high, teacher_low, teacher_high):
+  def _check(
+    self,
+    student_low: jax.Array,
+    student_high: jax.Array,
+    teacher_low: jax.Array,
+    teacher_high: jax.Array,
+  ) -> None:
     for term in self.terms:
       if term not in TERMS:
         raise ValueError(
-          f"unknown term {term!r}: wanted some of {', '.join(TERMS)}"
+          f"expected terms to be among {', '.join(TERMS)}, got {term!r}"
         )
     for name, low, high in (
       ("student", student_low, student_high),
@@ -150,19 +160,21 @@ class ViTKD(nn.Module):
     ):
       if low.ndim != 4 or high.ndim != 3 or low.shape[2:] != high.shape[1:]:
         raise ValueError(
-          f"{name}_low {low.shape} and {name}_high {high.shape}: wanted "
-          "[B, K, N, D] and [B, N, D]"
+          f"expected {name}_low [B, K, N, D] and {name}_high [B, N, D], got "
+          f"{low.shape} and {high.shape}"
         )
     if teacher_high.shape[-1] != self.teacher_width:
       raise ValueError(
-        f"the teacher's maps are {teacher_high.shape[-1]} wide, not "
-        f"teacher_width={self.teacher_width}"
+        f"expected the teacher's maps to be teacher_width="
+        f"{self.teacher_width} wide, got {teacher_high.shape[-1]}"
       )
     if "mimic" in self.terms and not student_low.shape[1]:
-      raise ValueError("mimic compares shallow maps, but student_low has K = 0")
+      raise ValueError(
+        "expected at least one shallow map to mimic, got student_low with K = 0"
+      )
     if student_low.shape[:3] != teacher_low.shape[:3]:
       raise ValueError(
-        f"student_low {student_low.shape} and teacher_low {teacher_low.shape} "
-        "differ in blocks or tokens; tokens.resample brings a teacher's map "
-        "to the student's grid"
+        "expected student_low and teacher_low to have the same blocks and "
+        f"tokens, got {student_low.shape} and {teacher_low.shape}; "
+        "tokens.resample resamples a teacher's map to the student's grid"
       )

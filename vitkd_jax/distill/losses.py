@@ -1,6 +1,6 @@
 """Distillation and task losses: pure, one value per example, in float32.
 
-A loss knows nothing of weights and batch means: both happen once, in the
+A loss knows nothing of weights and batch means: both are applied once, in the
 train step. No loss sends a gradient to the teacher.
 """
 
@@ -9,24 +9,37 @@ import jax.numpy as jnp
 
 REDUCTIONS = ("sum", "mean")
 
+# The published settings: ViTKD's lambda and sums (arXiv:2209.02432), and the
+# temperature and gamma of NKD in ViTKD's configs. Every default below, in
+# `heads` and in a training's config is one of these.
+MASK_RATIO = 0.5
+REDUCTION = "sum"
+TEMPERATURE = 1.0
+GAMMA = 1.0
 
-def _float32(*arrays):
+
+def _float32(*arrays: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
   return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
 
 
-def _check_same_shape(names, first, second):
+def _check_same_shape(
+  names: tuple[str, str],
+  first: jax.typing.ArrayLike,
+  second: jax.typing.ArrayLike,
+) -> None:
   if jnp.shape(first) != jnp.shape(second):
     raise ValueError(
-      f"{names[0]} {jnp.shape(first)} and {names[1]} {jnp.shape(second)} "
-      "must have the same shape"
+      f"expected {names[0]} and {names[1]} to have the same shape, got "
+      f"{jnp.shape(first)} and {jnp.shape(second)}"
     )
 
 
-def _reduce(squared, reduction):
-  """[B, ..., N, D] -> [B]: the sum, or that over N D."""
+def _reduce(squared: jax.Array, reduction: str) -> jax.Array:
+  """[B, ..., N, D] -> [B]: the sum, or the sum divided by N D."""
   if reduction not in REDUCTIONS:
     raise ValueError(
-      f"reduction={reduction!r}: wanted one of {', '.join(REDUCTIONS)}"
+      f"expected reduction to be one of {', '.join(REDUCTIONS)}, got "
+      f"{reduction!r}"
     )
   total = jnp.sum(squared, axis=tuple(range(1, squared.ndim)))
   if reduction == "mean":
@@ -35,24 +48,24 @@ def _reduce(squared, reduction):
 
 
 def mimic(
-  student: jax.Array, teacher: jax.Array, *, reduction: str = "sum"
+  student: jax.Array, teacher: jax.Array, *, reduction: str = REDUCTION
 ) -> jax.Array:
-  """Squared distance of (aligned) token maps: ViTKD's shallow term.
+  """Squared distance between (aligned) token maps: ViTKD's shallow term.
 
   arXiv:2209.02432, equation 3, without its weight alpha.
 
   Args:
     student: [B, K, N, D] maps of K blocks, or [B, N, D].
     teacher: the same shape.
-    reduction: "sum" over blocks, tokens and channels (the paper), or "mean":
-      that sum over N D, so that a weight carries over to other widths and
-      grids.
+    reduction: "sum" over blocks, tokens and channels (the paper), or "mean",
+      that sum divided by N D, so that a weight carries over to other widths
+      and grids.
 
   Returns:
     [B] float32.
 
   Raises:
-    ValueError: the shapes differ, or an unknown reduction.
+    ValueError: the shapes differ, or the reduction is unknown.
   """
   _check_same_shape(("student", "teacher"), student, teacher)
   student, teacher = _float32(student, jax.lax.stop_gradient(teacher))
@@ -64,33 +77,33 @@ def generation(
   teacher: jax.Array,
   mask: jax.Array,
   *,
-  mask_ratio: float = 0.5,
-  reduction: str = "sum",
+  mask_ratio: float = MASK_RATIO,
+  reduction: str = REDUCTION,
 ) -> jax.Array:
   """Squared distance at the replaced tokens: ViTKD's deep term.
 
-  arXiv:2209.02432, equation 6, without its weight beta; the division by
-  lambda is the authors' code's. With `mask_ratio` 0 every token counts and
-  nothing is divided.
+  arXiv:2209.02432, equation 6, without its weight beta. The division by
+  lambda is in the authors' code alone. With `mask_ratio` 0 every token counts
+  and nothing is divided.
 
   Args:
-    generated: [B, N, D] the generator's output.
+    generated: [B, N, D] output of the generator.
     teacher: [B, N, D].
     mask: [B, N] bool, True where the token was replaced.
     mask_ratio: lambda, in [0, 1).
-    reduction: "sum" (the paper), or "mean": that over N D.
+    reduction: "sum" (the paper), or "mean", that sum divided by N D.
 
   Returns:
     [B] float32.
 
   Raises:
-    ValueError: shapes do not fit, a ratio outside [0, 1), or an unknown
-      reduction.
+    ValueError: shapes disagree, the ratio is outside [0, 1), or the reduction
+      is unknown.
   """
   _check_same_shape(("generated", "teacher"), generated, teacher)
   _check_same_shape(("mask", "token grid"), mask, generated[..., 0])
   if not 0 <= mask_ratio < 1:
-    raise ValueError(f"mask_ratio={mask_ratio} is not in [0, 1)")
+    raise ValueError(f"expected 0 <= mask_ratio < 1, got {mask_ratio}")
   generated, teacher = _float32(generated, jax.lax.stop_gradient(teacher))
   squared = jnp.square(generated - teacher)
   if mask_ratio == 0:
@@ -104,7 +117,7 @@ def soft_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
 
   Args:
     logits: [B, C].
-    target: [B, C] float, mixed and smoothed as it may be.
+    target: [B, C] float, possibly mixed and smoothed.
 
   Returns:
     [B] float32, nats.
@@ -121,20 +134,20 @@ def kl(
   student_logits: jax.Array,
   teacher_logits: jax.Array,
   *,
-  temperature: float = 1.0,
+  temperature: float = TEMPERATURE,
 ) -> jax.Array:
   """tau^2 KL(teacher || student) at temperature tau, arXiv:1503.02531.
 
   Args:
     student_logits: [B, C].
     teacher_logits: [B, C].
-    temperature: tau > 0, divides both.
+    temperature: tau > 0, divides both logits.
 
   Returns:
     [B] float32, nats.
 
   Raises:
-    ValueError: the shapes differ, or a temperature that is not positive.
+    ValueError: the shapes differ, or the temperature is not positive.
   """
   _check_logits(student_logits, teacher_logits, temperature)
   student, teacher = _float32(
@@ -148,10 +161,10 @@ def kl(
 def hard_distillation(
   student_logits: jax.Array, teacher_logits: jax.Array
 ) -> jax.Array:
-  """Cross-entropy with the teacher's decision, arXiv:2012.12877 section 4.
+  """Cross-entropy with the teacher's decision, arXiv:2012.12877, section 4.
 
   Args:
-    student_logits: [B, C], of the distillation token where there is one.
+    student_logits: [B, C], those of the distillation token if there is one.
     teacher_logits: [B, C].
 
   Returns:
@@ -174,10 +187,10 @@ def nkd(
   teacher_logits: jax.Array,
   target: jax.Array,
   *,
-  temperature: float = 1.0,
-  gamma: float = 1.0,
+  temperature: float = TEMPERATURE,
+  gamma: float = GAMMA,
 ) -> jax.Array:
-  """Normalised knowledge distillation, arXiv:2303.13005 equation 6.
+  """Normalised knowledge distillation, arXiv:2303.13005, equation 6.
 
   With p, q the softmaxes of student and teacher, y the target class and p~,
   q~ the softmaxes over the C - 1 other classes at temperature tau:
@@ -186,8 +199,8 @@ def nkd(
   Args:
     student_logits: [B, C].
     teacher_logits: [B, C].
-    target: int [B], or float [B, C], of which the arg max is the target.
-    temperature: tau > 0, of the second term alone.
+    target: int [B], or float [B, C], whose arg max is the target class.
+    temperature: tau > 0, applied to the second term alone.
     gamma: weight of the second term; 1 in ViTKD's configs (the reference's
       class default is 1.5).
 
@@ -195,15 +208,15 @@ def nkd(
     [B] float32, nats.
 
   Raises:
-    ValueError: shapes do not fit, fewer than 3 classes, a temperature that
-      is not positive, or a float target without classes.
+    ValueError: shapes disagree, there are fewer than 3 classes, or the
+      temperature is not positive.
   """
   _check_logits(student_logits, teacher_logits, temperature)
   classes = student_logits.shape[-1]
   if classes < 3:
     raise ValueError(
-      f"nkd needs at least 3 classes, got {classes}: over the one class that "
-      "is not the target its softmax is constant; use kl instead"
+      f"expected at least 3 classes for nkd, got {classes}: its softmax over "
+      "a single non-target class is constant; use kl instead"
     )
   target = jnp.asarray(target)
   if jnp.issubdtype(target.dtype, jnp.floating):
@@ -225,17 +238,19 @@ def nkd(
   return target_term + gamma * temperature**2 * other_term
 
 
-def _log_softmax_over(logits, where):
-  """Log-softmax over the classes where True; 0 at the others, and no NaN."""
-  # At a class left out logits - total may be far above 0 and its exponential
-  # overflow, whose gradient is NaN even where the value is not used.
+def _log_softmax_over(logits: jax.Array, where: jax.Array) -> jax.Array:
+  """Log-softmax over the classes where True; 0 elsewhere, without NaN."""
+  # At an excluded class logits - total may be far above 0, so that its
+  # exponential overflows and its gradient is NaN even where it is unused.
   total = jax.nn.logsumexp(logits, axis=-1, keepdims=True, where=where)
   return jnp.where(where, logits, total) - total
 
 
-def _check_logits(student_logits, teacher_logits, temperature):
+def _check_logits(
+  student_logits: jax.Array, teacher_logits: jax.Array, temperature: float
+) -> None:
   _check_same_shape(
     ("student_logits", "teacher_logits"), student_logits, teacher_logits
   )
   if not temperature > 0:
-    raise ValueError(f"temperature={temperature} is not positive")
+    raise ValueError(f"expected temperature > 0, got {temperature}")

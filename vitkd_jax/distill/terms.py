@@ -1,6 +1,6 @@
 """The names of the loss terms."""
 
-# Every term of the total loss, in the order in which they are reported.
+# Every term of the total loss, in reporting order.
 TERMS = ("task", "mimic", "generation", "nkd", "kl", "hard")
-# Those that compare logits, and so need a teacher of the dataset's classes.
+# Terms that compare logits and so need a teacher of the dataset's classes.
 LOGIT_TERMS = ("nkd", "kl", "hard")

@@ -27,26 +27,29 @@ def select(
   stream after blocks 0 and 1, and after the last block and final LayerNorm.
 
   Args:
-    out: second result of the model, see `vit.ViT`.
-    num_prefix_tokens: what the model declares; they are removed.
-    low_blocks: K block numbers; negative ones count from the last.
+    out: second output of the model, see `vit.ViT`.
+    num_prefix_tokens: number of leading tokens to remove, as the model
+      declares it.
+    low_blocks: K block indices; negative ones count from the last.
     low_place: "+mlp" or "+sa" (residual stream), "mlp" or "sa" (a branch).
-    high_block: block number of the deep map; unused with "encoded".
-    high_place: as `low_place`, or "encoded".
+    high_block: block index of the deep map; unused with "encoded".
+    high_place: as `low_place`, or "encoded" (after the final LayerNorm).
 
   Returns:
     low [B, K, N, D] and high [B, N, D].
 
   Raises:
-    ValueError: an unknown place, or a block that the model does not have.
+    ValueError: a place is unknown, or the model has no such block.
   """
   depth = sum(key.startswith("block") for key in out["encoder"])
 
-  def tokens(block, place):
+  def tokens(block: int, place: str) -> jax.Array:
     if place == "encoded":
       return out["encoded"][:, num_prefix_tokens:]
     if not -depth <= block < depth:
-      raise ValueError(f"block {block} is not among the model's {depth} blocks")
+      raise ValueError(
+        f"expected -{depth} <= block < {depth} (the model's depth), got {block}"
+      )
     return out["encoder"][f"block{block % depth:02d}"][place][
       :, num_prefix_tokens:
     ]
@@ -54,25 +57,34 @@ def select(
   check_place(low_place)
   check_place(high_place)
   if low_place == "encoded":
-    raise ValueError("low_place='encoded' has no blocks; use '+mlp'")
+    raise ValueError(
+      "expected low_place in a block, such as '+mlp', got 'encoded'"
+    )
   low = jnp.stack([tokens(block, low_place) for block in low_blocks], axis=1)
   return low, tokens(high_block, high_place)
 
 
 def check_place(place: str) -> None:
-  """Raises ValueError, naming the nearest, for an unknown place."""
+  """Checks the name of a place.
+
+  Args:
+    place: where in the model a token map is taken.
+
+  Raises:
+    ValueError: the place is unknown; the message names the nearest.
+  """
   if place not in PLACES:
     near = difflib.get_close_matches(place, PLACES, n=1, cutoff=0)[0]
     raise ValueError(
-      f"unknown place {place!r} of a token map; the nearest is {near!r}, "
-      f"all are {', '.join(PLACES)}"
+      f"expected a place among {', '.join(PLACES)}, got {place!r}; the nearest "
+      f"is {near!r}"
     )
 
 
 def random_mask(
   key: jax.Array, batch: int, num_tokens: int, ratio: float
 ) -> jax.Array:
-  """Tokens to replace, uniform without replacement in each row.
+  """Tokens to replace, drawn uniformly without replacement in each row.
 
   Args:
     key: typed PRNG key.
@@ -85,15 +97,15 @@ def random_mask(
     N - int(N (1 - ratio)) in each row, as in the authors' code.
 
   Raises:
-    ValueError: a ratio outside [0, 1).
+    ValueError: the ratio is outside [0, 1).
   """
   if not 0 <= ratio < 1:
-    raise ValueError(f"ratio={ratio} is not in [0, 1)")
+    raise ValueError(f"expected 0 <= ratio < 1, got {ratio}")
   kept = int(num_tokens * (1 - ratio))
   if kept == num_tokens:
     return jnp.zeros((batch, num_tokens), bool)
-  # The low bits hold the token's number, so that no two draws are equal and
-  # one sort gives the exact count.
+  # The low bits hold the token's index, so that no two draws are equal and one
+  # sort gives the exact count.
   low = (1 << max(num_tokens - 1, 1).bit_length()) - 1
   draws = jax.random.bits(key, (batch, num_tokens), jnp.uint32)
   draws = (draws & jnp.uint32(~low & 0xFFFFFFFF)) | jnp.arange(
@@ -105,13 +117,17 @@ def random_mask(
 def square_grid(num_tokens: int) -> tuple[int, int]:
   """Rows and columns of a square token map.
 
+  Args:
+    num_tokens: N.
+
   Raises:
-    ValueError: the number is no square.
+    ValueError: N is not a square number.
   """
   side = math.isqrt(num_tokens)
   if side * side != num_tokens:
     raise ValueError(
-      f"{num_tokens} tokens are no square grid; give the grid (rows, columns)"
+      f"expected a square number of tokens, got {num_tokens}; pass "
+      "grid=(rows, columns)"
     )
   return side, side
 
@@ -119,12 +135,12 @@ def square_grid(num_tokens: int) -> tuple[int, int]:
 def resample(
   tokens: jax.Array, grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> jax.Array:
-  """Token maps on another grid, bilinear and anti-aliased.
+  """Token maps resampled to another grid, bilinear and anti-aliased.
 
   Args:
     tokens: [..., N, D] with N = rows * columns of `grid`.
-    grid: rows and columns now.
-    new_grid: rows and columns wanted.
+    grid: current rows and columns.
+    new_grid: new rows and columns.
 
   Returns:
     [..., new rows * new columns, D], dtype kept.

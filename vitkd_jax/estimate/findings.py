@@ -1,9 +1,11 @@
-"""What an examination found, shown as it comes."""
+"""Findings of an examination, printed as they come."""
 
 import collections
 from collections.abc import Iterator
 import dataclasses
+from typing import Any
 
+import ml_collections
 import rich.console
 import rich.table
 import rich.text
@@ -21,7 +23,13 @@ _WIDTHS = {"mark": 5, "what": 22}
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """One line of the examination; `good` is None for mere information."""
+  """One line of an examination.
+
+  Attributes:
+    what: what was examined.
+    found: the result, in words.
+    good: whether it is as it should be; None for mere information.
+  """
 
   what: str
   found: str
@@ -32,7 +40,7 @@ class Shown:
   """Prints findings one by one, in columns.
 
   Attributes:
-    wrong: what was found to be wrong so far.
+    wrong: what has been found to be wrong so far.
   """
 
   def __init__(self):
@@ -40,7 +48,11 @@ class Shown:
     self._console = rich.console.Console(highlight=False, markup=False)
 
   def show(self, finding: Finding | str) -> None:
-    """Prints a finding, or in words what begins now."""
+    """Prints a finding, or announces what is examined next.
+
+    Args:
+      finding: the finding, or a description of what comes next.
+    """
     if isinstance(finding, str):
       self._row("", "", rich.text.Text(f"({finding} ...)", "dim"))
       return
@@ -49,7 +61,7 @@ class Shown:
     found = printable.printable(finding.found)
     self._row(_MARKS[finding.good], finding.what, rich.text.Text(found))
 
-  def _row(self, *cells):
+  def _row(self, *cells: str | rich.text.Text) -> None:
     table = rich.table.Table(box=None, pad_edge=False, show_header=False)
     for width in _WIDTHS.values():
       table.add_column(width=width)
@@ -60,29 +72,39 @@ class Shown:
 
 
 def mebibytes(size: float) -> str:
-  """A number of bytes in words."""
+  """A size in MiB, in words.
+
+  Args:
+    size: in bytes.
+  """
   return f"{size / 2**20:.1f} MiB"
 
 
-def examine_slice(config, name: str) -> tuple[list[Finding], dict]:
-  """What the TPU's compiler says of the step on a slice.
+def examine_slice(
+  config: ml_collections.ConfigDict, name: str
+) -> tuple[list[Finding], dict[str, Any]]:
+  """The TPU compiler's estimates of a config's step on a slice.
 
   Args:
-    config: of a training.
-    name: of the slice, see `topology.find`.
+    config: a training's config.
+    name: slice name, see `topology.find`.
 
   Returns:
-    The findings, and the same as JSON's types: see `topology.examine`.
+    The findings, and the report they come from, see `topology.examine`.
 
   Raises:
-    ValueError: the config cannot be built, or there is no such slice.
+    ValueError: the config cannot be built, or the slice is unknown.
   """
   report = topology.examine(config, name)
   return list(of_report(report)), report
 
 
-def of_report(report: dict) -> Iterator[Finding]:
-  """The findings in what `topology.examine` returned."""
+def of_report(report: dict[str, Any]) -> Iterator[Finding]:
+  """The findings of a report.
+
+  Args:
+    report: from `topology.examine`.
+  """
   chip = topology.CHIPS[report["slice"].partition(":")[0]]
   yield Finding(
     "slice",
@@ -90,8 +112,8 @@ def of_report(report: dict) -> Iterator[Finding]:
   )
   yield Finding(
     "batch",
-    f"{report['batch_size']} images, {report['images_per_device']} a chip; "
-    f"loss of {', '.join(report['terms'])}; fsdp={report['fsdp']}",
+    f"{report['batch_size']} images, {report['images_per_device']} per chip; "
+    f"losses {', '.join(report['terms'])}; fsdp={report['fsdp']}",
   )
   for name, size in report["memory"].items():
     yield Finding(f"  {name}", f"{mebibytes(size):>12}")
@@ -105,7 +127,7 @@ def of_report(report: dict) -> Iterator[Finding]:
   yield from _collectives(report["collectives"])
   yield Finding(
     "work",
-    f"{report['flops'] / 1e9:.1f} GFLOP a step and chip in products: "
+    f"{report['flops'] / 1e9:.1f} GFLOP per step and chip in matrix products: "
     f"{report['flops'] / chip.peak * 1e3:.1f} ms at the peak of "
     f"{chip.peak / 1e12:.0f} TFLOP/s",
   )
@@ -115,25 +137,25 @@ def of_report(report: dict) -> Iterator[Finding]:
     f"{report['cycles'] / 1e6:.1f} million by the compiler's estimate, without "
     f"collectives: {report['cycles'] / chip.clock * 1e3:.1f} ms at "
     f"{chip.clock / 1e9:.2f} GHz"
-    + (f"; {once} loops of unknown length count once" if once else ""),
+    + (f"; {once} loops of unknown length counted once" if once else ""),
   )
   yield Finding("compiled in", f"{report['compile_seconds']:.0f} s")
 
 
-def _collectives(found):
-  kinds = collections.defaultdict(list)
+def _collectives(found: list[dict[str, Any]]) -> Iterator[Finding]:
+  kinds: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
   for one in found:
     kinds[one["kind"]].append(one)
   if not kinds:
     yield Finding("collectives", "none")
   for kind, ones in kinds.items():
-    # Less than that is a flag or a counter.
+    # Smaller ones are flags and counters.
     large = [one for one in ones if one["bytes"] >= 2**10]
     size = sum(one["bytes"] * one["times"] for one in ones)
     yield Finding(
       kind,
       f"{sum(one['times'] for one in large)} of "
       f"{sum(one['arrays'] for one in large)} arrays, "
-      f"{mebibytes(size)} a step, and {len(ones) - len(large)} of "
-      "less than 1 KiB",
+      f"{mebibytes(size)} per step, and {len(ones) - len(large)} smaller than "
+      "1 KiB",
     )

@@ -1,25 +1,31 @@
-"""FLOPs of a training step, counted by formula."""
+"""FLOPs of a training step, by formula."""
+
+import math
 
 from vitkd_jax.training import objective as objectives
 
 
 def per_image(objective: objectives.Objective) -> dict[str, float]:
-  """FLOPs of a training step per image, counted by formula.
+  """FLOPs of a training step per image, by formula.
 
-  Matrix products alone, two FLOPs for a multiplication and its sum. A backward
-  pass counts twice its forward pass, but for the first layer, whose input needs
-  no gradient. What the compiler counts is more (softmax, gelu, norms,
-  optimiser) and less: it leaves out the convolutions' padding, and counts a
-  loop over blocks or micro-batches once.
+  Matrix products alone, two FLOPs per multiply-add. A backward pass counts
+  twice its forward pass, except for the first layer, whose input needs no
+  gradient. The compiler counts more (softmax, gelu, norms, optimiser) and less:
+  it leaves out the convolutions' padding, and counts a loop over blocks or
+  gradient-accumulation steps once.
+
+  Args:
+    objective: the models and the head.
 
   Returns:
-    {"teacher", "student" (both passes), "head" (both passes), "total"}.
+    {"teacher", "student", "head", "total"}; student and head with both passes.
   """
   student, teacher, head = objective.student, objective.teacher, objective.head
   stem, rest = student.forward_flops(objective.student_grid)
   flops = {"teacher": 0.0, "student": 2 * stem + 3 * rest, "head": 0.0}
   if teacher is not None:
-    flops["teacher"] = sum(teacher.forward_flops(objective.teacher_grid))
+    assert objective.teacher_grid is not None
+    flops["teacher"] = math.fsum(teacher.forward_flops(objective.teacher_grid))
   if head is not None:
     number, width = objective.num_tokens, head.teacher_width
     align = 2.0 * number * student.width * width

@@ -1,7 +1,7 @@
-"""What the text of a compiled program says: its collectives, its cycles.
+"""Collectives and cycles of a compiled program, from its text.
 
-The text is `compiled.as_text()`, after every optimisation. A loop's body
-counts as often as the loop runs, where the text says how often: in
+The text is `compiled.as_text()`, after every optimisation. A loop's body counts
+once per iteration where the text says how many there are: in
 `known_trip_count`, or in a condition that compares a counter with a constant,
 as `lax.scan` writes it. Other loops count once.
 """
@@ -37,10 +37,11 @@ class Collective:
 
   Attributes:
     kind: "all-reduce", "all-gather", ...
-    arrays: of its result, as (dtype, shape); a combined one has many.
-    bytes: of its result on one device.
-    times: how often it runs in one execution of the program.
-    source: the JAX operation that it comes from, as far as XLA knows.
+    arrays: (dtype, shape) of each array in its result; a combined collective
+      has many.
+    bytes: size of its result on one device.
+    times: number of runs in one execution of the program.
+    source: the JAX operation it comes from, as far as XLA knows.
   """
 
   kind: str
@@ -65,11 +66,20 @@ class _Instruction:
     }
 
 
+_Blocks = dict[str, list[_Instruction]]
+
+
 def collectives(text: str) -> list[Collective]:
   """Every collective of a program.
 
-  An asynchronous one counts once, also where its parts lie in several fusions:
+  An asynchronous one counts once, even if its parts are in several fusions:
   they share a channel.
+
+  Args:
+    text: HLO text of the program.
+
+  Raises:
+    ValueError: the text is no HLO module.
   """
   blocks, entry = _parse(text)
   found: dict[Any, Collective] = {}
@@ -96,12 +106,15 @@ def cycles(text: str, block: str | None = None) -> tuple[int, int]:
   """The TPU compiler's estimate of one core's cycles for a program.
 
   Args:
-    text: of the program.
-    block: name of one of its computations, if that one alone is asked for.
+    text: HLO text of the program.
+    block: name of one of its computations, to count that one alone.
 
   Returns:
-    The sum of `cycles_by_instruction`, and the number of loops that were
-    counted once because their length depends on data.
+    The sum of `cycles_by_instruction`, and the number of loops counted once
+    because their length depends on data.
+
+  Raises:
+    ValueError: the text is no HLO module.
   """
   spent, endless = cycles_by_instruction(text, block)
   return spent.total(), endless
@@ -110,41 +123,52 @@ def cycles(text: str, block: str | None = None) -> tuple[int, int]:
 def cycles_by_instruction(
   text: str, block: str | None = None
 ) -> tuple[collections.Counter[str], int]:
-  """As `cycles`, as {instruction: `estimated_cycles`}.
+  """{instruction: `estimated_cycles`}, and the number of loops counted once.
 
-  Collectives have none, and neither have copies that run beside the core. Of
-  a conditional the dearest branch counts.
+  Collectives have no estimate, nor do copies that run beside the core. A
+  conditional counts as its most expensive branch.
+
+  Args:
+    text: HLO text of the program.
+    block: name of one of its computations, to count that one alone.
+
+  Raises:
+    ValueError: the text is no HLO module.
   """
   blocks, entry = _parse(text)
-  endless = set()
+  endless: set[str] = set()
 
-  def of_block(name):
-    spent = collections.Counter()
+  def of_block(name: str) -> collections.Counter[str]:
+    spent: collections.Counter[str] = collections.Counter()
     for instruction in blocks[name]:
       spent.update(of_instruction(instruction))
     return spent
 
-  def of_instruction(instruction):
+  def of_instruction(instruction: _Instruction) -> collections.Counter[str]:
     own = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
     if own:
-      return {instruction.name: int(own[1])}
+      return collections.Counter({instruction.name: int(own[1])})
     inside = [of_block(b) for bs in instruction.called.values() for b in bs]
     if instruction.opcode == "conditional":
-      return max(inside, key=collections.Counter.total, default={})
-    total = sum(inside, collections.Counter())
+      return max(
+        inside, key=collections.Counter.total, default=collections.Counter()
+      )
+    total: collections.Counter[str] = sum(inside, collections.Counter())
     if instruction.opcode != "while":
       return total
     trips = _trips(blocks, instruction)
     if trips is None:
       endless.add(instruction.name)
-    return {name: count * (trips or 1) for name, count in total.items()}
+    return collections.Counter(
+      {name: count * (trips or 1) for name, count in total.items()}
+    )
 
   return of_block(block or entry), len(endless)
 
 
-def _parse(text) -> tuple[dict[str, list[_Instruction]], str]:
+def _parse(text: str) -> tuple[_Blocks, str]:
   """Instructions by computation, and the entry computation's name."""
-  blocks: dict[str, list[_Instruction]] = {}
+  blocks: _Blocks = {}
   entry = ""
   current: list[_Instruction] | None = None
   for line in text.splitlines():
@@ -160,12 +184,14 @@ def _parse(text) -> tuple[dict[str, list[_Instruction]], str]:
       if instruction:
         current.append(_Instruction(*instruction.groups()))
   if not entry:
-    raise ValueError("the text has no ENTRY computation: it is no HLO module")
+    raise ValueError("expected the text of an HLO module, got no ENTRY in it")
   return blocks, entry
 
 
-def _walk(blocks, block, times) -> Iterator[tuple[_Instruction, int]]:
-  """Each instruction that runs, and how often; every branch is taken."""
+def _walk(
+  blocks: _Blocks, block: str, times: int
+) -> Iterator[tuple[_Instruction, int]]:
+  """Each instruction and its number of runs, as if every branch were taken."""
   for instruction in blocks[block]:
     yield instruction, times
     inner = times
@@ -176,17 +202,17 @@ def _walk(blocks, block, times) -> Iterator[tuple[_Instruction, int]]:
         yield from _walk(blocks, name, inner)
 
 
-def _trips(blocks, loop) -> int | None:
-  """How often a loop runs; None where the text does not say."""
+def _trips(blocks: _Blocks, loop: _Instruction) -> int | None:
+  """A loop's number of iterations; None where the text does not say."""
   known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
   if known:
     return int(known[1])
   (condition,) = loop.called["condition"]
-  constants = {}
+  constants: dict[str, int | None] = {}
   for instruction in blocks[condition]:
     if instruction.opcode == "constant":
       value = re.match(r"(\d+)\)", instruction.rest)
-      constants[instruction.name] = value and int(value[1])
+      constants[instruction.name] = int(value[1]) if value else None
   last = blocks[condition][-1]
   if last.opcode != "compare" or "direction=LT" not in last.rest:
     return None
@@ -194,11 +220,12 @@ def _trips(blocks, loop) -> int | None:
   return constants.get(operands[-1])
 
 
-def _arrays(result) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _arrays(result: str) -> Iterator[tuple[str, tuple[int, ...]]]:
   for dtype, shape in _ARRAY.findall(result):
     yield dtype, tuple(int(n) for n in shape.split(",") if n)
 
 
-def _nbytes(dtype, shape):
-  bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+  width = re.search(r"\d+", dtype)
+  bits = int(width[0]) if width else 8  # pred
   return math.prod(shape) * bits // 8

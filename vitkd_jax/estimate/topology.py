@@ -1,8 +1,8 @@
-"""The real train step, compiled for a TPU slice that is not here.
+"""The real train step, compiled for a TPU slice without the slice.
 
-The `libtpu` wheel brings the TPU's compiler, which needs no TPU: it says how
-much memory the step takes, what the chips send each other and, by its own cost
-model, how many cycles it lasts. Nothing is read but the config: parameters,
+The `libtpu` wheel has the TPU's compiler, which needs no TPU. It says how much
+memory the step takes, what the chips send each other and, by its own cost
+model, how many cycles the step takes. Only the config is read: parameters,
 images and the teacher's weights are shapes.
 """
 
@@ -31,14 +31,14 @@ class Chip:
   """A TPU generation.
 
   Attributes:
-    hbm_gb: memory of a chip as advertised, 10^9 or 2^30 bytes alike; what the
-      compiler may use is a little less.
-    peak: bfloat16 FLOPs a second and chip.
-    clock: cycles a second: `peak` over the products and sums of a cycle, 2 x
-      128^2 x matrix units. v4: 8 units, v5e 4, v5p 8. v6e: by the compiler's
-      model, which does more than two units of 256^2 could; four are assumed.
-    sides: of the grids of a slice: 2 for a plane, 3 for a cube.
-    cores: that a name like v4-32 counts per chip.
+    hbm_gb: advertised memory of a chip, in 10^9 or 2^30 bytes; the compiler
+      may use slightly less.
+    peak: bfloat16 FLOP/s of a chip.
+    clock: cycles per second: `peak` / (2 x 128^2 x matrix units), the FLOPs of
+      a cycle, with 8 units for v4, 4 for v5e and 8 for v5p. v6e: the
+      compiler's model does more than two units of 256^2 could; four assumed.
+    sides: dimensions of a slice: 2 for a plane, 3 for a cube.
+    cores: cores per chip that a name like v4-32 counts.
 
   Sources: cloud.google.com/tpu/docs/v4, v5e, v5p and v6e.
   """
@@ -57,32 +57,38 @@ CHIPS = {
   "v6e": Chip(32, 918e12, 1.75e9, sides=2),
 }
 
-# What is not prepared here but can be planned for: classes and examples.
+# Classes and examples of datasets that can be planned for unprepared.
 # ILSVRC 2012, arXiv:1409.0575.
 _KNOWN = {"imagenet2012": (1000, {"train": 1_281_167, "validation": 50_000})}
 
-# There is no metadata server to ask, and no need: libtpu complains otherwise.
+# Keeps libtpu from asking a metadata server, which only exists on a TPU VM.
 _OFF_CLOUD = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
   "TPU_WORKER_HOSTNAMES": "localhost",
-  # Or a second compilation on the same machine would be refused.
+  # Otherwise a second compilation on the same machine is refused.
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """A TPU slice: `chip` in CHIPS, and the chips along each side."""
+  """A TPU slice.
+
+  Attributes:
+    chip: a key of CHIPS.
+    shape: number of chips along each side.
+  """
 
   chip: str
   shape: tuple[int, ...]
 
   @property
   def chips(self) -> int:
+    """Number of chips."""
     return math.prod(self.shape)
 
-  def __str__(self):
+  def __str__(self) -> str:
     return f"{self.chip}:{'x'.join(map(str, self.shape))}"
 
 
@@ -92,15 +98,18 @@ def find(name: str) -> Slice:
   The number of a v4 or v5p type counts tensor cores, two a chip; that of a
   v5e (also `v5litepod-`) or v6e type counts chips.
 
+  Args:
+    name: of the topology or type.
+
   Raises:
-    ValueError: no such slice.
+    ValueError: there is no such slice.
   """
   match = re.fullmatch(r"(\w+?)(?::([\dx]+)|-(\d+))", name)
-  kind = match and {"v5litepod": "v5e"}.get(match[1], match[1])
-  if kind not in CHIPS:
+  kind = {"v5litepod": "v5e"}.get(match[1], match[1]) if match else None
+  if match is None or kind not in CHIPS:
     raise ValueError(
-      f"unknown TPU slice {name!r}: wanted a topology such as v5e:4x8 or "
-      f"v4:2x2x4, or a type such as v5e-32, of {', '.join(CHIPS)}"
+      "expected a TPU topology such as v5e:4x8 or v4:2x2x4, or a type such as "
+      f"v5e-32, of {', '.join(CHIPS)}, got {name!r}"
     )
   chip = CHIPS[kind]
   if match[3]:
@@ -108,19 +117,20 @@ def find(name: str) -> Slice:
   shape = tuple(int(n) for n in match[2].split("x") if n)
   if len(shape) != chip.sides or 0 in shape:
     raise ValueError(
-      f"TPU slice {name!r}: a {kind} slice has {chip.sides} sides"
+      f"expected {chip.sides} sides >= 1 for a {kind} slice, got {name!r}"
     )
   return Slice(kind, shape)
 
 
-def _default_shape(name, count, chip) -> tuple[int, ...]:
-  """The most cube-like grid of powers of two, its longest side last."""
+def _default_shape(name: str, count: int, chip: Chip) -> tuple[int, ...]:
+  """The most cube-like grid of powers of two, longest side last."""
   chips, rest = divmod(count, chip.cores)
   power = max(chips, 1).bit_length() - 1
   least = 1 if chip.sides == 2 else 4
   if rest or chips != 2**power or chips < least:
     raise ValueError(
-      f"TPU slice {name!r}: wanted a power of two, from {least * chip.cores}"
+      f"expected a power of two >= {least * chip.cores} in a TPU slice's type, "
+      f"got {name!r}"
     )
   sides = [2 ** ((power + i) // chip.sides) for i in range(chip.sides)]
   # A host's four chips are a square of the first two sides.
@@ -128,7 +138,10 @@ def _default_shape(name, count, chip) -> tuple[int, ...]:
 
 
 def devices(piece: Slice) -> list[jax.Device]:
-  """The described chips of a slice, to build a mesh of and compile for.
+  """Descriptions of a slice's chips, to build a mesh of and compile for.
+
+  Args:
+    piece: the slice.
 
   Raises:
     ValueError: libtpu is not installed, or refuses the shape.
@@ -137,7 +150,7 @@ def devices(piece: Slice) -> list[jax.Device]:
     os.environ.setdefault(name, value)
   options: dict[str, Any] = {}
   if piece.chip == "v4":
-    # By default each of a v4 chip's two cores is a device; training uses one.
+    # One device per chip, as in training, and not one per core.
     options["chip_config_name"] = "megacore"
   if piece.chips < 4:
     options["chips_per_host_bounds"] = (*piece.shape, 1)
@@ -160,21 +173,28 @@ def plan(
 ) -> experiment.Experiment:
   """The parts of a training on a slice, as shapes; reads nothing.
 
+  Args:
+    config: a training's config.
+    piece: the slice.
+
   Raises:
-    ValueError: the config cannot be built, libtpu is not installed, or nothing
-      is known of the data set.
+    ValueError: the config cannot be built, libtpu is not installed, or the
+      dataset is unknown.
   """
   return experiment.build(config, devices(piece), planned(config))
 
 
 def planned(config: ml_collections.ConfigDict) -> experiment.Planned:
-  """What is known of a config's images without reading one.
+  """The size and number of a config's images, without reading one.
 
-  Their size is `config.data.image_size`, else the data set's, else that of the
-  student's variant.
+  The size is `config.data.image_size`, else the dataset's, else the student
+  variant's.
+
+  Args:
+    config: a training's config.
 
   Raises:
-    ValueError: the data set is neither known nor prepared, or has no such
+    ValueError: the dataset is neither known nor prepared, or has no such
       split.
   """
   section = sections.split(config)
@@ -184,14 +204,18 @@ def planned(config: ml_collections.ConfigDict) -> experiment.Planned:
     info = datasets.Info(data.name, num_classes, None, splits, ())
   else:
     info = datasets.info(data.name, data.data_dir)
-  side = data.image_size
-  if not side and info.image_size is None:
-    side = variants.get(section["student"].get("variant") or "").image_size
-  size = (side, side) if side else info.image_size
-  # Of a part of a split only the schedule would know.
+  size = info.image_size
+  if data.image_size or size is None:
+    variant = section["student"].get("variant") or ""
+    side = data.image_size or variants.get(variant).image_size
+    size = (side, side)
+  # A slice of a split counts as the whole split.
   num_train = info.num_examples.get(data.train_split.partition("[")[0])
   if not num_train:
-    raise ValueError(f"data set {data.name} has no split {data.train_split!r}")
+    raise ValueError(
+      f"expected a split of dataset {data.name} "
+      f"({', '.join(info.num_examples)}), got {data.train_split!r}"
+    )
   return experiment.Planned(info, size, num_train)
 
 
@@ -202,10 +226,11 @@ def compile_step(
 
   Args:
     parts: from `plan`.
-    options: of the compiler.
+    options: compiler options.
 
   Raises:
-    MemoryError: the step does not fit the chips; the compiler's sentence.
+    MemoryError: the step needs more memory than a chip has; the message is the
+      compiler's.
   """
   lowered = parts.make_train_step().lower(*parts.step_shapes())
   try:
@@ -218,7 +243,7 @@ def compile_step(
 
 
 def held(parts: experiment.Experiment) -> dict[str, int]:
-  """Bytes on one device of all that outlives a step, by class."""
+  """Bytes of a training that outlive a step on one device, by class."""
   state, teacher, batch = parts.step_shapes()
   student, head = state.params["student"], state.params["head"]
   classes = {
@@ -232,7 +257,7 @@ def held(parts: experiment.Experiment) -> dict[str, int]:
   return {name: _bytes_on_one(tree) for name, tree in classes.items()}
 
 
-def _bytes_on_one(tree) -> int:
+def _bytes_on_one(tree: Any) -> int:
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
@@ -240,12 +265,16 @@ def _bytes_on_one(tree) -> int:
 
 
 def describe(parts: experiment.Experiment, compiled: Any) -> dict[str, Any]:
-  """What the compiler says of a step, per device; bytes, FLOPs and cycles.
+  """A compiled step's memory, collectives, FLOPs and cycles per device.
+
+  Args:
+    parts: the training.
+    compiled: from `compile_step`.
 
   Returns:
-    JSON's types: "memory" by class (those of `held` as they are counted, the
-    rest as the compiler laid it out), "collectives" one by one, "flops" by
-    formula, "cycles" and "loops_counted_once".
+    JSON's types: "memory" in bytes by class (those of `held` by count, the rest
+    as the compiler allocates it), "collectives" one by one, "flops" by formula,
+    "cycles" and "loops_counted_once".
   """
   memory = compiled.memory_analysis()
   text = compiled.as_text()
@@ -279,10 +308,14 @@ def describe(parts: experiment.Experiment, compiled: Any) -> dict[str, Any]:
 def examine(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
   """Compiles a config's step for a slice and describes it.
 
+  Args:
+    config: a training's config.
+    name: slice name, see `find`.
+
   Returns:
     As `describe`, with "slice", "chips", "hbm_gb", "batch_size", "fits" and
-    "compile_seconds". Of a step that does not fit: no figures but `held`'s,
-    and "refusal", the compiler's sentence.
+    "compile_seconds". For a step that does not fit, only the figures of `held`
+    and "refusal", the compiler's message.
 
   Raises:
     ValueError: see `plan`.

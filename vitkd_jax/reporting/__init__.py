@@ -1,1 +1,1 @@
-"""What a report is made of: runs read, summed up, drawn, and laid out."""
+"""Reports on runs: summaries, tables, figures and the page."""

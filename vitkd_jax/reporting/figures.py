@@ -1,4 +1,4 @@
-"""The report's pictures: curves named where they end, for light and dark."""
+"""The report's pictures: curves labelled at their ends, light and dark."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -10,11 +10,18 @@ from matplotlib import patches, ticker
 import numpy as np
 
 from vitkd_jax.distill import terms as loss_terms
-from vitkd_jax.reporting import plotting, summary
+from vitkd_jax.reporting import plotting, scales, summary
 
 
-def accuracy(groups: Sequence[summary.Group], theme: plotting.Theme):
-  """Top-1 by step of all groups; None where none was evaluated."""
+def accuracy(
+  groups: Sequence[summary.Group], theme: plotting.Theme
+) -> mpl_figure.Figure | None:
+  """Top-1 by step of every group; None where none was evaluated.
+
+  Args:
+    groups: the runs by method.
+    theme: colours and width.
+  """
   curves = _curves(groups, "top1", theme, scale=100)
   if not curves:
     return None
@@ -24,18 +31,25 @@ def accuracy(groups: Sequence[summary.Group], theme: plotting.Theme):
   plotting.draw(axes, curves)
   axes.set_title("top-1 on the evaluation split, %")
   axes.set_xlabel("step")
-  plotting.error_scale(axes, curves)
+  scales.error_scale(axes, curves)
   plotting.label(
     axes, curves, lambda c: theme.wrapped(f"{c.name}  {c.last:.1f}", 1)
   )
   return figure
 
 
-def finals(groups: Sequence[summary.Group], theme: plotting.Theme):
-  """Final top-1 of each run by group; None for fewer than two groups."""
+def finals(
+  groups: Sequence[summary.Group], theme: plotting.Theme
+) -> mpl_figure.Figure | None:
+  """Final top-1 of each run by group; None for fewer than two groups.
+
+  Args:
+    groups: the runs by method.
+    theme: colours and width.
+  """
   rows = []
   for index, group in enumerate(groups):
-    found = group.values(lambda run: run.accuracy and run.accuracy.final)
+    found = group.values(summary.final_top1)
     if len(found):
       rows.append((group, 100 * found, _color(groups, index, theme)))
   if len(rows) < 2:
@@ -66,8 +80,15 @@ def finals(groups: Sequence[summary.Group], theme: plotting.Theme):
   return figure
 
 
-def losses(group: summary.Group, theme: plotting.Theme):
-  """The loss terms of a group, raw and weighted; None without any."""
+def losses(
+  group: summary.Group, theme: plotting.Theme
+) -> mpl_figure.Figure | None:
+  """The loss terms of a group, raw and weighted; None without any.
+
+  Args:
+    group: the runs of one method.
+    theme: colours and width.
+  """
   colors = {term: theme.hue(i) for i, term in enumerate(loss_terms.TERMS)}
   panels = []
   for kind in ("raw", "weighted"):
@@ -83,7 +104,7 @@ def losses(group: summary.Group, theme: plotting.Theme):
     panels[1].append(total)
   names = max(([c.name for c in p] for p in panels), key=len)
   figure, both = plotting.panels(theme, 2, 2.4, names, extra=7)
-  titles = ("terms as computed (log scale)", "times their weights, as added up")
+  titles = ("raw terms (log scale)", "weighted terms, as summed")
   for axes, curves, title in zip(both, panels, titles, strict=True):
     if not curves:
       continue
@@ -91,7 +112,7 @@ def losses(group: summary.Group, theme: plotting.Theme):
     axes.set_title(title)
     axes.set_xlabel("step")
     if axes is both[0]:
-      plotting.log_scale(axes, curves)
+      scales.log_scale(axes, curves)
     else:
       axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     plotting.label(
@@ -100,8 +121,15 @@ def losses(group: summary.Group, theme: plotting.Theme):
   return figure
 
 
-def training(groups: Sequence[summary.Group], theme: plotting.Theme):
-  """Gradient norms, learning rate and speed of all groups; None without."""
+def training(
+  groups: Sequence[summary.Group], theme: plotting.Theme
+) -> mpl_figure.Figure | None:
+  """Gradient norms, learning rate and speed of every group; None without.
+
+  Args:
+    groups: the runs by method.
+    theme: colours and width.
+  """
   panels = []
   for name, title, log in (
     ("grad_norm_student", "gradient norm, student", True),
@@ -123,7 +151,7 @@ def training(groups: Sequence[summary.Group], theme: plotting.Theme):
     plotting.draw(axes, curves)
     axes.set_title(title)
     if log:
-      plotting.log_scale(axes, curves)
+      scales.log_scale(axes, curves)
     else:
       axes.set_ylim(bottom=0)
       axes.yaxis.set_major_formatter(ticker.FuncFormatter("{:g}".format))
@@ -133,13 +161,15 @@ def training(groups: Sequence[summary.Group], theme: plotting.Theme):
   return figure
 
 
-def confusion(matrix: np.ndarray, names: Sequence[str], theme: plotting.Theme):
+def confusion(
+  matrix: np.ndarray, names: Sequence[str], theme: plotting.Theme
+) -> mpl_figure.Figure:
   """The confusion matrix, each row in percent of its class.
 
   Args:
     matrix: int [C, C], rows the true class, columns the predicted one.
-    names: of the C classes.
-    theme: of the picture.
+    names: names of the C classes.
+    theme: colours.
   """
   count = len(names)
   share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -162,7 +192,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str], theme: plotting.Theme):
     short = [plotting.wrapped(name, 18, 1) for name in names]
     axes.set_xticks(range(count), short, rotation=45, ha="left")
     axes.set_yticks(range(count), short)
-    for i in range(count):  # so that an empty diagonal is seen, too
+    for i in range(count):  # outline the diagonal, even where it is empty
       axes.add_patch(
         patches.Rectangle(
           (i - 0.5, i - 0.5), 1, 1, fill=False, ec=theme.muted, lw=0.8
@@ -184,7 +214,9 @@ def confusion(matrix: np.ndarray, names: Sequence[str], theme: plotting.Theme):
   return figure
 
 
-def _color(groups, index, theme):
+def _color(
+  groups: Sequence[summary.Group], index: int, theme: plotting.Theme
+) -> str:
   """Grey for the one baseline, hues for the others in their order."""
   base = summary.baseline(groups)
   if groups[index] is base:
@@ -192,7 +224,14 @@ def _color(groups, index, theme):
   return theme.hue(index - (base is not None))
 
 
-def _curve(groups, index, name, label, color, scale=1):
+def _curve(
+  groups: Sequence[summary.Group],
+  index: int,
+  name: str,
+  label: str,
+  color: str,
+  scale: float = 1,
+) -> plotting.Curve | None:
   found = groups[index].curve(name)
   if found is None:
     return None
@@ -200,7 +239,12 @@ def _curve(groups, index, name, label, color, scale=1):
   return plotting.Curve(label, color, dash, found[0], scale * found[1])
 
 
-def _curves(groups, name, theme, scale=1):
+def _curves(
+  groups: Sequence[summary.Group],
+  name: str,
+  theme: plotting.Theme,
+  scale: float = 1,
+) -> list[plotting.Curve]:
   found = [
     _curve(groups, i, name, group.name, _color(groups, i, theme), scale)
     for i, group in enumerate(groups)
@@ -208,8 +252,10 @@ def _curves(groups, name, theme, scale=1):
   return [curve for curve in found if curve]
 
 
-def _merged(curves, theme):
-  """One curve, "all", where all are the same."""
+def _merged(
+  curves: list[plotting.Curve], theme: plotting.Theme
+) -> list[plotting.Curve]:
+  """The curves, replaced by a single one where all are equal."""
   first, *rest = curves
   if not rest or not all(
     np.array_equal(first.steps, c.steps)

@@ -1,7 +1,7 @@
-"""The report as one HTML page that needs nothing beside itself."""
+"""The report as one self-contained HTML page."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import html
 import json
@@ -17,10 +17,10 @@ class Picture:
   """A picture in both themes.
 
   Attributes:
-    name: of its file, without ending.
-    title: what it shows, also read out by screen readers.
-    light: the bytes of a PNG on white.
-    dark: the same on the page's dark ground.
+    name: file name without suffix.
+    title: what it shows; also its text for screen readers.
+    light: PNG on a white background.
+    dark: PNG on the page's dark background.
     narrow_light: as `light`, for a phone.
     narrow_dark: as `dark`, for a phone.
   """
@@ -39,12 +39,12 @@ def render(
   pictures: Sequence[Picture],
   command: str,
 ) -> str:
-  """The page.
+  """The page as HTML.
 
   Args:
-    groups: of runs.
+    groups: the runs by method.
     tables_: from `tables.make`.
-    pictures: in the order in which they are shown.
+    pictures: in the order of the page.
     command: the command line that made the report.
   """
   runs = [run for group in groups for run in group.runs]
@@ -63,10 +63,14 @@ def render(
 
 
 def headline(groups: Sequence[summary.Group]) -> tuple[str, str]:
-  """What the runs came to: a title, and the sentence below it."""
+  """The runs' result: a title, and the sentence below it.
+
+  Args:
+    groups: the runs by method.
+  """
   scores = {}
   for group in groups:
-    values = group.values(lambda run: run.accuracy and run.accuracy.final)
+    values = group.values(summary.final_top1)
     if len(values):
       scores[group.name] = (summary.mean_std(values), len(values), group)
   if not scores:
@@ -76,7 +80,7 @@ def headline(groups: Sequence[summary.Group]) -> tuple[str, str]:
   so_far = "" if all(run.finished for run in group.settled) else " so far"
   title = f"{name}: {100 * mean:.2f} % top-1{so_far}"
   lead = "One run"
-  if count > 1:
+  if deviation is not None:
     lead = f"Mean of {count} seeds, standard deviation {100 * deviation:.2f}"
   base = summary.baseline(groups)
   if base and group is not base and base.name in scores:
@@ -104,7 +108,9 @@ def _facts(runs: Sequence[reading.Run]) -> str:
   )
 
 
-def _distinct(runs, of):
+def _distinct(
+  runs: Sequence[reading.Run], of: Callable[[reading.Run], object]
+) -> str:
   values = dict.fromkeys(of(run) for run in runs)
   shown = [html.escape(str(v)) for v in values if v not in (None, "")]
   more = f", and {len(shown) - 8} more" if len(shown) > 8 else ""
@@ -112,7 +118,7 @@ def _distinct(runs, of):
   return separator.join(shown[:8]) + more
 
 
-def _data(run):
+def _data(run: reading.Run) -> str:
   data = run.config.get("data") or {}
   return (
     f"{data.get('name')}: {data.get('train_split')}, "
@@ -120,8 +126,8 @@ def _data(run):
   )
 
 
-def _student(run):
-  """The variant, and what of it the config changes beside how it is run."""
+def _student(run: reading.Run) -> str | None:
+  """The variant and the fields the config changes, except how it is run."""
   fields = dict(run.config.get("student") or {})
   variant = fields.pop("variant", None)
   changes = ", ".join(
@@ -132,7 +138,7 @@ def _student(run):
   return f"{variant} with {changes}" if changes else variant
 
 
-def _teacher(run):
+def _teacher(run: reading.Run) -> str | None:
   teacher = run.config.get("teacher") or {}
   if not teacher:
     return None
@@ -141,7 +147,7 @@ def _teacher(run):
   return f"{teacher.get('variant')}, {teacher.get('weights')}{step}{sha}"
 
 
-def _table(table):
+def _table(table: tables.Table) -> str:
   head = _cells("th", table.head)
   rows = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in table.rows)
   notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
@@ -152,7 +158,7 @@ def _table(table):
   )
 
 
-def _cells(tag, texts):
+def _cells(tag: str, texts: Sequence[str]) -> str:
   long = " class=long"
   return "".join(
     f"<{tag}{long if len(text) > 30 else ''}>{html.escape(text)}</{tag}>"
@@ -160,12 +166,12 @@ def _cells(tag, texts):
   )
 
 
-def _picture(picture):
+def _picture(picture: Picture) -> str:
   title = html.escape(picture.title)
   phone, dark = "(max-width: 40rem)", "(prefers-color-scheme: dark)"
   sources = "".join(
     f'<source srcset="{_link(content)}" media="{media}">'
-    for content, media in (  # the first that holds is shown
+    for content, media in (  # the first that matches is shown
       (picture.narrow_dark, f"{phone} and {dark}"),
       (picture.narrow_light, phone),
       (picture.dark, dark),
@@ -177,11 +183,11 @@ def _picture(picture):
   )
 
 
-def _link(png):
+def _link(png: bytes) -> str:
   return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _run(run):
+def _run(run: reading.Run) -> str:
   evaluate = f"python -m vitkd_jax.evaluate --weights {run.path}"
   lines = [run.command] if run.command else []
   commands = html.escape("\n".join([*lines, evaluate]))

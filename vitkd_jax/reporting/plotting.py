@@ -1,9 +1,10 @@
-"""How pictures look: themes, panels of one width, and labelled curves."""
+"""The look of pictures: themes, panels of one width, labelled curves."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
 import io
 import textwrap
+from typing import Any
 import warnings
 
 import matplotlib
@@ -18,15 +19,17 @@ from vitkd_jax.data import printable
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-  """How a picture looks; the hues are Okabe and Ito's, safe for all eyes.
+  """A picture's colours and width.
+
+  The hues are Okabe and Ito's, which colour-blind readers can tell apart.
 
   Attributes:
-    paper: colour of the ground.
-    ink: of text.
-    muted: of what stands back, the baseline too.
-    grid: of lines behind the curves.
-    hues: of the curves.
-    narrow: for a phone: half as wide, so that text is twice as large there.
+    paper: background colour.
+    ink: text colour.
+    muted: colour of secondary text and of the baseline.
+    grid: colour of the lines behind the curves.
+    hues: colours of the curves.
+    narrow: half the width, so that text is twice as large on a phone.
   """
 
   paper: str
@@ -38,23 +41,40 @@ class Theme:
 
   @property
   def width(self) -> float:
-    """Of a figure, in inches: 960 pixels of a page, or 350 of a phone."""
+    """Inches: 960 pixels on a page, or 350 on a phone."""
     return 4.2 if self.narrow else 8.4
 
   def columns(self, count: int) -> int:
-    """In how many columns so many panels stand."""
+    """Number of columns for a number of panels.
+
+    Args:
+      count: number of panels.
+    """
     return 1 if self.narrow else min(count, 2)
 
   def wrapped(self, text: str, count: int) -> str:
-    """A label in lines, beside one of so many panels."""
+    """A curve's label, wrapped to the room beside a panel.
+
+    Args:
+      text: the label.
+      count: number of panels in the figure.
+    """
     return wrapped(text, self.letters(count), 3 if self.narrow else 2)
 
   def letters(self, count: int) -> int:
-    """Of a line of a label, beside one of so many panels."""
+    """Letters per line of a label beside a panel.
+
+    Args:
+      count: number of panels in the figure.
+    """
     return 15 if self.narrow else {1: 34, 2: 21}[self.columns(count)]
 
   def hue(self, index: int) -> str:
-    """The colour of the curve of that number; grey is the baseline's."""
+    """The colour of a curve; the baseline is grey instead.
+
+    Args:
+      index: index of the curve.
+    """
     return self.hues[index % len(self.hues)]
 
 
@@ -72,7 +92,7 @@ DARK = Theme(
   grid="#2a2f35",
   hues=("#56b4e9", "#ff8a3d", "#2fc79a", "#e39cc6", "#e6b422", "#8ab6ff"),
 )
-# In the order in which a page takes them.
+# In the order of `page.Picture`'s fields.
 THEMES = (
   LIGHT,
   DARK,
@@ -80,7 +100,7 @@ THEMES = (
   dataclasses.replace(DARK, narrow=True),
 )
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-# Inches: a label's line, and what surrounds a panel.
+# Inches.
 _LINE = 0.175
 _LEFT, _TOP, _BOTTOM = 0.6, 0.45, 0.55
 _LETTER = 0.078
@@ -89,9 +109,17 @@ _LETTER = 0.078
 def png(
   draw: Callable[[Theme], mpl_figure.Figure | None], theme: Theme
 ) -> bytes | None:
-  """A picture as the bytes of a PNG; None where there is nothing to draw."""
-  style = {
-    "text.parse_math": False,  # $ may stand in any name
+  """A picture as a PNG.
+
+  Args:
+    draw: draws the figure, or returns None where there is nothing to draw.
+    theme: colours and width.
+
+  Returns:
+    The PNG's bytes; None where there is nothing to draw.
+  """
+  style: dict[Any, Any] = {
+    "text.parse_math": False,  # any name may contain $
     "font.size": 10,
     "text.color": theme.ink,
     "axes.edgecolor": theme.grid,
@@ -118,7 +146,7 @@ def png(
     "ytick.minor.size": 0,
   }
   with matplotlib.rc_context(style), warnings.catch_warnings():
-    # A box is drawn for a letter that no font here has.
+    # A letter missing from every font is drawn as a box.
     warnings.filterwarnings("ignore", "Glyph .* missing from")
     warnings.filterwarnings("ignore", "Matplotlib currently does not support")
     figure = draw(theme)
@@ -135,11 +163,11 @@ class Curve:
   """A metric of one method by step, over its seeds.
 
   Attributes:
-    name: what stands beside its end.
-    color: of line and label.
+    name: label beside its end.
+    color: colour of line and label.
     dash: matplotlib's line style.
     steps: int64 [T].
-    values: float64 [n, T], of n seeds.
+    values: float64 [n, T] of n seeds.
   """
 
   name: str
@@ -150,12 +178,12 @@ class Curve:
 
   @property
   def mean(self) -> np.ndarray:
-    """Over the seeds, float64 [T]."""
+    """Mean over the seeds, float64 [T]."""
     return self.values.mean(0)
 
   @property
   def last(self) -> float:
-    """The mean at the end."""
+    """Mean at the last step."""
     return self.mean[-1]
 
 
@@ -168,10 +196,17 @@ def panels(
   extra: int = 0,
   left: float = _LEFT,
 ) -> tuple[mpl_figure.Figure, list[mpl_axes.Axes]]:
-  """A figure of one panel, or of rows of two, and its axes in a list.
+  """A figure of one panel, or of rows of two, and its axes.
 
-  Room for the labels, `extra` letters longer, is beside each panel, and all
-  figures are as wide, so that a page shows them at one scale.
+  Figures of a theme have one width, so that a page shows them at one scale.
+
+  Args:
+    theme: colours and width.
+    count: number of panels.
+    height: smallest height of a panel, in inches.
+    labels: labels beside a panel's curves.
+    extra: letters that are added to each label.
+    left: left margin of a panel, in inches.
   """
   columns = theme.columns(count)
   rows = -(-count // columns)
@@ -202,7 +237,7 @@ def panels(
 
 
 def draw(axes: mpl_axes.Axes, curves: Sequence[Curve]) -> None:
-  """Lines, with a band of one standard deviation where there are seeds."""
+  """Draws curves on axes, with a band of one standard deviation over seeds."""
   for curve in curves:
     marker = "o" if len(curve.steps) == 1 else None
     axes.plot(
@@ -215,7 +250,7 @@ def draw(axes: mpl_axes.Axes, curves: Sequence[Curve]) -> None:
       axes.fill_between(
         curve.steps, low, high, color=curve.color, alpha=0.18, lw=0
       )
-  width = axes.get_window_extent().width / axes.figure.dpi
+  width, _ = _inches(axes)
   ticks = min(5, int(width / 0.65))
   axes.xaxis.set_major_locator(ticker.MaxNLocator(ticks, integer=True))
   axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
@@ -223,63 +258,17 @@ def draw(axes: mpl_axes.Axes, curves: Sequence[Curve]) -> None:
   axes.set_xlim(left=0)
 
 
-def error_scale(axes: mpl_axes.Axes, curves: Sequence[Curve]) -> None:
-  """Accuracy in percent, spread out towards 100 as its error's logarithm."""
-  values = np.concatenate([curve.mean for curve in curves])
-  values = values[np.isfinite(values)]
-  low, high = (values.min(), values.max()) if values.size else (0, 100)
-  if high < 60:  # nothing to spread out
-    axes.set_ylim(0, None)
-    return
-  floor = 0.02
-
-  def forward(y):
-    return -np.log10(np.maximum(100 - np.asarray(y, float), floor))
-
-  def backward(z):
-    return 100 - 10.0 ** -np.asarray(z, float)
-
-  axes.set_yscale("function", functions=(forward, backward))
-  top = 100 - max(floor, 0.85 * (100 - high))
-  axes.set_ylim(max(0, low - 0.06 * (100 - low)), top)
-  ticks = np.array(
-    [0, 20, 40, 50, 60, 65, 70, 75, 78, 80, 82, 84, 86, 88, 90, 92, 94]
-  )
-  ticks = np.append(ticks, [95, 96, 97, 98, 98.5, 99, 99.3, 99.5, 99.7, 99.9])
-  axes.set_yticks(_apart(ticks, forward, axes.get_ylim()))
-  axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-  axes.yaxis.set_minor_locator(ticker.NullLocator())
-
-
-def _apart(ticks, forward, limits):
-  """Those ticks within the limits that are far enough from each other."""
-  low, high = forward(limits[0]), forward(limits[1])
-  kept = []
-  for tick in ticks[(ticks >= limits[0]) & (ticks <= limits[1])]:
-    if not kept or forward(tick) - forward(kept[-1]) > 0.07 * (high - low):
-      kept.append(tick)
-  return kept
-
-
-def log_scale(axes: mpl_axes.Axes, curves: Sequence[Curve]) -> None:
-  """A logarithmic y axis where anything is positive."""
-  values = np.concatenate([curve.mean for curve in curves])
-  values = values[np.isfinite(values) & (values > 0)]
-  if not values.size:
-    return
-  axes.set_yscale("log")
-  if values.max() < 10 * values.min():  # a decade's ticks would leave one
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
-    axes.yaxis.set_minor_locator(ticker.NullLocator())
-  axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-  axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-
-
 def label(
   axes: mpl_axes.Axes, curves: Sequence[Curve], text: Callable[[Curve], str]
 ) -> None:
-  """Puts each curve's text beside its end, apart where they would touch."""
-  width, height = axes.get_window_extent().size / axes.figure.dpi
+  """Labels each curve beside its end, without overlaps.
+
+  Args:
+    axes: to label.
+    curves: its curves.
+    text: from a curve to its label.
+  """
+  width, height = _inches(axes)
   gap = _LINE / height
   to_axes = axes.transData + axes.transAxes.inverted()
   ends = []
@@ -307,9 +296,15 @@ def label(
     )  # fmt: skip
 
 
-def _spread(wanted, sizes):
-  """Centres near those wanted (rising), so that the sizes do not overlap."""
-  # Blocks of touching labels, each near the mean of what its labels want.
+def _inches(axes: mpl_axes.Axes) -> tuple[float, float]:
+  """Width and height of axes."""
+  extent, figure = axes.get_window_extent(), axes.figure
+  return extent.width / figure.dpi, extent.height / figure.dpi
+
+
+def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
+  """Centres close to the wanted ones (ascending), without overlaps."""
+  # Blocks of touching labels, each close to the mean of its wanted centres.
   blocks: list[tuple[list, list]] = []
   for centre, size in zip(wanted, sizes, strict=True):
     blocks.append(([centre], [size]))
@@ -326,20 +321,23 @@ def _spread(wanted, sizes):
   return places
 
 
-def _bottom(centres, sizes):
-  """Of a block; not below the axes, where the ticks' numbers are."""
+def _bottom(centres: Sequence[float], sizes: Sequence[float]) -> float:
+  """The bottom of a block, kept above the tick labels."""
   wanted = float(np.mean(centres)) - sum(sizes) / 2
   return max(min(wanted, 1.05 - sum(sizes)), 0.0)
 
 
-def _top(centres, sizes):
+def _top(centres: Sequence[float], sizes: Sequence[float]) -> float:
   return _bottom(centres, sizes) + sum(sizes)
 
 
 def wrapped(text: str, width: int, lines: int = 2) -> str:
-  """The text in so many lines of `width` letters; its middle may be left out.
+  """A text wrapped to a number of lines, without its middle if necessary.
 
-  Names that differ at their ends stay different.
+  Args:
+    text: to wrap.
+    width: letters per line.
+    lines: largest number of lines.
   """
   text = printable.printable(text)
   found = textwrap.wrap(text, width)

@@ -1,6 +1,6 @@
-"""Sums runs up: seeds of one method together, methods beside each other."""
+"""Summarises runs: seeds grouped by method, methods compared."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 import dataclasses
 import math
 import os
@@ -10,9 +10,9 @@ import numpy as np
 
 from vitkd_jax.runs import history, reading
 
-# Sections that make the method; all others should be equal for all methods.
+# Sections that define the method; all others should be equal across methods.
 _METHOD = ("weights", "teacher", "head", "select", "logits")
-# Keys that differ between repetitions of one run, or change no result.
+# Keys that differ between repetitions of a run, or change no result.
 _REPEATED = (
   "run.seed",
   *(key.removeprefix("config.") for key in history.FREE),
@@ -28,10 +28,10 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """The runs that differ in nothing but the seed.
+  """Runs that differ only in the seed.
 
   Attributes:
-    name: of the method, different for each group.
+    name: method name, unique among the groups.
     runs: at least one.
   """
 
@@ -45,28 +45,36 @@ class Group:
 
   @property
   def settled(self) -> tuple[reading.Run, ...]:
-    """The finished runs; all of them while none is."""
+    """The finished runs; all runs while none is finished."""
     return tuple(run for run in self.runs if run.finished) or self.runs
 
   def values(self, of: Callable[[reading.Run], float | None]) -> np.ndarray:
-    """`of` each settled run that has it, float64 [n]."""
+    """A value of each settled run that has it.
+
+    Args:
+      of: from a run to its value; None where it has none.
+
+    Returns:
+      float64 [n].
+    """
     values = [of(run) for run in self.settled]
     return np.array([v for v in values if v is not None], np.float64)
 
   def curve(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Steps int64 [T] and values float64 [n, T] where all runs have a metric.
+    """A metric at the steps at which every run has it.
 
     Args:
-      name: of the metric, or "accuracy" for `Run.accuracy`'s.
+      name: metric name, or "top1" for `Run.accuracy`.
 
     Returns:
-      None where no run has it. Without a common step: the longest run alone.
+      Steps int64 [T] and values float64 [n, T], those of the longest run alone
+      where there is no common step; None where no run has the metric.
     """
-    found = [
+    each = (
       run.accuracy if name == "top1" else run.series.get(name)
       for run in self.settled
-    ]
-    found = [series for series in found if series is not None]
+    )
+    found = [series for series in each if series is not None]
     if not found:
       return None
     common = set.intersection(*(set(s.steps.tolist()) for s in found))
@@ -79,7 +87,11 @@ class Group:
 
 
 def group(runs: Iterable[reading.Run]) -> list[Group]:
-  """Runs by method; those of fewer loss terms first."""
+  """Groups runs by method, those with fewer loss terms first.
+
+  Args:
+    runs: of any methods.
+  """
   by_key: dict[Any, list[reading.Run]] = {}
   for run in runs:
     by_key.setdefault(_key(run), []).append(run)
@@ -92,7 +104,11 @@ def group(runs: Iterable[reading.Run]) -> list[Group]:
 
 
 def method(loss_weights: dict[str, float]) -> str:
-  """What a method is called, by the loss terms in it."""
+  """The name of a method, from its loss terms.
+
+  Args:
+    loss_weights: {term: weight}.
+  """
   names = [name for term, name in _NAMES.items() if term in loss_weights]
   if names[:2] == ["mimic", "generation"]:
     names[:2] = ["ViTKD"]
@@ -101,23 +117,42 @@ def method(loss_weights: dict[str, float]) -> str:
   return " + ".join(names) + " without labels"
 
 
+def final_top1(run: reading.Run) -> float | None:
+  """A run's last top-1 in [0, 1]; None before its first evaluation.
+
+  Args:
+    run: the run.
+  """
+  return run.accuracy.final if run.accuracy else None
+
+
 def is_baseline(group: Group) -> bool:
-  """The student learns from the labels alone."""
+  """Whether the student learns from the labels alone.
+
+  Args:
+    group: runs of one method.
+  """
   return set(group.loss_weights) == {"task"}
 
 
 def baseline(groups: Sequence[Group]) -> Group | None:
-  """The one baseline that the others are compared with, if it is one."""
+  """The baseline to compare the others with; None unless it is the only one.
+
+  Args:
+    groups: of a report.
+  """
   found = [group for group in groups if is_baseline(group)]
   return found[0] if len(found) == 1 and len(groups) > 1 else None
 
 
-def differing(groups: Sequence[Group], sections=None) -> dict[str, list]:
-  """{key: its values by group} of what differs beside the seed.
+def differing(
+  groups: Sequence[Group], sections: Container[str] | None = None
+) -> dict[str, list[str | None]]:
+  """{key: its value in each group} for keys that differ, besides the seed.
 
   Args:
     groups: at least one.
-    sections: those looked at; None for all that are no part of a method.
+    sections: sections to compare; None for all that do not define a method.
   """
   flat = [_flatten(group.runs[0]) for group in groups]
   values = {key: [f.get(key) for f in flat] for f in flat for key in f}
@@ -134,7 +169,14 @@ def differing(groups: Sequence[Group], sections=None) -> dict[str, list]:
 
 
 def mean_std(values: np.ndarray) -> tuple[float, float | None]:
-  """Mean and sample standard deviation; NaN of nothing, no deviation of one."""
+  """Mean and sample standard deviation.
+
+  Args:
+    values: float64 [n].
+
+  Returns:
+    The mean, NaN for no values, and the deviation, None for fewer than two.
+  """
   if not len(values):
     return math.nan, None
   deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -142,11 +184,17 @@ def mean_std(values: np.ndarray) -> tuple[float, float | None]:
 
 
 def gain(group: Group, other: Group) -> tuple[float, float | None]:
-  """How far the final top-1 is above another's, and its standard error."""
-  ours, theirs = (
-    g.values(lambda run: run.accuracy and run.accuracy.final)
-    for g in (group, other)
-  )
+  """The gain in final top-1 over another group, and its standard error.
+
+  Args:
+    group: runs of a method.
+    other: runs to compare with.
+
+  Returns:
+    Difference of the means in [-1, 1], and its standard error; None unless both
+    groups have several seeds.
+  """
+  ours, theirs = group.values(final_top1), other.values(final_top1)
   (mean, std), (mean_other, std_other) = mean_std(ours), mean_std(theirs)
   if std is None or std_other is None:
     return mean - mean_other, None
@@ -154,28 +202,28 @@ def gain(group: Group, other: Group) -> tuple[float, float | None]:
   return mean - mean_other, error
 
 
-def _flatten(run):
-  flat = {"teacher_sha256": run.teacher_sha256}
+def _flatten(run: reading.Run) -> dict[str, str | None]:
+  flat: dict[str, str | None] = {"teacher_sha256": run.teacher_sha256}
   for section, values in run.config.items():
     for key, value in (values or {}).items():
       name = f"{section}.{key}"
       if name == "teacher.weights" and run.teacher_sha256 is None:
-        flat[name] = repr(value)  # of an old run: its path is all we know
+        flat[name] = repr(value)  # an old run, known by its path alone
       elif (
         name not in _REPEATED
-        and value is not None  # a key that is not given
+        and value is not None  # a key that is not set
         and not (section == "weights" and not value)
       ):
         flat[name] = repr(value)
   return flat
 
 
-def _key(run):
+def _key(run: reading.Run) -> tuple[tuple[str, str | None], ...]:
   return tuple(sorted(_flatten(run).items(), key=lambda item: item[0]))
 
 
-def _distinct(groups):
-  """The groups with what differs in the names of those of one name."""
+def _distinct(groups: list[Group]) -> list[Group]:
+  """The groups; equal names are extended by the keys that differ."""
   named = []
   for group in groups:
     same = [g for g in groups if g.name == group.name]
@@ -193,17 +241,17 @@ def _distinct(groups):
   return _numbered(named)
 
 
-def _told_apart(values, width=24):
-  """The values; a long one from where it differs from those most like it."""
-  values = [value or "none" for value in values]
+def _told_apart(values: Sequence[str | None], width: int = 24) -> list[str]:
+  """Values, cut to `width` from where a long one differs from the others."""
+  texts = [value or "none" for value in values]
   shown = []
-  for value in values:
+  for value in texts:
     if len(value) <= width:
       shown.append(value)
       continue
     same = max(
       len(os.path.commonprefix([value, other]))  # noqa: RUF071, of characters
-      for other in values
+      for other in texts
       if other != value
     )
     start = same - 4 if same > width // 2 else 0
@@ -212,8 +260,8 @@ def _told_apart(values, width=24):
   return shown
 
 
-def _numbered(named):
-  """The groups; a number is added to a name that came before."""
+def _numbered(named: list[Group]) -> list[Group]:
+  """The groups, with a number added to repeated names."""
   seen: dict[str, int] = {}
   for index, group in enumerate(named):
     seen[group.name] = seen.get(group.name, 0) + 1

@@ -1,8 +1,9 @@
 """The report's tables, as rows of strings and as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import datetime
+import functools
 import math
 import statistics
 
@@ -11,37 +12,37 @@ import numpy as np
 from vitkd_jax.data import printable
 from vitkd_jax.distill import terms as loss_terms
 from vitkd_jax.reporting import summary
+from vitkd_jax.runs import reading
 
 NONE = "-"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table; the first column is text, the others are numbers.
+  """A table whose first column is text and whose others are numbers.
 
   Attributes:
-    title: what stands above it.
-    head: names of the columns.
-    rows: each as long as `head`.
-    notes: sentences below it.
+    title: heading.
+    head: column names.
+    rows: cells, each row as long as `head`.
+    notes: sentences below the table.
   """
 
   title: str
   head: tuple[str, ...]
-  rows: list[tuple[str, ...]]
+  rows: Sequence[tuple[str, ...]]
   notes: tuple[str, ...] = ()
 
   def markdown(self) -> str:
-    """The table with its columns aligned, for a terminal and for a page."""
-    rows = [self.head, *self.rows]
+    """The table as Markdown, its columns aligned for a terminal."""
     # A bar inside a cell would end it.
     rows = [
       [printable.printable(cell).replace("|", "\\|") for cell in row]
-      for row in rows
+      for row in (self.head, *self.rows)
     ]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
 
-    def line(cells):
+    def line(cells: Sequence[str]) -> str:
       first, *rest = zip(cells, widths, strict=True)
       padded = [first[0].ljust(first[1]), *(c.rjust(w) for c, w in rest)]
       return f"| {' | '.join(padded)} |"
@@ -53,13 +54,21 @@ class Table:
 
 
 def make(groups: Sequence[summary.Group]) -> list[Table]:
-  """All tables of a report: methods, final losses, single runs."""
+  """The tables of a report: methods, final losses, single runs.
+
+  Args:
+    groups: the runs by method.
+  """
   tables = [_methods(groups), _losses(groups), _runs(groups)]
   return [table for table in tables if table.rows]
 
 
 def percent(values: np.ndarray) -> str:
-  """Mean +- sample standard deviation of shares, in percent."""
+  """Mean ± sample standard deviation, in percent.
+
+  Args:
+    values: float64 [n] in [0, 1].
+  """
   mean, deviation = summary.mean_std(100 * values)
   if math.isnan(mean):
     return NONE
@@ -67,19 +76,28 @@ def percent(values: np.ndarray) -> str:
 
 
 def number(value: float | None, digits: str = ".4g") -> str:
-  """A number, or a dash for none."""
+  """A formatted number; a dash for None.
+
+  Args:
+    value: the number.
+    digits: format specification.
+  """
   return NONE if value is None else format(value, digits)
 
 
 def duration(seconds: float | None) -> str:
-  """h:mm:ss without what is 0 in front."""
+  """A duration as h:mm:ss without leading zeros; a dash for None.
+
+  Args:
+    seconds: the duration.
+  """
   if seconds is None or not math.isfinite(seconds):
     return NONE
   text = str(datetime.timedelta(seconds=round(seconds)))
   return text.removeprefix("0:").removeprefix("0")
 
 
-def _methods(groups):
+def _methods(groups: Sequence[summary.Group]) -> Table:
   base = summary.baseline(groups)
   with_ema = any("eval_ema_top1" in r.series for g in groups for r in g.runs)
   head = ["method", "runs", "steps", "final top-1", "best"]
@@ -92,8 +110,8 @@ def _methods(groups):
       group.name,
       str(len(group.settled)),
       _joined(run.step for run in group.settled),
-      percent(group.values(lambda r: r.accuracy and r.accuracy.final)),
-      percent(group.values(lambda r: r.accuracy and r.accuracy.best)),
+      percent(group.values(summary.final_top1)),
+      percent(group.values(_best_top1)),
     ]
     if with_ema:
       row.append(percent(group.values(_plain_top1)))
@@ -108,20 +126,23 @@ def _methods(groups):
   return Table("Methods", tuple(head), rows, tuple(_notes(groups, base)))
 
 
-def _plain_top1(run):
-  series = run.series.get("eval_top1")
-  return series and series.final
+def _best_top1(run: reading.Run) -> float | None:
+  return run.accuracy.best if run.accuracy else None
 
 
-def _joined(values):
+def _plain_top1(run: reading.Run) -> float | None:
+  return _final(run, "eval_top1")
+
+
+def _joined(values: Iterable[int]) -> str:
   return ", ".join(map(str, sorted(set(values))))
 
 
-def _median(values):
+def _median(values: np.ndarray) -> float | None:
   return statistics.median(values) if len(values) else None
 
 
-def _gain(group, base):
+def _gain(group: summary.Group, base: summary.Group) -> str:
   if group is base:
     return NONE
   difference, error = summary.gain(group, base)
@@ -131,23 +152,25 @@ def _gain(group, base):
   return text if error is None else f"{text} ({100 * error:.2f})"
 
 
-def _notes(groups, base):
+def _notes(
+  groups: Sequence[summary.Group], base: summary.Group | None
+) -> Iterator[str]:
   yield (
-    "Top-1 in percent; best is the highest of the evaluations on the way. "
-    "± is the sample standard deviation over seeds; speed and time are "
-    "medians, of the training without compilation, evaluations and saves."
+    "Top-1 in percent; best is the highest of all evaluations. "
+    "± is the sample standard deviation over seeds. Speed and time are medians "
+    "and exclude compilation, evaluations and saves."
   )
   if base:
     yield (
-      "Gain: points of final top-1 above the baseline, and the standard error "
-      "of the difference where both have several seeds."
+      "Gain: final top-1 minus the baseline's, in points, and the standard "
+      "error of the difference where both have several seeds."
     )
   if len(groups) > 1:
     changes = summary.differing(groups)
     if changes:
       keys = list(changes)
       yield (
-        "Take care: the methods also differ in "
+        "Warning: the methods also differ in "
         + ", ".join(keys[:6])
         + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
         + "."
@@ -160,10 +183,10 @@ def _notes(groups, base):
       f"{run.name} ({run.step} of {run.total_steps} steps)" for run in going[:8]
     )
     more = f" and {len(going) - 8} more" if len(going) > 8 else ""
-    yield f"Still going, or stopped early: {names}{more}."
+    yield f"Still running, or stopped early: {names}{more}."
 
 
-def _losses(groups):
+def _losses(groups: Sequence[summary.Group]) -> Table:
   terms = [
     term
     for term in loss_terms.TERMS
@@ -177,7 +200,7 @@ def _losses(groups):
     row = [group.name, f"{np.mean(total):.4f}"]
     for term in terms:
       raw, weighted = (
-        group.values(lambda run, n=f"{kind}_{term}": _final(run, n))
+        group.values(functools.partial(_final, name=f"{kind}_{term}"))
         for kind in ("raw", "weighted")
       )
       row.append(
@@ -187,20 +210,20 @@ def _losses(groups):
       )
     rows.append(tuple(row))
   note = (
-    "Means over the last logged steps: the term as computed → times its "
-    "weight, as it is added up."
+    "Means over the last logged steps: raw term → term times its weight, as "
+    "summed."
   )
   return Table(
     "Final training losses", ("method", "total", *terms), rows, (note,)
   )
 
 
-def _final(run, name):
+def _final(run: reading.Run, name: str) -> float | None:
   series = run.series.get(name)
-  return series and series.final
+  return series.final if series else None
 
 
-def _runs(groups):
+def _runs(groups: Sequence[summary.Group]) -> Table:
   runs = [(group, run) for group in groups for run in group.runs]
   rows = []
   for group, run in runs:

@@ -1,45 +1,50 @@
-"""From a config's sections to what a training minimises.
-
-All that does not fit together is a ValueError of one sentence.
-"""
+"""From a config's sections to what a training minimises."""
 
 from collections.abc import Mapping
 import dataclasses
 import inspect
 from typing import Any
 
+import jax
+
+from vitkd_jax import check
 from vitkd_jax.cluster import sharding
 from vitkd_jax.data import datasets
 from vitkd_jax.distill import heads, losses, terms, tokens
-from vitkd_jax.models import checks, variants, vit
+from vitkd_jax.models import checks, protocol, variants, vit
 from vitkd_jax.runs import students
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training import sections, teachers
 
 
-def _stats(variant, weights=None) -> objectives.Stats:
-  """The variant's mean and standard deviation, or what weights say is theirs.
+def _stats(variant: str, weights: str | None = None) -> objectives.Stats:
+  """Mean and std of the images: stated beside the weights, else the variant's.
 
-  A teacher in another library's folder may have been trained with others.
+  A teacher in another library's folder may have been trained with its own.
   """
   said = students.stated(weights).preprocess if weights else None
   source = said or variants.get(variant)
   return source.mean, source.std
 
 
-def _loss_weights(values, num_classes) -> dict[str, float]:
+def _loss_weights(
+  values: Mapping[str, Any], num_classes: int
+) -> dict[str, float]:
   sections.known("weights", values, terms.TERMS)
   sections.check_types("weights", values, dict.fromkeys(terms.TERMS, float))
   for term, weight in values.items():
     if weight < 0:
-      raise ValueError(f"config.weights.{term}={weight}: wanted at least 0")
+      raise ValueError(f"expected config.weights.{term} >= 0, got {weight}")
   weights_by_term = {term: w for term, w in values.items() if w}
   if not weights_by_term:
-    raise ValueError("every weight in config.weights is 0: nothing to learn")
+    raise ValueError(
+      "expected at least one weight > 0 in config.weights, got only zeros"
+    )
   if "nkd" in weights_by_term and num_classes < 3:
     raise ValueError(
-      f"nkd needs at least 3 classes, the data set has {num_classes}: its "
-      "softmax over the other classes is constant; use config.weights.kl"
+      f"expected at least 3 classes for nkd, got a dataset of {num_classes}: "
+      "its softmax over a single non-target class is constant; use "
+      "config.weights.kl"
     )
   return weights_by_term
 
@@ -49,7 +54,7 @@ def make_objective(
   info: datasets.Info,
   image_size: tuple[int, int],
   run: sections.Run,
-  mesh: Any,
+  mesh: jax.sharding.Mesh,
   *,
   from_file: bool,
   pinned: teachers.Pin | None = None,
@@ -57,16 +62,19 @@ def make_objective(
   """The objective, and the teacher with its parameters on the mesh.
 
   Args:
-    section: all of a config, see `sections.split`.
-    info: of the dataset.
-    image_size: rows and columns of a batch, in pixels.
+    section: every section of a config, see `sections.split`.
+    info: dataset description.
+    image_size: (H, W) of a batch, in pixels.
     run: section `run`.
-    mesh: of the devices.
-    from_file: read the teacher's weights; False makes shapes alone.
+    mesh: mesh of the devices.
+    from_file: read the teacher's weights; False plans with shapes alone.
     pinned: see `teachers.load`.
 
+  Returns:
+    The objective, and the teacher; None where no loss term needs one.
+
   Raises:
-    ValueError: anything that does not fit.
+    ValueError: the sections do not go together; one sentence says why.
   """
   student = _student(section["student"], info.num_classes)
   checks.check_patches("student", student.patch_size, *image_size)
@@ -81,45 +89,52 @@ def make_objective(
     return objective, None
   if not section["teacher"]:
     raise ValueError(
-      f"the loss terms {', '.join(taught)} need a teacher: fill in "
+      f"the loss terms {', '.join(taught)} need a teacher; set "
       "config.teacher, or set their weights to 0"
     )
   config = sections.make(sections.Teacher, "teacher", section["teacher"])
   _check_dtype("teacher.dtype", config.dtype)
-  load = teachers.load if from_file else teachers.plan
-  logit_terms = [t for t in objective.terms if t in terms.LOGIT_TERMS]
-  loaded = load(config, info, image_size, logit_terms, pinned)
+  if from_file:
+    logit_terms = [t for t in objective.terms if t in terms.LOGIT_TERMS]
+    loaded = teachers.load(config, info, image_size, logit_terms, pinned)
+  else:
+    loaded = teachers.plan(config, info, image_size)
   teacher = loaded.model
   grid = teacher.grid(*image_size)
   if grid != objective.student_grid and not config.resample:
     raise ValueError(
-      f"the teacher's token grid is {grid[0]}x{grid[1]}, the student's "
-      f"{objective.student_grid[0]}x{objective.student_grid[1]}; set "
-      "config.teacher.resample=True to bring its maps to the student's grid"
+      "expected the teacher's token grid to be the student's "
+      f"{objective.student_grid[0]}x{objective.student_grid[1]}, got "
+      f"{grid[0]}x{grid[1]}; set config.teacher.resample=True to resample its "
+      "maps"
     )
   head = _head(objective, teacher, section["head"])
   select = _select(section["select"])
   if head is not None:
     _check_blocks(select, min(teacher.depth, student.depth))
+  logits = _logits(section["logits"])
   objective = dataclasses.replace(
     objective,
     teacher=teacher,
-    teacher_stats=_stats(config.variant, from_file and config.weights),
+    teacher_stats=_stats(config.variant, config.weights if from_file else None),
     teacher_grid=grid,
     head=head,
     select=select,
-    **_logits(section["logits"]),
+    temperature=logits.temperature,
+    gamma=logits.gamma,
   )
   where = sharding.tree(loaded.params, mesh, split=run.fsdp_teacher)
   params = sharding.place(loaded.params, where)
   return objective, dataclasses.replace(loaded, params=params)
 
 
-def _student(fields, num_classes) -> vit.ViT:
+def _student(fields: Mapping[str, Any], num_classes: int) -> vit.ViT:
   if not fields.get("variant"):
     raise ValueError("config.student.variant is missing")
   if "num_classes" in fields:
-    raise ValueError("config.student.num_classes comes from the data set")
+    raise ValueError(
+      "config.student.num_classes comes from the dataset; remove the key"
+    )
   types = {"variant": str} | vit.ViT.__annotations__
   known = {name: value for name, value in fields.items() if name in types}
   sections.check_types("student", known, types)
@@ -127,24 +142,21 @@ def _student(fields, num_classes) -> vit.ViT:
   return vit.Model(num_classes, **fields)
 
 
-def _check_dtype(name, dtype) -> None:
-  if dtype not in checks.DTYPES:
-    raise ValueError(
-      f"config.{name}={dtype!r}: wanted one of " + ", ".join(checks.DTYPES)
-    )
+def _check_dtype(name: str, dtype: object) -> None:
+  check.known(f"config.{name}", dtype, checks.DTYPES)
 
 
-def _head(objective, teacher, values):
+def _head(
+  objective: objectives.Objective,
+  teacher: protocol.Backbone,
+  values: Mapping[str, Any],
+) -> heads.ViTKD | None:
   config = sections.make(sections.Head, "head", values)
   if not 0 <= config.mask_ratio < 1:
     raise ValueError(
-      f"config.head.mask_ratio={config.mask_ratio}: not in [0, 1)"
+      f"expected 0 <= config.head.mask_ratio < 1, got {config.mask_ratio}"
     )
-  if config.reduction not in losses.REDUCTIONS:
-    raise ValueError(
-      f"config.head.reduction={config.reduction!r}: wanted one of "
-      + ", ".join(losses.REDUCTIONS)
-    )
+  check.known("config.head.reduction", config.reduction, losses.REDUCTIONS)
   terms = tuple(t for t in heads.TERMS if t in objective.loss_weights)
   if not terms:
     return None
@@ -157,18 +169,18 @@ def _head(objective, teacher, values):
   )
 
 
-def _logits(values) -> dict[str, float]:
+def _logits(values: Mapping[str, Any]) -> sections.Logits:
   config = sections.make(sections.Logits, "logits", values)
   if config.temperature <= 0 or config.gamma < 0:
     raise ValueError(
-      f"config.logits.temperature={config.temperature} and gamma="
-      f"{config.gamma}: wanted a positive and no negative number"
+      "expected config.logits.temperature > 0 and gamma >= 0, got "
+      f"{config.temperature} and {config.gamma}"
     )
-  return dataclasses.asdict(config)
+  return config
 
 
-def _select(values) -> dict[str, Any]:
-  """All keywords of `tokens.select` but the prefix."""
+def _select(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Every keyword of `tokens.select` except the prefix."""
   given = ("num_prefix_tokens",)
   sections.check_keywords(tokens.select, "select", values, given)
   known = inspect.signature(tokens.select).parameters
@@ -177,18 +189,18 @@ def _select(values) -> dict[str, Any]:
     for name in known
     if known[name].kind is inspect.Parameter.KEYWORD_ONLY and name not in given
   }
-  values = defaults | values
+  values = {**defaults, **values}
   for name in ("low_place", "high_place"):
     tokens.check_place(values[name])
   return values
 
 
-def _check_blocks(select, depth) -> None:
-  """Refuses maps that the shallower model does not have."""
+def _check_blocks(select: Mapping[str, Any], depth: int) -> None:
+  """Checks that the shallower model has every block that is compared."""
   if select["low_place"] == "encoded":
     raise ValueError(
-      "config.select.low_place='encoded' is after the last block: expected a "
-      "place in a block, such as '+mlp'"
+      "expected config.select.low_place in a block, such as '+mlp', got "
+      "'encoded', which is after the last block"
     )
   blocks = [*select["low_blocks"]]
   if select["high_place"] != "encoded":

@@ -1,4 +1,4 @@
-"""What the keys of a config are where nobody sets them."""
+"""Default values of a config's keys."""
 
 import dataclasses
 import inspect
@@ -18,7 +18,11 @@ _OWNERS = {
 
 
 def default(name: str) -> Any:
-  """Of a key like "config.data.exif"; None where it has none."""
+  """The default of a config's key; None where it has none.
+
+  Args:
+    name: full name of the key, such as "config.data.exif".
+  """
   _, section, key = (*name.split("."), "", "")[:3]
   if section == "augment":
     known = inspect.signature(augment.make_augment).parameters
@@ -31,5 +35,5 @@ def default(name: str) -> Any:
   return None if found is dataclasses.MISSING else _plain(found)
 
 
-def _plain(value):
-  return list(value) if isinstance(value, tuple) else value  # as JSON has it
+def _plain(value: Any) -> Any:
+  return list(value) if isinstance(value, tuple) else value  # as in JSON

@@ -1,10 +1,10 @@
 """From a config to the parts of a training, each section to one callable.
 
-All checks happen here, before anything compiles: what a user got wrong is a
+Every check happens here, before anything compiles: a user's mistake is a
 ValueError of one sentence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -29,18 +29,18 @@ from vitkd_jax.training import (
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training import state as states
 
-# Of the training's own evaluations.
+# Evaluators that run during training.
 _EVALUATORS = {"student": classification.Classification()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-  """Images that a training would read, where no data set is at hand.
+  """The images of a training without a dataset at hand.
 
   Attributes:
-    info: of the data set.
+    info: dataset description.
     image_size: (H, W) of a batch, in pixels.
-    num_train: examples of the training split.
+    num_train: number of examples in the training split.
   """
 
   info: datasets.Info
@@ -50,17 +50,34 @@ class Planned:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A training, ready to start."""
+  """A training, ready to start.
+
+  Attributes:
+    run: section `run`.
+    data: section `data`.
+    inputs: the batches, or what is planned in their place.
+    objective: models, loss terms and loss weights.
+    augment: see `augment.make_augment`.
+    optimizer: updates {"student", "head"}.
+    schedule: learning rate by step.
+    mesh: mesh of the devices.
+    steps_per_epoch: updates per pass over the training split; fractional.
+    total_steps: number of updates in the run.
+    teacher_params: the frozen teacher's parameters, on the mesh; None without
+      a teacher.
+    teacher_pin: which weights the teacher has.
+    teacher_notes: how the teacher was loaded, in sentences.
+  """
 
   run: sections.Run
   data: sections.Data
   inputs: inputs.Inputs | Planned
   info: datasets.Info
   objective: objectives.Objective
-  augment: Any
+  augment: Callable
   optimizer: optax.GradientTransformation
   schedule: optim.Schedule
-  mesh: Any
+  mesh: jax.sharding.Mesh
   image_shape: tuple[int, int, int]
   steps_per_epoch: float
   total_steps: int
@@ -68,11 +85,11 @@ class Experiment:
   teacher_pin: teachers.Pin
   teacher_notes: tuple[str, ...]
 
-  # Each is one object, so that what was traced at the build, to see whether it
-  # can be, is not traced again by who compiles it.
+  # Each step is one object, so that the trace made by `check` also serves the
+  # compilation.
 
-  def make_init(self):
-    """PRNG key -> the first TrainState."""
+  def make_init(self) -> Callable[[jax.Array], states.TrainState]:
+    """A function from a PRNG key to the initial TrainState."""
     return states.make_init(
       init_params=lambda key: self.objective.init_params(
         key, (1, *self.image_shape)
@@ -83,44 +100,51 @@ class Experiment:
     )
 
   def create_state(self) -> states.TrainState:
-    """The first TrainState of the run's seed, each leaf born on its devices."""
+    """The initial TrainState, each leaf created on its devices."""
     init = jax.jit(self.make_init(), out_shardings=self.state_shardings())
     return init(jax.random.key(self.run.seed))
 
   def state_shapes(self) -> states.TrainState:
-    """The state of the run as sharded shapes."""
+    """The run's state as sharded ShapeDtypeStructs."""
     return self._state_shapes
 
-  def state_shardings(self):
-    """The shardings of `make_init`'s state on the mesh."""
+  def state_shardings(self) -> Any:
+    """The sharding of each leaf of the state."""
     return jax.tree.map(lambda leaf: leaf.sharding, self._state_shapes)
 
   def step_shapes(self) -> tuple[Any, Any, dict[str, jax.ShapeDtypeStruct]]:
-    """State, teacher's parameters and batch of a step, as sharded shapes."""
+    """A step's state, teacher parameters and batch, as sharded shapes."""
     return self._state_shapes, self.teacher_params, self._batch_shapes()
 
-  def make_train_step(self):
-    """The train step, jitted: (state, teacher_params, batch) -> both."""
+  def make_train_step(self) -> Any:
+    """The jitted train step, see `steps.make_train_step`."""
     return self._train_step
 
-  def make_eval_step(self):
-    """See `running.make_step`; jitted, of the model "student"."""
+  def make_eval_step(self) -> Any:
+    """The jitted evaluation step of the student, see `running.make_step`."""
     return self._eval_step
 
   def zero_sums(self) -> running.Sums:
-    """What an evaluation starts from."""
+    """The sums that an evaluation starts from."""
     return running.zero_sums(_EVALUATORS)
 
   def scores(self, sums: running.Sums) -> dict[str, float]:
-    """Shares "top1" and "top5", and "loss" in nats, of sums on the host."""
+    """An evaluation's scores.
+
+    Args:
+      sums: of every batch, on the host.
+
+    Returns:
+      "top1" and "top5" in [0, 1], and "loss" in nats.
+    """
     found = _EVALUATORS["student"].compute(sums["student"])
     return {name: found[name] for name in ("top1", "top5", "loss")}
 
   def check(self) -> None:
-    """Traces both steps; what the compilation would refuse is refused here.
+    """Traces both steps, so that what cannot compile is refused now.
 
     Raises:
-      ValueError: parts of the config that do not go together.
+      ValueError: parts of the config do not go together.
     """
     try:
       jax.eval_shape(self._train_step, *self.step_shapes())
@@ -136,7 +160,7 @@ class Experiment:
         text = f"{type(error).__name__}: {text}"
       raise ValueError(f"the training step cannot be built: {text}") from error
 
-  def _batch_shapes(self, **more):
+  def _batch_shapes(self, **more: Any) -> dict[str, jax.ShapeDtypeStruct]:
     split, size = sharding.batch(self.mesh), self.run.batch_size
     leaves = {"image": (self.image_shape, jnp.uint8), "label": ((), jnp.int32)}
     return {
@@ -145,18 +169,18 @@ class Experiment:
     }
 
   @functools.cached_property
-  def _state_shapes(self):
+  def _state_shapes(self) -> states.TrainState:
     shapes = jax.eval_shape(self.make_init(), jax.random.key(0))
     where = sharding.tree(shapes, self.mesh, split=self.run.fsdp > 1)
     return sharding.place(shapes, where)
 
   @functools.cached_property
-  def _train_step(self):
+  def _train_step(self) -> Any:
     replicated = sharding.replicated(self.mesh)
 
-    def gather(params):
-      # Left to itself the compiler splits some products as their parameters
-      # are split, and gathers the activations for them.
+    def gather(params: Any) -> Any:
+      # Without this the compiler splits some products as their parameters are
+      # split, and gathers the activations for them.
       return jax.lax.with_sharding_constraint(params, replicated)
 
     step = steps.make_train_step(
@@ -178,7 +202,7 @@ class Experiment:
     )
 
   @functools.cached_property
-  def _eval_step(self):
+  def _eval_step(self) -> Any:
     step = running.make_step(
       {"student": self.objective.student_logits}, _EVALUATORS
     )
@@ -195,20 +219,19 @@ def build(
   planned: Planned | None = None,
   pinned: teachers.Pin | None = None,
 ) -> Experiment:
-  """The parts of a training; all that can be wrong is refused here.
+  """The parts of a training; refuses every mistake in the config.
 
   Args:
-    config: with the sections in `SECTIONS`; `teacher`, `head`, `select` and
-      `logits` may be empty or missing.
-    devices: to train on; all by default.
-    planned: images that are not there yet. Nothing is read then, the
-      teacher's file neither, and the step can be compiled but not run:
-      `teacher_params` are ShapeDtypeStructs, and `devices` may be described
-      ones.
-    pinned: the teacher's weights that an earlier start of the run took.
+    config: with the sections in `sections.SECTIONS`; `teacher`, `head`,
+      `select` and `logits` may be empty or missing.
+    devices: devices to train on; all by default.
+    planned: images that are not at hand. Neither they nor the teacher's file
+      are read, and the step can be compiled but not run: `teacher_params` are
+      ShapeDtypeStructs, and `devices` may be described ones.
+    pinned: the teacher's weights as an earlier start of the run pinned them.
 
   Raises:
-    ValueError: anything that does not fit, in one sentence.
+    ValueError: the config cannot be built; one sentence says why.
   """
   section = sections.split(config)
   run = sections.make(sections.Run, "run", section["run"])
@@ -218,8 +241,8 @@ def build(
   mixes = ("mixup_alpha", "cutmix_alpha")
   if run.batch_size % 2 and any(map(section["augment"].get, mixes)):
     raise ValueError(
-      f"config.run.batch_size={run.batch_size}: Mixup and CutMix mix pairs and "
-      "want an even batch size"
+      "expected an even config.run.batch_size, since Mixup and CutMix mix "
+      f"pairs, got {run.batch_size}"
     )
   data = sections.make(sections.Data, "data", section["data"])
   images = planned or inputs.Inputs(
@@ -228,9 +251,9 @@ def build(
   info, num_train = images.info, images.num_train
   if run.batch_size > num_train:
     raise ValueError(
-      f"config.run.batch_size={run.batch_size}, but {data.train_split!r} of "
-      f"{data.name} has {num_train} images: a batch would hold some twice; "
-      "take a smaller one"
+      f"expected config.run.batch_size <= {num_train}, the images in "
+      f"{data.train_split!r} of {data.name}, got {run.batch_size}: a batch "
+      "would contain duplicates"
     )
 
   objective, teacher = assembly.make_objective(
@@ -245,7 +268,8 @@ def build(
   total_steps = max(1, round(run.epochs * num_train / run.batch_size))
   if run.profile_at > total_steps:
     raise ValueError(
-      f"config.run.profile_at={run.profile_at}: the run has {total_steps} steps"
+      f"expected config.run.profile_at <= {total_steps}, the run's steps, got "
+      f"{run.profile_at}"
     )
   schedule = _schedule(section["schedule"], num_train, run, total_steps)
   parts = Experiment(
@@ -276,7 +300,9 @@ def build(
   return parts
 
 
-def _schedule(values, num_train, run, total_steps):
+def _schedule(
+  values: Mapping[str, Any], num_train: int, run: sections.Run, total_steps: int
+) -> optim.Schedule:
   config = sections.make(sections.Schedule, "schedule", values)
   values = dataclasses.asdict(config)
   warmup = values.pop("warmup_epochs") * num_train / run.batch_size

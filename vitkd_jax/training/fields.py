@@ -1,4 +1,4 @@
-"""The section `student`: fields of the model, those not set the variant's."""
+"""The section `student`: model fields, each the variant's unless it is set."""
 
 import typing
 
@@ -6,7 +6,7 @@ import ml_collections
 
 from vitkd_jax.models import vit
 
-# The type of each key of the section `student`, beside the variant's name.
+# Type of each key of the section `student`, besides the variant's name.
 FIELDS = {
   name: (typing.get_args(field.type) or (field.type,))[0]
   for name, field in vit.ViT.__dataclass_fields__.items()
@@ -15,10 +15,13 @@ FIELDS = {
 
 
 def given(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The config without the keys of `student` that nobody set.
+  """A copy of the config without the keys of `student` that are not set.
 
-  None means the variant's value. Only layerscale_init=None, written as such
-  and not left open by a placeholder, is a value: no LayerScale.
+  None stands for the variant's value, except for layerscale_init=None, which
+  switches LayerScale off if it is written out rather than left a placeholder.
+
+  Args:
+    config: with or without a section `student`.
   """
   plain = config.to_dict()
   student = config.get("student") or ml_collections.ConfigDict()

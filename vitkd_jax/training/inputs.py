@@ -1,19 +1,34 @@
 """From the section `data` to this process's batches."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 import functools
 import math
-from typing import Any
+from typing import Protocol
 
 import jax
+import numpy as np
 
 from vitkd_jax.data import crop, datasets, decode, loader, preprocess
 from vitkd_jax.training import sections
 
-Batches = Iterator[dict[str, Any]]
-
-# More processes than that on one machine are a slip of a digit.
+# More worker processes than this are a typing error.
 _MOST_WORKERS = 1000
+
+
+class Batches(Protocol):
+  """An iterator over {name: array of rows} that holds threads or processes."""
+
+  def __iter__(self) -> "Batches":
+    """Itself."""
+    ...
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    """The next batch."""
+    ...
+
+  def close(self) -> None:
+    """Stops threads and worker processes."""
+    ...
 
 
 class Inputs:
@@ -21,16 +36,16 @@ class Inputs:
 
   Args:
     data: section `data`.
-    batch_size: examples of a global batch.
-    seed: of the order and the crops.
+    batch_size: examples in a global batch.
+    seed: seed of the order and the crops.
 
   Attributes:
-    info: of the data set.
+    info: dataset description.
     image_size: (H, W) of a batch, in pixels.
-    num_train: examples of the training split.
+    num_train: number of examples in the training split.
 
   Raises:
-    ValueError: the data set or a split is not there, or does not fit.
+    ValueError: the section is wrong, or the dataset or a split is missing.
   """
 
   def __init__(self, data: sections.Data, *, batch_size: int, seed: int):
@@ -38,19 +53,26 @@ class Inputs:
     self._data, self._batch_size, self._seed = data, batch_size, seed
     self.info = datasets.info(data.name, data.data_dir)
     self.image_size = crop_size(data.image_size, self.info)
-    self._eval_crop = None
-    if data.image_size:
-      short = preprocess.short_side(data.image_size, data.eval_resize)
+    self._eval_crop: crop.CentreCrop | None = None
+    short = preprocess.short_side(data.image_size, data.eval_resize)
+    if short is not None:
       self._eval_crop = crop.CentreCrop(data.image_size, short)
     self.num_train = self._count(data.train_split)
     self._count(data.eval_split)
 
   def train(self, start_step: int) -> Batches:
-    """Endless batches from number `start_step` on; close() ends them."""
+    """This process's batches, without end; close() stops their workers.
+
+    Args:
+      start_step: index of the first batch.
+
+    Returns:
+      {"image": uint8 [B, H, W, 3], "label": int32 [B]}, B of this process.
+    """
     data, random_crop = self._data, None
     if data.image_size:
       random_crop = crop.RandomCrop(
-        data.image_size, tuple(data.crop_area), tuple(data.crop_ratio)
+        data.image_size, _pair(data.crop_area), _pair(data.crop_ratio)
       )
     return loader.train_batches(
       self._train_source,
@@ -59,7 +81,7 @@ class Inputs:
       start_step=start_step,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      # Worker processes would hold a copy of what is cached each.
+      # Each worker process would hold its own copy of the cache.
       num_workers=0 if data.cache else data.num_workers,
       crop=random_crop,
       repeats=data.repeats,
@@ -67,7 +89,12 @@ class Inputs:
     )
 
   def evaluation(self) -> Batches:
-    """Batches that hold every example of the evaluation split once."""
+    """This process's batches of the evaluation split, each example once.
+
+    Returns:
+      {"image": uint8 [B, H, W, 3], "label": int32 [B], "weight": float32 [B]},
+      weight 0 where the last batch is padded.
+    """
     return loader.eval_batches(
       self._eval_source,
       batch_size=self._batch_size,
@@ -77,29 +104,31 @@ class Inputs:
       max_bad_share=self._data.max_bad_share,
     )
 
-  def eval_images(self, mean, std) -> preprocess.Preprocess:
-    """What makes the evaluation's images, for whoever scores the student.
+  def eval_images(
+    self, mean: tuple[float, float, float], std: tuple[float, float, float]
+  ) -> preprocess.Preprocess:
+    """The evaluation's preprocessing, for whoever scores the student.
 
     Args:
-      mean: that the student's variant wants subtracted, see `variants`.
-      std: and divided by.
+      mean: the student's mean of images in [0, 1], see `variants`.
+      std: the student's standard deviation.
     """
-    short = self._eval_crop and self._eval_crop.short_side
+    short = None if self._eval_crop is None else self._eval_crop.short_side
     return preprocess.Preprocess(self.image_size, short, mean, std)
 
   def open(self) -> None:
-    """Opens both splits now, and decodes them where they are cached."""
+    """Opens both splits now, and decodes them if they are cached."""
     _ = self._train_source, self._eval_source
 
   @functools.cached_property
-  def _train_source(self):
+  def _train_source(self) -> datasets.Source:
     return self._load(self._data.train_split, cache=self._data.cache)
 
   @functools.cached_property
-  def _eval_source(self):
+  def _eval_source(self) -> datasets.Source:
     return self._load(self._data.eval_split, cache=self._data.cache)
 
-  def _load(self, split, cache=False):
+  def _load(self, split: str, cache: bool = False) -> datasets.Source:
     data = self._data
     return datasets.load(
       data.name,
@@ -110,19 +139,22 @@ class Inputs:
       exif=data.exif,
     )
 
-  def _count(self, split):
+  def _count(self, split: str) -> int:
     size = len(self._load(split))
     if not size:
-      raise ValueError(f"split {split!r} of {self._data.name} is empty")
+      raise ValueError(
+        f"expected at least one example in split {split!r} of "
+        f"{self._data.name}, got none"
+      )
     return size
 
 
 def crop_size(image_size: int, info: datasets.Info) -> tuple[int, int]:
-  """(H, W) of the images that come, in pixels.
+  """(H, W) of a batch's images, in pixels.
 
   Args:
-    image_size: pixels of a side that they are cropped to; 0 for whole ones.
-    info: of the data set.
+    image_size: side of the crop in pixels; 0 for whole images.
+    info: dataset description.
 
   Raises:
     ValueError: whole images of several sizes.
@@ -131,41 +163,49 @@ def crop_size(image_size: int, info: datasets.Info) -> tuple[int, int]:
     return image_size, image_size
   if info.image_size is None:
     raise ValueError(
-      f"the images of {info.name} differ in size; set the size that they are"
-      " cropped to (config.data.image_size, or --image-size), such as 224"
+      f"the images of {info.name} differ in size; set the size of the crop "
+      "(config.data.image_size, or --image-size), such as 224"
     )
   return info.image_size
 
 
 def check(data: sections.Data) -> None:
-  """Raises ValueError for a value of section `data` that is out of range."""
+  """Checks the ranges of a section `data`.
+
+  Args:
+    data: the section.
+
+  Raises:
+    ValueError: a value is out of its range, or needs another key.
+  """
   _check_least(0, data, "num_workers", "image_size", "eval_resize")
   _check_least(1, data, "repeats")
   if data.num_workers > _MOST_WORKERS:
     raise ValueError(
-      f"config.data.num_workers={data.num_workers}: wanted at most "
-      f"{_MOST_WORKERS}; as many as the machine has cores suffice"
+      f"expected config.data.num_workers <= {_MOST_WORKERS}, got "
+      f"{data.num_workers}; one per core of the machine is enough"
     )
   if data.image_size**2 > decode.MOST_DECODED:
     raise ValueError(
-      f"config.data.image_size={data.image_size}: wanted at most "
-      f"{math.isqrt(decode.MOST_DECODED)}, the largest images that are decoded"
+      "expected config.data.image_size <= "
+      f"{math.isqrt(decode.MOST_DECODED)}, the largest image that is decoded, "
+      f"got {data.image_size}"
     )
   if not 0 <= data.max_bad_share <= 1:
     raise ValueError(
-      f"config.data.max_bad_share={data.max_bad_share} is not in [0, 1]"
+      f"expected 0 <= config.data.max_bad_share <= 1, got {data.max_bad_share}"
     )
   low, high = data.crop_area
   if not 0 < low <= high <= 1:
     raise ValueError(
-      f"config.data.crop_area={tuple(data.crop_area)}: wanted the least and the"
-      " greatest part of the image's area, in (0, 1]"
+      "expected config.data.crop_area to be the smallest and the largest share "
+      f"of an image's area, in (0, 1], got {tuple(data.crop_area)}"
     )
   low, high = data.crop_ratio
   if not 0 < low <= high:
     raise ValueError(
-      f"config.data.crop_ratio={tuple(data.crop_ratio)}: wanted the least and"
-      " the greatest width / height, both positive"
+      "expected config.data.crop_ratio to be the smallest and the largest "
+      f"width / height, both > 0, got {tuple(data.crop_ratio)}"
     )
   if data.eval_resize and not data.image_size:
     raise ValueError(
@@ -174,8 +214,8 @@ def check(data: sections.Data) -> None:
     )
   if data.eval_resize and data.eval_resize < data.image_size:
     raise ValueError(
-      f"config.data.eval_resize={data.eval_resize} is less than"
-      f" image_size={data.image_size}, which is cut out of it"
+      f"expected config.data.eval_resize >= image_size={data.image_size}, the "
+      f"crop, got {data.eval_resize}"
     )
   if data.eval_resize:
     preprocess.check_crop(data.image_size, data.eval_resize)
@@ -184,14 +224,18 @@ def check(data: sections.Data) -> None:
     if not data.image_size and value != getattr(sections.Data, name):
       raise ValueError(
         f"config.data.{name}={value} needs config.data.image_size, the size of"
-        " the random crop; without it images are taken whole"
+        " the random crop; without it images are used whole"
       )
 
 
-def _check_least(least, data, *names):
+def _check_least(least: int, data: sections.Data, *names: str) -> None:
   for name in names:
     value = getattr(data, name)
-    if value < 0:
-      raise ValueError(f"config.data.{name}={value} is negative")
     if value < least:
-      raise ValueError(f"config.data.{name}={value}: wanted at least {least}")
+      raise ValueError(f"expected config.data.{name} >= {least}, got {value}")
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+  """A config's sequence of two numbers, which may be a list, as a tuple."""
+  low, high = values
+  return low, high

@@ -1,8 +1,8 @@
-"""The training loop: steps, and now and then a log, an evaluation, a save.
+"""The training loop: steps, with logs, evaluations and saves in between.
 
-What processes must agree on (when to save, to stop, to end) they decide from
-the step, from values that the compiled step replicates, or from one process's
-word; none decides by its own clock.
+Processes agree on when to save, stop and end by deciding from the step, from
+values that the compiled step replicates, or from one process's broadcast, and
+never by their own clocks.
 """
 
 from collections.abc import Callable
@@ -16,29 +16,37 @@ import numpy as np
 
 from vitkd_jax import errors
 from vitkd_jax.cluster import preemption, sharding, watchdog
-from vitkd_jax.data import loader
 from vitkd_jax.evaluation import running
 from vitkd_jax.runs import checkpoint
 from vitkd_jax.runs import metrics as writers
 from vitkd_jax.training import (
   clock,
   experiment,
+  failures,
+  inputs,
   profiling,
   teacher_check,
 )
 from vitkd_jax.training import state as states
 
+Batch = dict[str, jax.Array]
+# Of a step, see `steps.make_train_step`.
+Report = dict[str, Any]
+
 
 class Loop:
-  """Trains from one state to the end.
+  """Trains from a given state to the end.
 
   Args:
-    parts: of the experiment.
-    checkpoints: where states are saved.
-    writer: of metrics and lines.
-    dog: is told that the work goes on.
+    parts: the experiment.
+    checkpoints: saves states.
+    writer: writes metrics and log lines.
+    dog: ends a process that makes no progress.
     profile: traces some steps.
-    compiling: a context for the compilation of the step.
+    compiling: makes the context in which the step compiles.
+
+  Raises:
+    ValueError: the experiment is planned, without images to train on.
   """
 
   def __init__(
@@ -50,7 +58,10 @@ class Loop:
     profile: profiling.Profile,
     compiling: Callable[[], contextlib.AbstractContextManager],
   ):
-    self._parts, self._checkpoints = parts, checkpoints
+    if isinstance(parts.inputs, experiment.Planned):
+      raise ValueError("expected an experiment with images, got a planned one")
+    self._parts, self._inputs = parts, parts.inputs
+    self._checkpoints = checkpoints
     self._writer, self._dog, self._profile = writer, dog, profile
     self._compiling = compiling
     self._eval_step = parts.make_eval_step()
@@ -61,30 +72,39 @@ class Loop:
   def run(
     self, state: states.TrainState, *, saved: bool, evaluated: bool
   ) -> tuple[states.TrainState, dict[str, float]]:
-    """The last state, and {"eval_top1": ..., ...} of its evaluation.
+    """Trains to the end.
 
     Args:
-      state: to start from; its buffers are donated.
+      state: initial state; its buffers are donated.
       saved: there is a checkpoint of it.
-      evaluated: it was evaluated if that was due.
+      evaluated: it needs no evaluation, or has had it.
+
+    Returns:
+      The final state, and its evaluation {"eval_top1": ..., ...}.
 
     Raises:
-      errors.PreemptedError: a notice came; the state is saved.
-      errors.FailedError: too many updates were not finite, or a checkpoint
-        could not be written, or the input broke.
+      errors.PreemptedError: the run was told to stop; the state is saved.
+      errors.FailedError: too many consecutive updates were not finite, a
+        checkpoint could not be written, or the input failed.
     """
     first_step = int(state.step)
     self._clock = clock.Clock(first_step)
     self._saved_at = time.monotonic()
     self._last_save = first_step if saved else None
-    self._in_flight = None
+    self._in_flight: int | None = None
     self._stop_if_noticed(first_step, state)
     if first_step >= self._parts.total_steps:
       return state, self._evaluate(first_step, state)
-    with contextlib.closing(self._parts.inputs.train(first_step)) as batches:
+    with contextlib.closing(self._inputs.train(first_step)) as batches:
       return self._train(state, first_step, evaluated, batches)
 
-  def _train(self, state, first_step, evaluated, batches):
+  def _train(
+    self,
+    state: states.TrainState,
+    first_step: int,
+    evaluated: bool,
+    batches: inputs.Batches,
+  ) -> tuple[states.TrainState, dict[str, float]]:
     parts, total = self._parts, self._parts.total_steps
     batch = self._next(batches)
     if first_step == 0 and teacher_check.compares_logits(parts):
@@ -95,24 +115,32 @@ class Loop:
     step_fn = self._compile(state, batch)
     self._stop_if_noticed(first_step, state)
     if not evaluated and _due(first_step, parts.run.eval_every, total):
-      # A notice came while this state was being evaluated.
+      # The run was stopped while this state was being evaluated.
       result = self._evaluate(first_step, state)
       self._save(first_step, state, result)
     with preemption.saving():
       return self._steps(step_fn, state, first_step, batch, batches)
 
-  def _steps(self, step_fn, state, first_step, batch, batches):
+  def _steps(
+    self,
+    step_fn: Callable,
+    state: states.TrainState,
+    first_step: int,
+    batch: Batch,
+    batches: inputs.Batches,
+  ) -> tuple[states.TrainState, dict[str, float]]:
     parts, total = self._parts, self._parts.total_steps
     teacher_params = parts.teacher_params
     self._clock = clock.Clock(first_step)
-    before = result = None
+    before: Report | None = None
+    result: dict[str, float] | None = None
     for step in range(first_step + 1, total + 1):
       self._dog.beat(f"step {step}", long=step == first_step + 1)
       if self._profile.begins(step):
-        jax.block_until_ready(state)  # what came before is not looked at
+        jax.block_until_ready(state)  # keep earlier steps out of the trace
         with self._clock.paused():
           self._profile.start()
-      # Guards against a hidden copy: scalars leave by explicit device_get.
+      # No hidden copies: scalars leave by an explicit device_get.
       with (
         jax.transfer_guard("disallow"),
         jax.profiler.StepTraceAnnotation("train", step_num=step),
@@ -132,18 +160,21 @@ class Loop:
       self._stop_if_noticed(step, state)
     self._check_finite(total, before)
     self._finish_save()
+    assert result is not None  # the last step is always evaluated
     return state, result
 
-  def _end_trace(self, state):
-    """Ends the trace, if there is one, after the steps that led to a state."""
+  def _end_trace(self, state: states.TrainState) -> None:
+    """Ends the trace, if one is running, once `state` has been computed."""
     if self._profile.running:
       jax.block_until_ready(state)
       self._dog.beat("the trace", long=True)
       with self._clock.paused():
         self._profile.stop()
 
-  def _after(self, step, state, report):
-    """What is due after a step; an evaluation's result, if there was one."""
+  def _after(
+    self, step: int, state: states.TrainState, report: Report
+  ) -> dict[str, float] | None:
+    """Does what is due after a step; an evaluation's result, if it was due."""
     parts, total, result = self._parts, self._parts.total_steps, None
     logs = step == total or step % parts.run.log_every == 0
     if logs:
@@ -158,12 +189,12 @@ class Loop:
       self._finish_save()
     return result
 
-  def _next(self, batches):
-    with _input_errors():
+  def _next(self, batches: inputs.Batches) -> Batch:
+    with failures.reading():
       batch = next(batches)
     return sharding.global_batch(batch, self._parts.mesh)
 
-  def _compile(self, state, batch):
+  def _compile(self, state: states.TrainState, batch: Batch) -> Callable:
     self._dog.beat("compilation", long=True)
     began = time.monotonic()
     step_fn = self._parts.make_train_step()
@@ -175,8 +206,8 @@ class Loop:
     self._checkpoints.prepare(state)
     return step_fn
 
-  def _stop_if_noticed(self, step, state):
-    """Saves and ends the run if its machines will be taken away."""
+  def _stop_if_noticed(self, step: int, state: states.TrainState) -> None:
+    """Saves and ends the run if it was interrupted or preempted."""
     if not preemption.noticed():
       return
     self._dog.beat("the last checkpoint", long=True)
@@ -186,19 +217,19 @@ class Loop:
     by_hand = preemption.interrupted()
     raise errors.PreemptedError(
       f"{'interrupted' if by_hand else 'preempted'}: the state of step {step} "
-      "is saved; start the same command again to go on",
+      "is saved; start the same command again to resume",
       errors.INTERRUPTED if by_hand else 0,
     )
 
-  def _minutes_are_over(self):
-    """Whether process 0's clock wants a checkpoint."""
+  def _minutes_are_over(self) -> bool:
+    """Whether a checkpoint is due by process 0's clock."""
     minutes = self._parts.run.checkpoint_minutes
     if not minutes:
       return False
     over = time.monotonic() - self._saved_at > 60 * minutes
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(over)))
 
-  def _log(self, step, report):
+  def _log(self, step: int, report: Report) -> None:
     report = jax.device_get(report)
     values = {
       name: float(total / count)
@@ -210,11 +241,11 @@ class Loop:
       step, self._parts.total_steps, self._parts.run.batch_size
     )
     self._writer.scalars(step, values)
-    if "loss" in values:  # at least one update was made
+    if "loss" in values:  # at least one update was applied
       self._writer.progress(step, values)
 
-  def _check_finite(self, step, report):
-    """Tells of a skipped update; raises FailedError at too many in a row."""
+  def _check_finite(self, step: int, report: Report | None) -> None:
+    """Logs a skipped update; raises FailedError after too many in a row."""
     if report is None:
       return
     total, row = map(int, jax.device_get(report["skipped"]))
@@ -224,20 +255,20 @@ class Loop:
     bad = jax.device_get(report["bad"])
     terms = ", ".join(n for n, b in zip(names, bad, strict=True) if b)
     self._writer.line(
-      f"step {step}: {terms} became NaN or infinite; that update was skipped "
-      f"({row} in a row, {total} in all)"
+      f"step {step}: {terms} became NaN or infinite; skipped the update "
+      f"({row} consecutive, {total} in total)"
     )
     if row >= self._parts.run.max_bad_steps:
       self._finish_save()
       raise errors.FailedError(
-        f"{terms} became NaN or infinite at step {step}, the {row}. update in "
-        "a row that was skipped (config.run.max_bad_steps); the checkpoints "
-        "are intact; lower the learning rate (config.schedule.peak) or that "
-        "term's weight and start in an empty workdir"
+        f"{terms} became NaN or infinite at step {step}: {row} consecutive "
+        "updates skipped (config.run.max_bad_steps); the checkpoints are "
+        "intact; lower the learning rate (config.schedule.peak) or that term's "
+        "weight, and start in an empty workdir"
       )
 
-  def _evaluate(self, step, state):
-    self._end_trace(state)  # it is of steps alone
+  def _evaluate(self, step: int, state: states.TrainState) -> dict[str, float]:
+    self._end_trace(state)  # which covers steps only
     models = {"eval": {"student": state.params["student"]}}
     if state.ema is not None:
       models["eval_ema"] = {"student": state.ema}
@@ -253,17 +284,19 @@ class Loop:
       self._writer.line(f"evaluation at step {step}: {shown}")
     return values
 
-  def _score(self, models: dict[str, Any], stop) -> dict[str, Any]:
-    """The sums of each model's parameters, in one pass over the images."""
-    parts, batches = self._parts, self._parts.inputs.evaluation()
+  def _score(
+    self, models: dict[str, Any], stop: Callable[[], None]
+  ) -> dict[str, Any]:
+    """The sums for each model's parameters, in one pass over the images."""
+    parts, batches = self._parts, self._inputs.evaluation()
     self._dog.beat("an evaluation", long=True)
     first = iter([True])
 
-    def after_batch():
+    def after_batch() -> None:
       self._dog.beat("an evaluation", long=next(first, False))
       stop()
 
-    with contextlib.closing(batches), _input_errors():
+    with contextlib.closing(batches), failures.reading():
       return running.run(
         self._eval_step,
         self._zero_sums,
@@ -273,54 +306,39 @@ class Loop:
         after_batch,
       )
 
-  def _save(self, step, state, result, *, evaluated=True):
+  def _save(
+    self,
+    step: int,
+    state: states.TrainState,
+    result: dict[str, float] | None,
+    *,
+    evaluated: bool = True,
+  ) -> None:
     self._end_trace(state)
     top1 = None
     if result is not None:
       top1 = result.get("eval_ema_top1", result["eval_top1"])
     self._finish_save()
     self._dog.beat("a checkpoint", long=True)
-    with self._clock.paused(), _save_errors():
+    with self._clock.paused(), failures.saving():
       self._checkpoints.save(step, state, top1=top1, evaluated=evaluated)
     self._in_flight = self._last_save = step
     self._saved_at = time.monotonic()
 
-  def _finish_save(self):
-    """Waits for the save in flight, and only then says that it is saved."""
+  def _finish_save(self) -> None:
+    """Waits for the save in flight, and then logs that it is saved."""
     if self._in_flight is None:
       return
-    with self._clock.paused(), _save_errors():
+    with self._clock.paused(), failures.saving():
       self._checkpoints.wait()
     self._writer.line(f"saved the checkpoint of step {self._in_flight}")
     self._in_flight = None
 
 
-@contextlib.contextmanager
-def _save_errors():
-  """An asynchronous save that failed says so at the next wait."""
-  try:
-    yield
-  # Orbax and tensorstore raise many types for a full disk alone.
-  except Exception as error:
-    raise errors.FailedError(
-      "a checkpoint could not be written, those before it are intact: "
-      + checkpoint.first_line(error)
-    ) from error
+def _due(step: int, every: int, total: int) -> bool:
+  """Whether something is due: every `every` steps, and at the end.
 
-
-@contextlib.contextmanager
-def _input_errors():
-  """What the input cannot go on from, as the run's failure."""
-  try:
-    yield
-  except loader.InputError as error:
-    raise errors.FailedError(str(error)) from error
-
-
-def _due(step, every, total):
-  """Whether it is, by its interval or at the end.
-
-  Where the end is at most a tenth of an interval away, it is left to it.
+  Within a tenth of an interval of the end it is left to the end.
   """
   if step == total:
     return True

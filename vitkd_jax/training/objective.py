@@ -1,4 +1,4 @@
-"""What a training minimises: the only place where loss weights meet."""
+"""What a training minimises: the only place where losses are weighted."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -18,22 +18,22 @@ Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """What a training minimises: models, what they are compared by, weights.
+  """What a training minimises: models, loss terms and loss weights.
 
   Attributes:
     student: the trained model.
-    student_stats: mean and std of images in [0, 1], as the student wants.
-    loss_weights: {term: weight} of the terms that are computed, all in
-      `terms.TERMS`.
-    teacher: the frozen model, or None where no term needs it.
-    teacher_stats: as the teacher wants.
-    head: the modules trained beside the student, or None without features.
-    select: keyword arguments of `tokens.select`.
+    student_stats: the student's mean and std of images in [0, 1].
+    loss_weights: {term: weight > 0}, terms from `terms.TERMS`; only these are
+      computed.
     student_grid: rows and columns of the student's token map.
-    teacher_grid: those of the teacher's map, which is resampled if they
-      differ.
-    temperature: of NKD and KL.
-    gamma: of NKD.
+    teacher: the frozen model; None where no term needs one.
+    teacher_stats: the teacher's mean and std of images in [0, 1].
+    teacher_grid: rows and columns of the teacher's token map, which is
+      resampled to the student's if they differ.
+    head: modules trained beside the student; None without token-map losses.
+    select: keyword arguments of `tokens.select`.
+    temperature: tau > 0 of NKD and KL.
+    gamma: weight >= 0 of NKD's second term.
   """
 
   student: protocol.Backbone
@@ -45,27 +45,27 @@ class Objective:
   teacher_grid: tuple[int, int] | None = None
   head: heads.ViTKD | None = None
   select: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  temperature: float = 1.0
-  gamma: float = 1.0
+  temperature: float = losses.TEMPERATURE
+  gamma: float = losses.GAMMA
 
   @property
   def terms(self) -> tuple[str, ...]:
-    """The names of the terms, in the order of `terms.TERMS`."""
+    """Names of the computed terms, in the order of `terms.TERMS`."""
     return tuple(term for term in loss_terms.TERMS if term in self.loss_weights)
 
   @property
   def num_tokens(self) -> int:
-    """Patch tokens of the student's maps."""
+    """Number of patch tokens in the student's maps."""
     return math.prod(self.student_grid)
 
   @property
   def num_low(self) -> int:
-    """Shallow maps that are compared; two, as `tokens.select` has it."""
+    """Number of shallow maps compared."""
     return len(self.select.get("low_blocks", (0, 1)))
 
   @property
   def metric_names(self) -> tuple[str, ...]:
-    """The names of the metrics that a step adds up."""
+    """Names of the metrics that a step accumulates."""
     names = ["loss", "accuracy", "learning_rate", "grad_norm"]
     names += [f"grad_norm_{part}" for part in ("student", "head")]
     names += [f"raw_{term}" for term in self.terms]
@@ -73,7 +73,12 @@ class Objective:
     return tuple(names)
 
   def init_params(self, key: jax.Array, image_shape: tuple) -> dict[str, Any]:
-    """{"student": ..., "head": ...} for images [1, H, W, 3]."""
+    """{"student": ..., "head": ...}, initialised.
+
+    Args:
+      key: typed PRNG key.
+      image_shape: (1, H, W, 3).
+    """
     key_student, key_head = jax.random.split(key)
     image = jnp.zeros(image_shape, jnp.float32)
     params = self.student.init(key_student, image)["params"]
@@ -90,31 +95,64 @@ class Objective:
     return {"student": params, "head": head}
 
   def student_logits(self, params: Any, image: jax.Array) -> jax.Array:
-    """[B, C] float32 of an evaluation's images uint8 [B, H, W, 3]."""
+    """The student's logits in evaluation, [B, C] float32.
+
+    Args:
+      params: the student's.
+      image: uint8 [B, H, W, 3].
+    """
     image = augmentation.normalize(
       jnp.float32(image) / 255, *self.student_stats
     )
     return jnp.float32(self.student.apply({"params": params}, image)[0])
 
   def teacher_view(self, teacher_params: Any, image: jax.Array) -> Any:
-    """The frozen teacher's (logits, low, high); None without a teacher."""
+    """What the losses need of the frozen teacher.
+
+    Args:
+      teacher_params: the teacher's; None without a teacher.
+      image: float32 [B, H, W, 3] in [0, 1].
+
+    Returns:
+      (logits [B, C], low [B, K, N, D], high [B, N, D]) without gradient, the
+      maps on the student's grid and None without token-map losses; None
+      without a teacher.
+    """
     if self.teacher is None:
       return None
+    assert self.teacher_stats is not None
     image = augmentation.normalize(image, *self.teacher_stats)
     logits, out = self.teacher.apply({"params": teacher_params}, image)
     if self.head is None:
       return jax.lax.stop_gradient((logits, None, None))
+    assert self.teacher_grid is not None
     low, high = self._select(self.teacher, out)
-    low, high = (
-      tokens.resample(x, self.teacher_grid, self.student_grid)
-      for x in (low, high)
-    )
+    grids = self.teacher_grid, self.student_grid
+    low, high = tokens.resample(low, *grids), tokens.resample(high, *grids)
     return jax.lax.stop_gradient((logits, low, high))
 
   def losses(
-    self, params, view, image, target, mask, key_drop
+    self,
+    params: Any,
+    view: Any,
+    image: jax.Array,
+    target: jax.Array,
+    mask: jax.Array,
+    key_drop: jax.Array,
   ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """{term: [B] float32}, unweighted, and the student's logits [B, C]."""
+    """Every term of a batch, unweighted, and the student's logits.
+
+    Args:
+      params: {"student": ..., "head": ...}.
+      view: from `teacher_view`.
+      image: float32 [B, H, W, 3] in [0, 1].
+      target: float32 [B, C], mixed and smoothed.
+      mask: bool [B, N] from `draw_mask`.
+      key_drop: typed PRNG key for dropout and drop path.
+
+    Returns:
+      {term: [B] float32}, and the logits [B, C].
+    """
     image = augmentation.normalize(image, *self.student_stats)
     logits, out = self.student.apply(
       {"params": params["student"]},
@@ -122,7 +160,7 @@ class Objective:
       train=True,
       rngs={"dropout": key_drop},
     )
-    # A distillation token learns from the teacher, the CLS token from labels.
+    # The distillation token learns from the teacher, the CLS token from labels.
     task_logits = out.get("logits_cls", logits)
     taught_logits = out.get("logits_dist", logits)
     values = {"task": losses.soft_cross_entropy(task_logits, target)}
@@ -130,16 +168,19 @@ class Objective:
       teacher_logits, low, high = view
       values |= self._logit_losses(taught_logits, teacher_logits, target)
     if self.head is not None:
-      values |= self.head.apply(
+      maps: Any = self.head.apply(
         {"params": params["head"]},
         *self._select(self.student, out),
         low,
         high,
         mask,
       )
+      values |= maps
     return {term: values[term] for term in self.terms}, logits
 
-  def _logit_losses(self, student, teacher, target):
+  def _logit_losses(
+    self, student: jax.Array, teacher: jax.Array, target: jax.Array
+  ) -> dict[str, jax.Array]:
     temperature = self.temperature
     functions = {
       "nkd": lambda: losses.nkd(
@@ -154,7 +195,9 @@ class Objective:
       if term in self.loss_weights
     }
 
-  def _select(self, model, out):
+  def _select(
+    self, model: protocol.Backbone, out: Any
+  ) -> tuple[jax.Array, jax.Array]:
     prefix = model.num_prefix_tokens
     return tokens.select(out, num_prefix_tokens=prefix, **self.select)
 
@@ -162,21 +205,21 @@ class Objective:
 def gradients(
   objective: Objective, params: Any, teacher_params: Any, micro: Any
 ) -> tuple[Any, dict[str, jax.Array]]:
-  """Gradients of a batch's mean total loss, and its mean terms.
+  """Gradients of a batch's mean total loss, and the mean of each term.
 
   Args:
-    objective: models, losses and weights.
+    objective: models, loss terms and loss weights.
     params: {"student": ..., "head": ...}.
-    teacher_params: of the frozen teacher; None without one.
+    teacher_params: the frozen teacher's; None without one.
     micro: {"image": float32 [B, H, W, 3] in [0, 1], "target": float32 [B, C],
-      "mask": from `draw_mask`, "key": for dropout}.
+      "mask": from `draw_mask`, "key": PRNG key for dropout}.
 
   Returns:
-    A tree like `params`, and {"loss", "accuracy", each term} as scalars.
+    A tree like `params`, and scalars {"loss", "accuracy", one per term}.
   """
   view = objective.teacher_view(teacher_params, micro["image"])
 
-  def loss(params):
+  def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     terms, logits = objective.losses(
       params,
       view,
@@ -186,7 +229,9 @@ def gradients(
       micro["key"],
     )
     means = {term: jnp.mean(value) for term, value in terms.items()}
-    total = sum(objective.loss_weights[term] * means[term] for term in means)
+    total: Any = sum(
+      objective.loss_weights[term] * means[term] for term in means
+    )
     hit = jnp.argmax(logits, -1) == jnp.argmax(micro["target"], -1)
     return total, {"loss": total, "accuracy": jnp.mean(hit), **means}
 
@@ -194,7 +239,13 @@ def gradients(
 
 
 def draw_mask(objective: Objective, key: jax.Array, batch: int) -> jax.Array:
-  """The tokens to replace, bool [B, N]; [B, 0] without a head."""
+  """The tokens to replace, bool [B, N]; [B, 0] without a head.
+
+  Args:
+    objective: holds the head's ratio and the student's grid.
+    key: typed PRNG key.
+    batch: B.
+  """
   if objective.head is None:
     return jnp.zeros((batch, 0), bool)
   ratio = objective.head.mask_ratio

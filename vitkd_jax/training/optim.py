@@ -1,4 +1,4 @@
-"""Schedule, decay mask, optimiser chain and EMA of both recipes."""
+"""Schedules, decay mask, optimiser and EMA of both recipes."""
 
 from collections.abc import Callable
 import math
@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Leaves that do not decay, by name: norms, biases, tokens with a position,
-# the position embedding. The mask token is not among them, as in the paper.
+from vitkd_jax import check
+
+# Names of leaves without weight decay: norms, biases, prefix tokens and the
+# position embedding. The mask token decays, as in the paper.
 _NO_DECAY = ("bias", "scale", "cls", "dist", "reg", "pos_embedding")
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 
 def make_schedule(
@@ -24,43 +26,41 @@ def make_schedule(
   warmup_start: float,
   end: float,
 ) -> Schedule:
-  """Learning rate by step: a warm-up and a cosine over the whole training.
+  """Learning rate by step: warm-up and cosine decay over the whole training.
 
-  The cosine runs from step 0 in both recipes, so that the warm-up does not
-  shift it. The kinds differ in the warm-up: "mmcls" scales the cosine by
-  1 - (1 - i / warm)(1 - warmup_start / peak) (the reference's mmcls 0.x hook),
-  "deit" is the straight line from `warmup_start` to `peak` (timm).
+  The cosine runs from step 0, so that the warm-up does not shift it. The kinds
+  differ in the warm-up: "mmcls" scales the cosine by
+  1 - (1 - i / warm)(1 - warmup_start / peak) (the hook of mmcls 0.x, which the
+  authors used), "deit" is linear from `warmup_start` to `peak` (timm).
 
   Args:
     kind: "mmcls" or "deit".
-    peak: the highest learning rate.
-    total_steps: steps of the whole training.
-    warmup_steps: steps of warm-up; 0 for none.
-    warmup_start: learning rate at step 0, if there is a warm-up.
-    end: learning rate that the cosine ends at.
+    peak: highest learning rate, > 0.
+    total_steps: number of updates in the training.
+    warmup_steps: number of warm-up updates, <= total_steps; 0 for none.
+    warmup_start: learning rate at step 0 of a warm-up, >= 0.
+    end: learning rate at the end of the cosine, >= 0.
 
   Returns:
-    A function of an int step, to a float32 scalar.
+    A function from an int step to a float32 scalar.
 
   Raises:
-    ValueError: an unknown kind, a warm-up longer than the training, or a
-      learning rate that is negative or, at the peak, not positive.
+    ValueError: the kind is unknown, or a number is out of its range.
   """
-  if kind not in ("mmcls", "deit"):
-    raise ValueError(f"schedule kind {kind!r}: wanted 'mmcls' or 'deit'")
+  check.known("schedule kind", kind, ("mmcls", "deit"))
   rates = (peak, warmup_start, end)
   if not (peak > 0 and all(0 <= rate < math.inf for rate in rates)):
     raise ValueError(
-      f"learning rates peak={peak}, warmup_start={warmup_start}, end={end}: "
-      "wanted a positive peak and no negative or infinite one"
+      "expected finite learning rates peak > 0, warmup_start >= 0 and "
+      f"end >= 0, got {peak}, {warmup_start} and {end}"
     )
   if not 0 <= warmup_steps <= total_steps:
     raise ValueError(
-      f"a warm-up of {warmup_steps} steps does not fit a training of "
-      f"{total_steps}; lower schedule.warmup_epochs"
+      f"expected a warm-up of at most {total_steps} steps, the whole training, "
+      f"got {warmup_steps}; lower schedule.warmup_epochs"
     )
 
-  def schedule(step):
+  def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
     fraction = jnp.clip(step / max(total_steps, 1), 0, 1)
     cosine = end + (peak - end) * (1 + jnp.cos(jnp.pi * fraction)) / 2
@@ -77,13 +77,16 @@ def make_schedule(
 
 
 def decay_mask(params: Any) -> Any:
-  """True for each leaf that weight decay applies to.
+  """True at each leaf that weight decay applies to.
 
-  None on norms, biases, prefix tokens, position embeddings and LayerScale;
-  everything else decays, the mask token and the generator included.
+  Norms, biases, prefix tokens, position embeddings and LayerScale do not
+  decay; everything else does, including the mask token and the generator.
+
+  Args:
+    params: tree of dicts, whose leaves are told apart by name.
   """
 
-  def decays(path, _):
+  def decays(path: tuple[Any, ...], _: Any) -> bool:
     name = path[-1].key
     return name not in _NO_DECAY and not name.startswith("layerscale_")
 
@@ -99,29 +102,28 @@ def make_optimizer(
   weight_decay: float,
   clip_norm: float | None,
 ) -> optax.GradientTransformation:
-  """AdamW with the recipes' decay mask, after a clip by the global norm.
+  """AdamW with the recipes' decay mask, after clipping by the global norm.
 
   Args:
     schedule: learning rate by step.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment; positive.
-    weight_decay: decoupled, times the learning rate, as in PyTorch.
-    clip_norm: largest global norm over all trainable leaves, student and
-      head together; None or 0 for no clipping.
+    b1: decay of the first moment, in [0, 1).
+    b2: decay of the second moment, in [0, 1).
+    eps: added to the root of the second moment, > 0.
+    weight_decay: decoupled and multiplied by the learning rate, as in PyTorch;
+      >= 0.
+    clip_norm: largest global norm of the gradient, student and head together;
+      None or 0 for no clipping.
 
   Raises:
-    ValueError: a number out of its range.
+    ValueError: a number is out of its range.
   """
-  for name, value in (("b1", b1), ("b2", b2)):
-    if not 0 <= value < 1:
-      raise ValueError(f"optimizer {name}={value} is not in [0, 1)")
-  # The step relies on it: an update of a finite gradient is finite.
+  for name, decay in (("b1", b1), ("b2", b2)):
+    if not 0 <= decay < 1:
+      raise ValueError(f"expected 0 <= optimizer {name} < 1, got {decay}")
+  # The step relies on it: the update of a finite gradient is finite.
   if not 0 < eps < math.inf:
-    raise ValueError(f"optimizer eps={eps}: wanted a positive number")
-  for name, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
-    if not 0 <= (value or 0.0) < math.inf:
-      raise ValueError(f"optimizer {name}={value}: wanted 0 or more")
+    raise ValueError(f"expected a finite optimizer eps > 0, got {eps}")
+  check.reals(weight_decay=weight_decay, clip_norm=clip_norm or 0.0)
   adamw = optax.adamw(
     schedule,
     b1=b1,
@@ -136,5 +138,11 @@ def make_optimizer(
 
 
 def update_ema(ema: Any, params: Any, decay: float) -> Any:
-  """decay ema + (1 - decay) params, leaf by leaf."""
+  """The average decay * ema + (1 - decay) * params, leaf by leaf.
+
+  Args:
+    ema: the average so far.
+    params: tree of the same structure.
+    decay: in [0, 1).
+  """
   return optax.incremental_update(params, ema, 1 - decay)

@@ -12,43 +12,53 @@ STEPS = 5
 
 
 class Profile:
-  """Traces up to `STEPS` steps, once; a context.
+  """Traces up to `STEPS` steps, once; a context manager.
 
-  A trace that cannot be made or written is told of, and harms nothing. The
-  caller waits for the device before it starts or stops one.
+  A trace that cannot be made or written is reported and harms nothing. The
+  caller waits for the device before starting or stopping one.
 
   Args:
-    workdir: gets plugins/profile/DATE/, which is where TensorBoard looks.
-    first: number of the first step; 0 traces none.
+    workdir: folder for plugins/profile/DATE/, where TensorBoard looks; may be
+      remote.
+    first: first step to trace; 0 for none.
     say: prints a line.
 
   Attributes:
-    running: between `start` and `stop`.
+    running: a trace has started and not stopped.
   """
 
   def __init__(self, workdir: str, first: int, say: Callable[[str], None]):
     self._workdir, self._first, self._say = workdir, first, say
-    self._folder, self.running = None, False
+    self._folder: tempfile.TemporaryDirectory[str] | None = None
+    self.running = False
 
-  def __enter__(self):
+  def __enter__(self) -> "Profile":
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     if self.running:
       self.stop()
 
   def begins(self, step: int) -> bool:
-    """Whether step `step` is the first to be traced."""
+    """Whether a step is the first to trace.
+
+    Args:
+      step: number of the step, from 1.
+    """
     return step == self._first
 
   def ends(self, step: int) -> bool:
-    """Whether step `step` is the last one."""
+    """Whether a step is the last to trace.
+
+    Args:
+      step: number of the step, from 1.
+    """
     return self.running and step == self._first + STEPS - 1
 
   def start(self) -> None:
-    """Begins the trace."""
+    """Starts the trace."""
     try:
-      # C++ writes it, which may not know gs://.
+      # Written by C++, which may not support gs://.
       self._folder = tempfile.TemporaryDirectory()
       jax.profiler.start_trace(self._folder.name)
     except (RuntimeError, OSError) as error:  # such as another trace
@@ -61,6 +71,7 @@ class Profile:
   def stop(self) -> None:
     """Ends the trace and writes it."""
     self.running = False
+    assert self._folder is not None
     with self._folder as name:
       try:
         jax.profiler.stop_trace()
@@ -68,11 +79,11 @@ class Profile:
       except Exception as error:  # a bucket's client has errors of its own
         self._say(f"no trace: {error}")
       else:
-        self._say(f"traced from step {self._first} on: {target}")
+        self._say(f"trace from step {self._first}: {target}")
 
 
-def _copy(source, target):
-  """Copies a trace's files; returns the folder in which they then lie."""
+def _copy(source: pathlib.Path, target: epath.Path) -> epath.Path:
+  """Copies a trace's files; returns their new folder."""
   for file in [path for path in source.rglob("*") if path.is_file()]:
     copy = target / os.fspath(file.relative_to(source))
     copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,19 +1,25 @@
 """The sections of a config: their keys, types and ranges."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import inspect
-import math
-import types
-import typing
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import ml_collections
 
 from vitkd_jax import check
+from vitkd_jax.distill import heads, losses
+from vitkd_jax.training import annotations
 from vitkd_jax.training import fields as student_fields
 
 T = TypeVar("T")
+
+
+class _Dataclass(Protocol):
+  __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+D = TypeVar("D", bound=_Dataclass)
 
 SECTIONS = (
   "data",
@@ -35,23 +41,25 @@ class Data:
   """Section `data`: which images.
 
   Attributes:
-    name: of the data set.
-    train_split: in TFDS's notation.
-    eval_split: likewise.
-    data_dir: where prepared sets lie; None for the package and TFDS's folder.
-    cache: keep decoded images in memory, where threads read them.
+    name: dataset name.
+    train_split: training split, in TFDS's notation.
+    eval_split: evaluation split, in TFDS's notation.
+    data_dir: folder of prepared datasets; None for the package's and TFDS's.
+    cache: keep decoded images in memory, shared by the reading threads.
     num_workers: processes that read and decode; 0 for threads.
-    image_size: pixels of the crop's side, random for the training, in the
-      middle for the evaluation; 0 takes images whole, all of one size.
-    crop_area: least and greatest part of the image's area in a random crop.
-    crop_ratio: its least and greatest width / height.
-    eval_resize: short side before the evaluation's crop; 0: image_size / 0.875.
-    exif: turn images as their EXIF says; timm and torchvision do not.
-    repeats: times that an example comes in a row, each cropped anew; an
-      epoch, as long as ever, then has that much fewer different ones.
-    max_bad_share: part of the records read that may be bad: each is replaced
-      by the next good one and named in the log. More end the run, once more
-      than ten different ones are bad.
+    image_size: side of the crop in pixels, random in training and central in
+      evaluation; 0 to use whole images, which must have one size.
+    crop_area: smallest and largest share of an image's area in a random crop.
+    crop_ratio: smallest and largest width / height of a random crop.
+    eval_resize: short side in pixels after the evaluation's resize, before the
+      crop; 0 for image_size / 0.875.
+    exif: rotate images by their EXIF orientation, which timm and torchvision
+      ignore.
+    repeats: consecutive copies of each example, each cropped anew; an epoch
+      keeps its length, and so sees fewer distinct examples.
+    max_bad_share: largest share of unreadable records, in [0, 1]. Each is
+      logged and replaced by the next good one; beyond this share, and beyond
+      ten distinct ones, the run ends.
   """
 
   name: str
@@ -71,15 +79,15 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-  """Section `teacher`: whose maps and logits are learnt.
+  """Section `teacher`: the model whose maps and logits the student learns.
 
   Attributes:
-    weights: path of the weights, or the name of ones that are shipped.
-    variant: its architecture.
-    dtype: of its parameters and matrix products.
-    resample: bring its token maps to the student's grid if they differ.
-    resize_posemb: take a teacher of another resolution, its position
-      embedding resampled.
+    weights: file, folder or workdir of the weights, or shipped:NAME.
+    variant: model name, see `variants.NAMED`.
+    dtype: dtype of parameters and matrix products.
+    resample: resample its token maps to the student's grid if they differ.
+    resize_posemb: accept a teacher of another resolution and resample its
+      position embedding.
   """
 
   weights: str
@@ -91,19 +99,19 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-  """Section `head`: see `heads.ViTKD`."""
+  """Section `head`: see `heads.ViTKD`, whose defaults these are."""
 
-  mask_ratio: float = 0.5
-  reduction: str = "sum"
-  always_align: bool = False
+  mask_ratio: float = heads.ViTKD.mask_ratio
+  reduction: str = heads.ViTKD.reduction
+  always_align: bool = heads.ViTKD.always_align
 
 
 @dataclasses.dataclass(frozen=True)
 class Logits:
-  """Section `logits`: temperature and gamma, see `objective.Objective`."""
+  """Section `logits`: see `objective.Objective`."""
 
-  temperature: float = 1.0
-  gamma: float = 1.0
+  temperature: float = losses.TEMPERATURE
+  gamma: float = losses.GAMMA
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +119,7 @@ class Schedule:
   """Section `schedule`: see `optim.make_schedule`.
 
   Attributes:
-    warmup_epochs: length of the warm-up; 0 for none.
+    warmup_epochs: length of the warm-up in epochs; 0 for none.
   """
 
   kind: str
@@ -123,32 +131,32 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Section `run`: how long, how much at once, how often.
+  """Section `run`: length, batch, devices and intervals.
 
   Attributes:
-    seed: of everything random.
-    epochs: passes over the training split; may be a fraction.
+    seed: seed of initialisation, batch order, augmentation, masks and dropout.
+    epochs: passes over the training split; may be fractional.
     batch_size: images per update, over all devices.
-    accumulate: micro-batches that a batch is worked off in.
-    fsdp: devices that share one copy of the state; 1 is data parallel, all
-      devices is fully sharded, between them is hybrid.
-    fsdp_teacher: they share one copy of the teacher, too.
-    ema_decay: of the student's moving average; 0 for none.
-    log_every: steps between metrics.
-    eval_every: steps between evaluations; 0 for one at the end, to which one
-      is left, too, that is due at most a tenth of the interval before it.
-    checkpoint_every: steps between checkpoints, likewise.
-    checkpoint_minutes: time between checkpoints, beside the steps, taken at
+    accumulate: gradient-accumulation steps per update.
+    fsdp: devices that share one copy of the state: 1 is data parallel, all
+      devices is fully sharded, anything between is hybrid.
+    fsdp_teacher: shard the teacher over the same devices.
+    ema_decay: decay of the student's moving average, in [0, 1); 0 for none.
+    log_every: steps between logged metrics.
+    eval_every: steps between evaluations; 0 for only the final one. One due
+      within a tenth of an interval of the end is left to the end.
+    checkpoint_every: steps between checkpoints, as `eval_every`.
+    checkpoint_minutes: minutes between additional checkpoints, each saved at
       the next log; 0 for none.
-    keep: newest checkpoints that are kept, beside the best.
-    max_bad_steps: updates in a row that are skipped because something is not
-      finite, at which the run stops.
-    step_timeout: seconds that a step may take before the process ends itself
-      with all stacks on disk; compilation, saves and the start may take four
-      times as long; 0 for ever.
-    profile_at: the first of five steps, fewer before an evaluation or a save,
-      of which process 0 writes a trace into the workdir, for TensorBoard's
-      profiler or Perfetto; 0 for none.
+    keep: number of newest checkpoints to keep, besides the best.
+    max_bad_steps: consecutive updates skipped as non-finite after which the
+      run fails.
+    step_timeout: seconds a step may take before the process writes all stacks
+      to the workdir and exits; start-up, compilation and saves may take four
+      times as long; 0 for no limit.
+    profile_at: first of five steps (fewer before an evaluation or a save) that
+      process 0 traces into the workdir, for TensorBoard's profiler or
+      Perfetto; 0 for none.
   """
 
   seed: int
@@ -172,7 +180,7 @@ def split(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
   """Every section as a plain dict, empty where the config has none.
 
   Raises:
-    ValueError: a section that there is not.
+    ValueError: the config has an unknown section.
   """
   sections = student_fields.given(config).to_dict()
   for name in sections.keys() - set(SECTIONS):
@@ -184,10 +192,15 @@ def split(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
 def known(
   section: str, values: Mapping[str, Any], names: Iterable[str]
 ) -> Mapping[str, Any]:
-  """`values`, whose keys are all in `names`.
+  """`values`, once every key is in `names`.
+
+  Args:
+    section: section name, for the message.
+    values: the section.
+    names: the section's keys.
 
   Raises:
-    ValueError: an unknown key; the nearest is named.
+    ValueError: an unknown key; the message names the nearest.
   """
   for name in values:
     if name not in names:
@@ -198,60 +211,36 @@ def known(
 
 
 def check_types(
-  section: str, values: Mapping[str, Any], annotations: Mapping[str, Any]
+  section: str, values: Mapping[str, Any], kinds: Mapping[str, Any]
 ) -> None:
-  """Raises ValueError for a value that is not of its annotation's type."""
-  for name, value in values.items():
-    kinds = typing.get_args(annotations[name]) or (annotations[name],)
-    if isinstance(annotations[name], types.GenericAlias):
-      kinds = (annotations[name],)
-    if not any(_fits(value, kind) for kind in kinds):
-      wanted = " or ".join(map(_wanted, kinds))
-      raise ValueError(f"config.{section}.{name}={value!r}: wanted {wanted}")
+  """Checks the type of each value of a section.
 
-
-_NAMES = {
-  int: "a whole number",
-  float: "a finite number",
-  bool: "True or False",
-  str: "text",
-  type(None): "None",
-}
-
-
-def _wanted(kind):
-  """A type in words; of a sequence, how many of what."""
-  if typing.get_origin(kind) not in (tuple, Sequence):
-    return _NAMES.get(kind, str(kind))
-  first, *rest = typing.get_args(kind)
-  count = len(rest) + 1 if typing.get_origin(kind) is tuple else "one or more"
-  return f"a sequence of {count} {_NAMES[first].removeprefix('a ')}s"
-
-
-def _fits(value, kind):
-  if kind is float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
-  if kind is int:
-    return isinstance(value, int) and not isinstance(value, bool)
-  if kind in _NAMES:
-    return isinstance(value, kind)
-  if typing.get_origin(kind) in (tuple, Sequence):
-    size = [k for k in typing.get_args(kind) if k is not ...]
-    fixed = typing.get_origin(kind) is tuple
-    return (
-      isinstance(value, list | tuple)
-      and (len(value) == len(size) if fixed else len(value) > 0)
-      and all(_fits(part, size[0]) for part in value)
-    )
-  return True
-
-
-def make(kind: type[T], section: str, values: Mapping[str, Any]) -> T:
-  """A dataclass from a section, whose keys must be its fields.
+  Args:
+    section: section name, for the message.
+    values: the section.
+    kinds: type of each key.
 
   Raises:
-    ValueError: an unknown key, or one without default that is missing.
+    ValueError: a value of another type, or a number that is not finite.
+  """
+  for name, value in values.items():
+    if not annotations.fits(value, kinds[name]):
+      raise ValueError(
+        f"expected config.{section}.{name} to be "
+        f"{annotations.described(kinds[name])}, got {value!r}"
+      )
+
+
+def make(kind: type[D], section: str, values: Mapping[str, Any]) -> D:
+  """A dataclass from a section, whose keys are its fields.
+
+  Args:
+    kind: the dataclass.
+    section: section name, for messages.
+    values: the section.
+
+  Raises:
+    ValueError: an unknown key, a missing one, or a value of another type.
   """
   fields = {field.name: field for field in dataclasses.fields(kind)}
   known(section, values, fields)
@@ -269,11 +258,18 @@ def call(
   *args: Any,
   **more: Any,
 ) -> T:
-  """function(*args, **more, **values); its keywords are the section's keys.
+  """function(*args, **more, **values).
+
+  Args:
+    function: its keyword-only parameters are the section's keys.
+    section: section name, for messages.
+    values: the section.
+    *args: positional arguments that do not come from the section.
+    **more: keyword arguments that do not come from the section.
 
   Raises:
-    ValueError: an unknown key, one that is missing, or what the function
-      refuses.
+    ValueError: an unknown key, a missing one, a value of another type, or one
+      that the function refuses.
   """
   check_keywords(function, section, values, given=more)
   return function(*args, **more, **values)
@@ -285,13 +281,16 @@ def check_keywords(
   values: Mapping[str, Any],
   given: Iterable[str],
 ) -> None:
-  """Raises ValueError unless `values` are a function's keywords, and typed.
+  """Checks that a section's keys are a function's keywords, of their types.
 
   Args:
-    function: whose keyword-only parameters are the section's keys.
-    section: its name.
+    function: its keyword-only parameters are the section's keys.
+    section: section name, for messages.
     values: the section.
     given: keywords that do not come from the section.
+
+  Raises:
+    ValueError: an unknown key, a missing one, or a value of another type.
   """
   keywords = {
     name: parameter
@@ -302,14 +301,13 @@ def check_keywords(
   for name, parameter in keywords.items():
     if parameter.default is parameter.empty and values.get(name) is None:
       raise ValueError(f"config.{section}.{name} is missing")
-  annotations = {n: p.annotation for n, p in keywords.items()}
-  check_types(section, values, annotations)
+  check_types(section, values, {n: p.annotation for n, p in keywords.items()})
 
 
-# More than any training is long; the step is counted in int32.
+# Far beyond any training; the step is counted in int32.
 _MOST_EPOCHS = 1e6
 
-# The least that each number in the section `run` may be.
+# Smallest valid value of each number in the section `run`.
 _LEAST = {
   "batch_size": 1,
   "accumulate": 1,
@@ -327,18 +325,25 @@ _LEAST = {
 
 
 def check_run(run: Run) -> None:
-  """Raises ValueError for a number out of its range."""
+  """Checks the ranges of a section `run`.
+
+  Args:
+    run: the section.
+
+  Raises:
+    ValueError: a number out of its range.
+  """
   for name, least in _LEAST.items():
-    if getattr(run, name) < least:
-      raise ValueError(
-        f"config.run.{name}={getattr(run, name)}: wanted at least {least}"
-      )
+    value = getattr(run, name)
+    if value < least:
+      raise ValueError(f"expected config.run.{name} >= {least}, got {value}")
   if not 0 < run.epochs <= _MOST_EPOCHS:
     raise ValueError(
-      f"config.run.epochs={run.epochs}: wanted more than 0, at most "
-      f"{_MOST_EPOCHS:.0f}"
+      f"expected 0 < config.run.epochs <= {_MOST_EPOCHS:.0f}, got {run.epochs}"
     )
   if run.seed >= 2**63:
-    raise ValueError(f"config.run.seed={run.seed}: wanted less than 2**63")
+    raise ValueError(f"expected config.run.seed < 2**63, got {run.seed}")
   if not 0 <= run.ema_decay < 1:
-    raise ValueError(f"config.run.ema_decay={run.ema_decay} is not in [0, 1)")
+    raise ValueError(
+      f"expected 0 <= config.run.ema_decay < 1, got {run.ema_decay}"
+    )

@@ -11,17 +11,17 @@ import optax
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a run needs to go on, and nothing else.
+  """Everything that a run needs to resume, and nothing else.
 
   Attributes:
-    step: int32 scalar, updates done; it is the position in the data, too.
+    step: int32 scalar, number of updates done; also the position in the data.
     params: {"student": ..., "head": ...} float32; the head trains beside the
-      student and is dropped at export ({} without feature losses).
-    opt_state: the optimiser's.
-    ema: moving average of the student's parameters, or None.
-    metrics: {name: float32 [2]} (sum, count) since the last log.
-    skipped: int32 [2], updates left out because something was not finite: in
-      all, and in a row up to now.
+      student and is dropped at export ({} without token-map losses).
+    opt_state: the optimiser's state.
+    ema: moving average of the student's parameters; None without one.
+    metrics: {name: float32 [2]}, (sum, count) since the last log.
+    skipped: int32 [2], updates skipped as non-finite: in total, and
+      consecutively up to now.
   """
 
   step: jax.Array
@@ -39,9 +39,16 @@ def make_init(
   metric_names: tuple[str, ...],
   with_ema: bool,
 ) -> Callable[[jax.Array], TrainState]:
-  """A function from a PRNG key to the first TrainState, to be jitted."""
+  """A function from a PRNG key to the initial TrainState, to be jitted.
 
-  def init(key):
+  Args:
+    init_params: from a PRNG key to {"student", "head"}.
+    optimizer: optimises both.
+    metric_names: metrics that a step accumulates.
+    with_ema: keep a moving average of the student.
+  """
+
+  def init(key: jax.Array) -> TrainState:
     params = init_params(key)
     return TrainState(
       step=jnp.zeros((), jnp.int32),

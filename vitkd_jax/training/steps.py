@@ -1,7 +1,9 @@
 """The train step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
 import functools
+from typing import Any
 
 import einops
 import jax
@@ -28,28 +30,34 @@ def make_train_step(
   """The function (state, teacher_params, batch) -> (state, report).
 
   To be jitted with the state donated. All randomness is a function of
-  (seed, state.step). An update whose loss or gradient is not finite is left
-  out, the moving average and the metrics included, and counted in the state.
+  (seed, state.step). An update whose loss or gradient is not finite is skipped,
+  moving average and metrics included, and counted in the state.
 
   Args:
-    objective: models, losses and weights.
+    objective: models, loss terms and loss weights.
     augment: from `augment.make_augment`.
-    optimizer: over {"student", "head"}.
+    optimizer: optimises {"student", "head"}.
     schedule: learning rate by step, for the metric alone.
-    seed: of augmentation, masks and dropout.
-    log_every: steps over which metrics are added up.
-    ema_decay: of the student's moving average; None for no average.
-    accumulate: number of micro-batches that a batch is worked off in.
-    gather: makes parameters that are split over devices whole for the step.
+    seed: seed of augmentation, masks and dropout.
+    log_every: number of steps over which metrics accumulate.
+    ema_decay: decay of the student's moving average, in [0, 1); None for no
+      average.
+    accumulate: number of gradient-accumulation steps.
+    gather: replicates parameters that are sharded over devices.
 
   Returns:
-    The step. It reports "metrics", {name: float32 [2]}, (sum, count) since the
-    last multiple of `log_every`; "skipped" as in the state; and "bad", bool
+    The step. A batch is {"image": uint8 [B, H, W, 3], "label": int32 [B]}. The
+    report has "metrics", {name: float32 [2]}, (sum, count) since the last
+    multiple of `log_every`; "skipped" as in the state; and "bad", bool
     [number of terms + 1]: which terms, and whether the gradient, were not
     finite in this step.
   """
 
-  def step(state, teacher_params, batch):
+  def step(
+    state: states.TrainState,
+    teacher_params: Any,
+    batch: Mapping[str, jax.Array],
+  ) -> tuple[states.TrainState, dict[str, Any]]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     key_augment, key_mask, key_drop = jax.random.split(key, 3)
     image, target = augment(key_augment, batch["image"], batch["label"])
@@ -65,8 +73,8 @@ def make_train_step(
 
     norms = {part: optax.tree.norm(grads[part]) for part in ("student", "head")}
     norm = jnp.hypot(norms["student"], norms["head"])
-    # Waits for nothing that the update yields, so that the skip is part of the
-    # optimiser's own pass. AdamW makes finite updates of a finite gradient.
+    # Independent of the update's result, so that the skip fuses with the
+    # optimiser. AdamW's update of a finite gradient is finite.
     bad = ~jnp.isfinite(
       jnp.stack([*(means[term] for term in objective.terms), norm])
     )
@@ -77,7 +85,7 @@ def make_train_step(
     measured = {
       "loss": means["loss"],
       "accuracy": means["accuracy"],
-      # The optimiser counts the updates that it made.
+      # The optimiser counts only the updates that it applied.
       "learning_rate": schedule(state.step - state.skipped[0]),
       "grad_norm": norm,
       **{f"grad_norm_{part}": value for part, value in norms.items()},
@@ -94,31 +102,38 @@ def make_train_step(
     skipped = jnp.where(
       skip, state.skipped + 1, state.skipped * jnp.array([1, 0])
     )
-    new = new.replace(step=state.step + 1, metrics=metrics, skipped=skipped)
+    new = dataclasses.replace(
+      new, step=state.step + 1, metrics=metrics, skipped=skipped
+    )
     return new, {"metrics": metrics, "skipped": skipped, "bad": bad}
 
   return step
 
 
-def _accumulate(compute, whole, key_drop, count):
+def _accumulate(
+  compute: Callable[[Any], Any],
+  whole: dict[str, jax.Array],
+  key_drop: jax.Array,
+  count: int,
+) -> Any:
   """Mean gradients and terms over `count` micro-batches, one at a time."""
   if count == 1:
     return compute(whole | {"key": key_drop})
   image = whole["image"]
-  # A TPU takes a part of rows much faster than of pixels of three channels.
+  # A TPU slices rows much faster than pixels of three channels.
   rows = whole | {"image": einops.rearrange(image, "b h w c -> b h (w c)")}
-  # Every count-th example: a micro-batch then lies on all devices.
+  # Every count-th example, so that a micro-batch is spread over all devices.
   micro = {
     name: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
     for name, x in rows.items()
   }
   micro["key"] = jax.random.split(key_drop, count)
 
-  def one(part):
+  def one(part: dict[str, jax.Array]) -> Any:
     pixels = part["image"].reshape(-1, *image.shape[1:])
     return compute(part | {"image": pixels})
 
-  def add(total, part):
+  def add(total: Any, part: dict[str, jax.Array]) -> tuple[Any, None]:
     return jax.tree.map(jnp.add, total, one(part)), None
 
   shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro))
@@ -128,12 +143,15 @@ def _accumulate(compute, whole, key_drop, count):
 
 
 def _update(
-  state: states.TrainState, grads, optimizer, ema_decay
+  state: states.TrainState,
+  grads: Any,
+  optimizer: optax.GradientTransformation,
+  ema_decay: float | None,
 ) -> states.TrainState:
-  """The state after one update, its counters as they were."""
+  """The state after one update, its counters unchanged."""
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   ema = state.ema
   if ema_decay is not None:
     ema = optim.update_ema(ema, params["student"], ema_decay)
-  return state.replace(params=params, opt_state=opt_state, ema=ema)
+  return dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)

@@ -1,6 +1,7 @@
-"""Whether a teacher whose logits are learned from knows the classes."""
+"""Whether a teacher whose logits are learned knows the dataset's classes."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,8 @@ class Score:
   """A teacher's accuracy on a few training images.
 
   Attributes:
-    top1: part of them that it classifies as labelled.
-    chance: what guessing reaches.
+    top1: share of them that it classifies as labelled, in [0, 1].
+    chance: accuracy of guessing, in [0, 1].
   """
 
   top1: float
@@ -26,10 +27,10 @@ class Score:
 
   @property
   def good(self) -> bool:
-    """Well above chance; a wrong class order or normalisation is not."""
+    """Whether it is well above chance, as no wrong class order is."""
     return self.top1 > self.chance + (1 - self.chance) / 4
 
-  def __str__(self):
+  def __str__(self) -> str:
     return (
       f"{self.top1:.1%} on the first training batch, unaugmented, where chance "
       f"is {self.chance:.1%}"
@@ -37,18 +38,26 @@ class Score:
 
 
 def compares_logits(parts: experiment.Experiment) -> bool:
-  """Whether a loss takes the teacher's classes for the dataset's."""
+  """Whether a loss term takes the teacher's classes for the dataset's.
+
+  Args:
+    parts: the training.
+  """
   return any(term in loss_terms.LOGIT_TERMS for term in parts.objective.terms)
 
 
 def lines(score: Score) -> list[str]:
-  """What a training says of it, loudly where it is near chance."""
+  """What the log says of a score, with a warning where it is near chance.
+
+  Args:
+    score: from `score`.
+  """
   said = [f"teacher's accuracy: {score}"]
   if not score.good:
     said.append(
-      "WARNING: the teacher hardly knows these classes, and its logits are "
-      "learned from: see that its variant, the normalisation of its images and "
-      "the order of its classes are the dataset's (python -m vitkd_jax.doctor)"
+      "WARNING: the teacher hardly knows these classes, but the student learns "
+      "its logits: check its variant, its images' normalisation and the order "
+      "of its classes (python -m vitkd_jax.doctor)"
     )
   return said
 
@@ -58,22 +67,23 @@ def score(
 ) -> Score:
   """The teacher's accuracy on a batch; all processes call it together.
 
-  It runs once, so that what counts is the compilation: the teacher's blocks
-  are scanned, which compiles as one block does, and a CPU's code is not
-  optimised.
+  It runs once, so that compile time dominates: the teacher's blocks are
+  scanned, which compiles a single block, and code for a CPU is not optimised.
 
   Args:
-    parts: of the training, with a teacher of the dataset's classes.
+    parts: a training whose teacher has the dataset's classes.
     batch: "image" uint8 [B, H, W, 3] and "label" int32 [B], on the mesh.
-    every: takes each `every`-th example; with gradient accumulation's number
-      it needs no more memory than a step.
+    every: use every `every`-th example; the number of gradient-accumulation
+      steps keeps the memory at that of a training step.
   """
   objective = parts.objective
-  teacher = objective.teacher
+  teacher, stats = objective.teacher, objective.teacher_stats
+  assert teacher is not None
+  assert stats is not None
 
-  def compute(params, image, label):
+  def compute(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
     image = jnp.float32(image[::every]) / 255
-    image = augment.normalize(image, *objective.teacher_stats)
+    image = augment.normalize(image, *stats)
     model, params = teacher.quick_to_compile(params)
     logits, _ = model.apply({"params": params}, image)
     return jnp.mean(jnp.argmax(logits, -1) == label[::every])

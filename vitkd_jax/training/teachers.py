@@ -1,4 +1,4 @@
-"""The frozen teacher: its model, its parameters, and what is refused."""
+"""The frozen teacher: its model and its parameters."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -17,19 +17,19 @@ from vitkd_jax.training import sections
 
 @dataclasses.dataclass(frozen=True)
 class Pin:
-  """Which weights a run learns from: each of its starts finds them again.
+  """Which weights a run learns from, so that each of its starts finds them.
 
   Attributes:
-    sha256: of the file, or of the parameters in a checkpoint; None where that
-      is not known.
-    step: of the checkpoint, where the teacher is a run that had exported
-      nothing; None for a file.
+    sha256: hash of the file, or of the parameters in a checkpoint; None if
+      unknown.
+    step: step of the checkpoint, where the teacher is a run without an export;
+      None for a file.
   """
 
   sha256: str | None = None
   step: int | None = None
 
-  def __str__(self):
+  def __str__(self) -> str:
     step = "" if self.step is None else f"step {self.step}, "
     return f"{step}SHA-256 {(self.sha256 or 'unknown')[:12]}"
 
@@ -39,10 +39,10 @@ class Teacher:
   """A frozen teacher.
 
   Attributes:
-    model: that applies `params`.
-    params: in the teacher's dtype; shapes alone where nothing was read.
+    model: applies `params`.
+    params: parameters in the teacher's dtype; shapes where nothing was read.
     pin: which weights they are.
-    notes: what was taken and changed at loading, in sentences.
+    notes: what was read and changed at loading, in sentences.
   """
 
   model: protocol.Backbone
@@ -60,28 +60,29 @@ def load(
 ) -> Teacher:
   """The teacher of a config.
 
-  Its classes may be others than the dataset's where no loss compares logits.
+  Its classes may differ from the dataset's where no loss compares logits.
 
   Args:
     config: section `teacher`.
-    info: of the dataset.
-    image_size: rows and columns in pixels.
-    logit_terms: losses that compare logits.
-    pinned: what the run's first start took. Of a teacher's checkpoints the
-      same step is read, though newer ones be there.
+    info: dataset description.
+    image_size: (H, W) in pixels.
+    logit_terms: loss terms that compare logits.
+    pinned: the weights that the run's first start took; of a teacher's
+      checkpoints the same step is read, even if there are newer ones.
 
   Raises:
-    ValueError: the file, its resolution or its number of classes do not fit.
+    ValueError: the file cannot be read, or its resolution or its number of
+      classes is another.
   """
   model = vit.Model(None, variant=config.variant)
   checks.check_patches("teacher", model.patch_size, *image_size)
-  loaded = _read(config, image_size, pinned and pinned.step)
+  loaded = _read(config, image_size, pinned.step if pinned else None)
   if logit_terms and loaded.num_classes != info.num_classes:
     raise ValueError(
-      f"the teacher {config.weights} has {loaded.num_classes or 'no'} classes, "
-      f"{info.name} has {info.num_classes}, and the loss terms "
-      f"{', '.join(logit_terms)} compare them: use a teacher of these classes, "
-      "or the token maps alone (method=vitkd)"
+      f"expected a teacher of {info.name}'s {info.num_classes} classes for the "
+      f"loss terms {', '.join(logit_terms)}, got {loaded.num_classes or 'no'} "
+      f"classes in {config.weights}; use another teacher, or token maps alone "
+      "(method=vitkd)"
     )
   _check_resolution(config, loaded.notes, image_size)
   model = vit.Model(loaded.num_classes, variant=config.variant, **loaded.fields)
@@ -94,8 +95,8 @@ def load(
     )
   if loaded.saved:
     notes += (
-      "to resume, this run reads that checkpoint again; where it may be "
-      "deleted, because the teacher still trains, keep a copy and name that: "
+      "this run reads that checkpoint again to resume; if the teacher still "
+      "trains and may delete it, keep a copy and learn from that: "
       f"python -m vitkd_jax.convert --weights {config.weights} --step "
       f"{loaded.saved.step} --to flat --output teacher.safetensors",
     )
@@ -103,11 +104,13 @@ def load(
   return Teacher(frozen, params, pin, notes)
 
 
-def _read(config, image_size, step) -> students.Loaded:
-  """The weights as they are; of checkpoints those of a step, if it is given."""
+def _read(
+  config: sections.Teacher, image_size: tuple[int, int], step: int | None
+) -> students.Loaded:
+  """The weights as they are, those of a given step if it is a checkpoint."""
   path = config.weights
   if step is not None and students.find(path, saved=True) is not None:
-    step = None  # a file; its hash tells whether it is what was pinned
+    step = None  # a file, whose hash tells whether it is the pinned one
   try:
     return students.load(
       path,
@@ -126,11 +129,11 @@ def _read(config, image_size, step) -> students.Loaded:
     ) from None
 
 
-def _pin(loaded, pinned) -> Pin:
+def _pin(loaded: students.Loaded, pinned: Pin | None) -> Pin:
   if loaded.saved is not None:
     return Pin(loaded.saved.sha256, loaded.saved.step)
   if pinned is not None and pinned.step is not None:
-    # The checkpoint may have been converted to a file meanwhile.
+    # The checkpoint may have been converted to a file since.
     leaves = traverse_util.flatten_dict(loaded.params, sep="/")
     if students.sha256(leaves) == pinned.sha256:
       return pinned
@@ -141,17 +144,23 @@ def plan(
   config: sections.Teacher,
   info: datasets.Info,
   image_size: tuple[int, int],
-  logit_terms: Sequence[str] = (),
-  pinned: Pin | None = None,
 ) -> Teacher:
-  """As `load`, but the shapes of any weights; reads nothing."""
-  del logit_terms, pinned
+  """The teacher of a config as shapes; reads no weights.
+
+  Args:
+    config: section `teacher`.
+    info: dataset description.
+    image_size: (H, W) in pixels.
+
+  Raises:
+    ValueError: the variant is unknown, or its patches do not divide the images.
+  """
   model = vit.Model(info.num_classes, variant=config.variant)
   checks.check_patches("teacher", model.patch_size, *image_size)
 
   frozen = model
 
-  def make(key):
+  def make(key: jax.Array) -> Any:
     nonlocal frozen
     params = model.init(key, jnp.zeros((1, *image_size, 3)))["params"]
     frozen, params = model.frozen(params, config.dtype)
@@ -161,13 +170,17 @@ def plan(
   return Teacher(frozen, params)
 
 
-def _check_resolution(config, notes, image_size) -> None:
-  """Refuses a teacher of another resolution unless that is asked for."""
+def _check_resolution(
+  config: sections.Teacher,
+  notes: Sequence[str],
+  image_size: tuple[int, int],
+) -> None:
+  """Refuses a teacher of another resolution unless the config accepts it."""
   resized = [note for note in notes if "position embedding" in note]
   if resized and not config.resize_posemb:
     raise ValueError(
-      f"the teacher {config.weights} was not trained on images of "
-      f"{image_size[0]}x{image_size[1]} ({resized[0]}): use a teacher of this "
-      "resolution, or set config.teacher.resize_posemb=True (the one published "
-      "trial of that ended below its baseline)"
+      f"expected a teacher trained at {image_size[0]}x{image_size[1]}, got "
+      f"{config.weights} ({resized[0]}); use a teacher of this resolution, or "
+      "set config.teacher.resize_posemb=True (the one published trial of that "
+      "ended below its baseline)"
     )
