@@ -1,18 +1,21 @@
-r"""The device's augmentation: time beside timm's, cycles beside the step's.
+r"""The device's augmentation: CPU time against timm, TPU cycles of a step.
 
   python -m benchmarks.augment [--batch 32] [--rounds 9] \
     [--slice v5e:2x2] [--step]
 
-Time is CPU time of the process, an image, contestants in turns, medians over
-rounds of it and of its ratio to timm's in the same round; timm (with torch and
-torchvision) is left out where it is not installed. With --slice (needs libtpu)
-the same is compiled for a TPU, with the compiler's own estimate of cycles; with
---step also DeiT-Tiny <- DeiT III-Small's step without augmentation, which takes
-minutes. How often RandAugment's loop runs, and which branch it takes, depends
-on the draw: the mean of it is stated, and each class by itself.
+Time is the process's CPU time per image. Contestants take turns; the table has
+medians over rounds of the time and of its ratio to timm's in the same round.
+timm (with torch and torchvision) is skipped if it is not installed.
+
+With --slice (needs libtpu) the same is compiled for a TPU, with the compiler's
+estimate of cycles; with --step so is the step of DeiT-Tiny <- DeiT III-Small
+without augmentation, which takes minutes. The number of RandAugment's
+iterations and the branch of each are random: the table has the mean, and each
+class by itself.
 """
 
 import argparse
+from collections.abc import Sequence
 import functools
 import os
 import re
@@ -41,15 +44,21 @@ CONTESTANTS = {
 }
 
 
-def main(argv=None):
-  """Prints the tables."""
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prints the tables.
+
+  Args:
+    argv: the command line; the process's by default.
+  """
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--batch", type=arguments.count, default=32)
   parser.add_argument("--rounds", type=arguments.count, default=9)
-  parser.add_argument("--slice", help="of a TPU, to compile for")
-  parser.add_argument("--step", action="store_true", help="compile it, too")
+  parser.add_argument("--slice", help="TPU slice to compile for")
+  parser.add_argument(
+    "--step", action="store_true", help="compile the step, too"
+  )
   args = parser.parse_args(argv)
   with arguments.refusing(parser):
     planned = topology.devices(topology.find(args.slice)) if args.slice else []
@@ -62,7 +71,7 @@ def main(argv=None):
   _time_table(functions, args.batch, args.rounds)
   if planned:
     device = planned[0]
-    print(f"{device.device_kind}, compiled only; thousand cycles an image")
+    print(f"{device.device_kind}, compiled only; thousand cycles per image")
     _cycles_table(args.batch, device)
     if args.step:
       config = cases.config("s3-ti", batch=args.batch, dtype="bfloat16")
@@ -91,7 +100,7 @@ def _cycles_table(size, device):
     if "randaugment_ops" in options:
       parts = _loop(text)
       rounds, prob = options["randaugment_ops"], options["randaugment_prob"]
-      # What was counted once a round, and what is expected.
+      # The count has one iteration of the costliest branch.
       once = parts["fetch and store"] + max(parts.values())
       mean = parts["fetch and store"] + statistics.mean(
         parts[compute] for compute in randaugment.OPERATIONS.values()
@@ -99,7 +108,7 @@ def _cycles_table(size, device):
       cycles += rounds * (prob * mean - once / size)
     print(f"  {name:28} {cycles / 1e3:7.1f}")
   for compute, value in parts.items():
-    print(f"    {_name(compute):26} {value / 1e3:7.1f} an image that drew it")
+    print(f"    {_name(compute):26} {value / 1e3:7.1f} per image that drew it")
 
 
 def _name(compute):
@@ -152,7 +161,7 @@ def _time_table(functions, size, rounds):
   print(f"CPU time, load {os.getloadavg()[0]:.1f}, {rounds} rounds")
   reference = times.get("timm's RandAugment")
   for name, values in times.items():
-    line = f"  {name:28} {statistics.median(values):6.2f} ms an image"
+    line = f"  {name:28} {statistics.median(values):6.2f} ms per image"
     if reference:
       ratios = [a / b for a, b in zip(values, reference, strict=True)]
       line += f" {statistics.median(ratios):6.2f} x timm's RandAugment"

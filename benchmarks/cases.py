@@ -32,17 +32,18 @@ def config(
 
   Args:
     case: one of `CASES`.
-    batch: images a step, over all devices.
-    dtype: of matrix products.
-    teacher_dtype: of the teacher's parameters and products; `dtype` by default.
-    augmented: with the config's augmentation, or images as they are.
-    accumulate: micro-batches a step.
+    batch: images per step, over all devices.
+    dtype: dtype of matrix products.
+    teacher_dtype: dtype of the teacher's parameters and products; `dtype` by
+      default.
+    augmented: keep the config's augmentation; otherwise images are unchanged.
+    accumulate: gradient-accumulation steps per step.
   """
   if case == "quickstart":
     config = quickstart.get_config("method=both")
   else:
     config = vitkd_i1k.get_config(f"pair={case}")
-    # The peer's drop path draws otherwise, and it keeps no average.
+    # The peer draws drop path differently, and keeps no moving average.
     config.student.drop_path = config.run.ema_decay = 0.0
   config.run.batch_size, config.run.accumulate = batch, accumulate
   if not augmented:
@@ -58,7 +59,12 @@ def build(
   config: ml_collections.ConfigDict,
   devices: Sequence[jax.Device] | None = None,
 ) -> experiment.Experiment:
-  """The parts of a training; neither images nor a teacher's file are read."""
+  """The parts of a training; reads neither images nor a teacher's file.
+
+  Args:
+    config: from `config`.
+    devices: devices to train on, or described ones; all by default.
+  """
   known = variants.get(config.student.variant)
   classes, train = (10, 8_000) if known.image_size == 28 else (1000, 1_281_167)
   size = (known.image_size, known.image_size)
@@ -74,7 +80,11 @@ def build(
 
 
 def batch(parts: experiment.Experiment) -> dict[str, np.ndarray]:
-  """Random uint8 images [B, H, W, 3] and labels int32 [B]."""
+  """Random images, uint8 [B, H, W, 3], and labels, int32 [B].
+
+  Args:
+    parts: from `build`.
+  """
   rng, size = np.random.default_rng(0), parts.run.batch_size
   image = rng.integers(0, 256, (size, *parts.image_shape), np.uint8)
   label = rng.integers(0, parts.info.num_classes, size, np.int32)
@@ -84,9 +94,13 @@ def batch(parts: experiment.Experiment) -> dict[str, np.ndarray]:
 def teacher(
   config: ml_collections.ConfigDict, parts: experiment.Experiment
 ) -> tuple[Any, Any]:
-  """One random teacher twice: as timm has it, and as the train step wants it.
+  """A random teacher's parameters in timm's form and in the train step's.
 
-  LayerScale is random and not near zero, so that it matters.
+  LayerScale is random and far from zero, so that it matters.
+
+  Args:
+    config: from `config`.
+    parts: from `build`.
   """
   variant = config.teacher.variant
   model = vit.Model(parts.info.num_classes, variant=variant)

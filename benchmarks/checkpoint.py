@@ -1,13 +1,14 @@
-r"""What a checkpoint costs: the part that the training waits for, and the rest.
+r"""The cost of a checkpoint: the part that blocks the training, and the rest.
 
   python -m benchmarks.checkpoint --directory DIR [--variant NAME] [--saves N]
 
-A state as of DeiT-Base taught by DeiT III-Large: the student, ViTKD's head,
-two moments of each and the student's moving average, all float32. The first
-save also compiles the fingerprint, and is not counted.
+The state is that of DeiT-Base taught by DeiT III-Large: the student, ViTKD's
+head, two moments of each and the student's moving average, all float32. The
+first save also compiles the fingerprint, and is not counted.
 """
 
 import argparse
+from collections.abc import Sequence
 import os
 import shutil
 import statistics
@@ -25,7 +26,12 @@ INTERVAL_SECONDS = 300
 
 
 def make_state(variant: str, teacher_width: int):
-  """Random arrays in the shapes of a train state."""
+  """Random arrays with the shapes of a train state.
+
+  Args:
+    variant: the student's.
+    teacher_width: D_t.
+  """
 
   def shapes():
     key = jax.random.key(0)
@@ -53,16 +59,22 @@ def make_state(variant: str, teacher_width: int):
   return jax.tree.unflatten(structure, values)
 
 
-def main(argv=None) -> None:
-  """Prints one row a save and the cost at the interval."""
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prints one row per save, and the cost at the interval.
+
+  Args:
+    argv: the command line; the process's by default.
+  """
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--directory", required=True, help="made, and removed")
+  parser.add_argument(
+    "--directory", required=True, help="new folder, removed afterwards"
+  )
   parser.add_argument("--variant", default="deit_base_patch16_224")
   parser.add_argument("--teacher-width", type=arguments.count, default=1024)
   parser.add_argument("--saves", type=arguments.count, default=3)
   args = parser.parse_args(argv)
   if os.path.exists(args.directory):
-    parser.error(f"{args.directory} is there already")
+    parser.error(f"expected a new folder, but {args.directory} exists")
   with arguments.refusing(parser):
     variants.get(args.variant)
     os.makedirs(args.directory)
@@ -90,7 +102,7 @@ def main(argv=None) -> None:
   median = statistics.median(blocked)
   print(
     f"median blocking part {median:.2f} s: {median / INTERVAL_SECONDS:.2%} of "
-    f"the time at one checkpoint in {INTERVAL_SECONDS // 60} minutes"
+    f"the time at one checkpoint per {INTERVAL_SECONDS // 60} minutes"
   )
 
 

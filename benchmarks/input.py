@@ -1,27 +1,28 @@
-r"""Decode and crop, ours beside timm's and TensorFlow's, and through Grain.
+r"""Decoding and cropping against timm and TensorFlow, and through Grain.
 
   python -m benchmarks.make_jpegs ROOT
   python -m benchmarks.input ROOT [--number 200] [--rounds 9]
   python -m benchmarks.input --real TAR [--crops 3] [--rounds 9]
 
 Each contestant turns the bytes of the same JPEGs into a random resized crop of
-224 px, uint8, and into the evaluation's crop. They take turns, all files at a
-time; speed is images per second of the process's CPU time, so that other
-work on the machine counts less, and what is printed are medians over rounds of
-it and of its ratio to timm's in the same round. Accuracy is against Pillow's
-bicubic on the same crop of the same JPEG. timm (with torch and torchvision)
-and TensorFlow are left out where they are not installed.
+224 px, uint8, and into the evaluation's crop. They take turns, over all files
+at a time. Speed is images per second of the process's CPU time, so that other
+work on the machine matters less; the table has medians over rounds of the speed
+and of its ratio to timm's in the same round. Accuracy is against Pillow's
+bicubic on the same crop of the same JPEG. timm (with torch and torchvision) and
+TensorFlow are skipped if they are not installed.
 
-Last, the whole input: the set is prepared as array_record and read through
-Grain by two worker processes, per CPU time of them and of the process that
-takes the batches, against the same without Grain; and in wall time.
+Finally, the whole input: the dataset is prepared as array_record and read
+through Grain by two worker processes, per CPU time of all processes against the
+same without Grain; and in wall time.
 
---real TAR takes the JPEGs of an archive instead, such as ImageNet's own, and
-several training crops of each, ours beside Pillow's of the same box, and prints
-their difference by the factor of shrinking.
+--real TAR uses the JPEGs of an archive instead, such as ImageNet's own, takes
+several training crops of each, ours and Pillow's of the same box, and prints
+their difference by downsampling factor.
 """
 
 import argparse
+from collections.abc import Sequence
 import contextlib
 import io
 import itertools
@@ -49,24 +50,29 @@ CENTRE = crop.CentreCrop(SIZE, RESIZE)
 _BATCH = 64
 
 
-def main(argv=None):
-  """Prints the tables."""
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prints the tables.
+
+  Args:
+    argv: the command line; the process's by default.
+  """
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add, count = parser.add_argument, arguments.count
-  add("root", type=pathlib.Path, nargs="?", help="of make_jpegs")
-  add("--real", metavar="TAR", help="of real JPEGs, instead")
-  add("--crops", type=count, default=3, help="of each real JPEG")
-  add("--number", type=count, default=200, help="of JPEGs")
-  add("--rounds", type=count, default=9)
+  add("root", type=pathlib.Path, nargs="?", help="folder made by make_jpegs")
+  add("--real", metavar="TAR", help="archive of real JPEGs, instead of ROOT")
+  add("--crops", type=count, default=3, help="crops of each real JPEG")
+  add("--number", type=count, default=200, help="number of JPEGs")
+  add("--rounds", type=count, default=9, help="number of rounds")
   args = parser.parse_args(argv)
   if (args.root is None) == (args.real is None):
-    parser.error("give either ROOT or --real TAR")
+    parser.error("expected either ROOT or --real TAR")
   if args.real:
     with arguments.refusing(parser):
       files = _tar(args.real)
-    return _real_table(files, args.crops, args.rounds)
+    _real_table(files, args.crops, args.rounds)
+    return
   paths = sorted(args.root.glob("train/*/*.jpg"), key=lambda path: path.name)
   if not paths:
     parser.error(
@@ -129,7 +135,7 @@ def _timm():
 
     transform = _timm_transform(is_training=True)
   except ImportError:
-    print("timm, torch or torchvision is not installed: left out")
+    print("timm, torch or torchvision is not installed: skipped")
     return {}
   torch.set_num_threads(1)
   return {
@@ -143,7 +149,7 @@ def _tensorflow(boxes):
   try:
     import tensorflow as tf
   except ImportError:
-    print("tensorflow is not installed: left out")
+    print("tensorflow is not installed: skipped")
     return {}
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -244,19 +250,19 @@ def _difference(one, other):
 
 
 # Real files.
-_EDGES = (0, 0.8, 1, 1.2, 1.5, 1.8, 2.5, math.inf)  # factors of shrinking
+_EDGES = (0, 0.8, 1, 1.2, 1.5, 1.8, 2.5, math.inf)  # downsampling factors
 
 
 def _tar(path):
-  """The files in an archive that are JPEGs."""
+  """The JPEGs in an archive, as bytes."""
   try:
     with tarfile.open(path) as archive:
       files = [archive.extractfile(m).read() for m in archive if m.isfile()]
   except tarfile.TarError as error:
-    raise ValueError(f"{path} is no tar archive ({error})") from None
+    raise ValueError(f"expected a tar archive, got {path} ({error})") from None
   files = [data for data in files if data.startswith(b"\xff\xd8")]
   if not files:
-    raise ValueError(f"{path} holds no JPEG")
+    raise ValueError(f"expected JPEGs in {path}, got none")
   return files
 
 
@@ -307,7 +313,7 @@ def _through_grain(root, rounds, ready=20, batches=32):
     with contextlib.closing(iterator):
       for i in range(rounds):
         one.append(_read(source, i))
-        for _ in range(ready):  # what was made before it is asked for
+        for _ in range(ready):  # batches that were prefetched
           next(iterator)
         began, cpu = time.perf_counter(), _cpu_seconds()
         for _ in range(batches):

@@ -1,4 +1,4 @@
-"""What a compiled step's text and traces say: source lines and fusions."""
+"""Source lines and fusions of a compiled step, from its text and traces."""
 
 import collections
 import dataclasses
@@ -15,8 +15,8 @@ class Place:
 
   Attributes:
     scope: JAX's path of names, e.g. "jit(step)/.../dot_general".
-    stack: "models/layers.py:12" of the calls within the package, innermost
-      first; the innermost of all where there is none.
+    stack: calls within the package, innermost first, as
+      "models/layers.py:12"; the innermost call of all where there is none.
   """
 
   scope: str
@@ -24,7 +24,7 @@ class Place:
 
   @property
   def line(self) -> str:
-    """The innermost."""
+    """The innermost call."""
     return self.stack[0]
 
 
@@ -38,8 +38,8 @@ def places(text: str, root: str = "vitkd_jax") -> dict[str, Place]:
   """{instruction: where it comes from} of a compiled module's text.
 
   Args:
-    text: of `compiled.as_text()`.
-    root: folder whose lines are wanted.
+    text: from `compiled.as_text()`.
+    root: folder whose lines count.
   """
   tables = _tables(text)
   found = {}
@@ -126,7 +126,11 @@ def profile(ours, folder: str, steps: int = 3, count: int = 10) -> None:
 
 
 def times(file: str) -> collections.Counter:
-  """{instruction: nanoseconds} of a trace, over all devices and steps."""
+  """{instruction: nanoseconds} of a trace, over all devices and steps.
+
+  Args:
+    file: path of an .xplane.pb.
+  """
   spent = collections.Counter()
   for plane in jax.profiler.ProfileData.from_file(file).planes:
     for line in plane.lines:

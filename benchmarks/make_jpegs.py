@@ -1,11 +1,11 @@
-r"""Writes JPEGs of ImageNet's usual size and weight as an ImageFolder tree.
+r"""Writes JPEGs of ImageNet's usual size as an ImageFolder tree.
 
   python -m benchmarks.make_jpegs ROOT [--number 2000] [--classes 10]
 
 Needs scikit-image and scikit-learn: the pictures are crops, at several scales
-and mirrored, of the photographs that their wheels ship. Each is 500x375 (or
-375x500, one in four) of about 110 KB, as ImageNet's are on average:
-ROOT/train/CLASS/NUMBER.jpg and a tenth as many in ROOT/validation.
+and mirrored, of photographs in their wheels. Each is 500x375 (one in four
+375x500) and about 110 KB, like an average ImageNet file:
+ROOT/train/CLASS/NUMBER.jpg, and a tenth as many in ROOT/validation.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from sklearn import datasets
 from benchmarks import arguments
 
 LONG, SHORT = 500, 375
-BYTES = 120_000  # at most; the average is some 110,000
-NOISE = 3.0  # of 255: a sensor's, which crops that were enlarged lack
+BYTES = 120_000  # at most; the average is about 110,000
+NOISE = 3.0  # of 255: sensor noise, which enlarged crops lack
 
 
 def photographs():
@@ -68,7 +68,8 @@ def _jpeg(image, quality):
   return cv2.imencode(".jpg", image[..., ::-1], options)[1].tobytes()
 
 
-def main():
+def main() -> None:
+  """Writes the tree."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("root", type=pathlib.Path)
   parser.add_argument("--number", type=arguments.count, default=2000)

@@ -134,20 +134,17 @@ class Peer:
     """A peer with our weights.
 
     Args:
-      config: of the case.
+      config: from `cases.config`.
       parts: the `experiment.Experiment` of that config.
       params: {"student", "head"} of our state.
-      teacher_params: not folded.
+      teacher_params: the teacher's, LayerScale not folded.
       device: "cpu" or "cuda".
-      autocast: bfloat16 products.
-      compiled: by torch.compile.
+      autocast: use bfloat16 matrix products.
+      compiled: use torch.compile.
     """
     objective = parts.objective
-    self.loss_weights, self.device, self.autocast = (
-      objective.loss_weights,
-      device,
-      autocast,
-    )
+    self.loss_weights = objective.loss_weights
+    self.device, self.autocast = device, autocast
     student = from_ours(params["student"], config.student.variant)
     teacher = from_ours(teacher_params, config.teacher.variant)
     self.student, self.teacher = student.to(device).train(), teacher.to(device)
@@ -203,7 +200,7 @@ class Peer:
     return image.to(self.device), label.to(self.device)
 
   def draw_mask(self, batch_size: int):
-    """Bool [B, N], True at half of the tokens, which are replaced."""
+    """Bool [B, N], True at the half of the tokens to replace."""
     tokens = self.teacher.patch_embed.num_patches
     draws = torch.rand(batch_size, tokens, device=self.device)
     return draws.argsort(1).argsort(1) >= tokens // 2
@@ -218,12 +215,12 @@ class Peer:
     return loss.detach()
 
   def wait(self):
-    """Until the device is done."""
+    """Waits for the device."""
     if self.device != "cpu":
       torch.cuda.synchronize()
 
   def peak_bytes(self) -> int | None:
-    """The most memory that tensors took; None on a CPU."""
+    """Peak memory of tensors; None on a CPU."""
     if self.device == "cpu":
       return None
     return torch.cuda.max_memory_allocated()

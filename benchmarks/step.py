@@ -1,19 +1,20 @@
-r"""One training step, ours and PyTorch's, timed in turns in one process.
+r"""One training step against PyTorch's, timed in turns in one process.
 
   python -m benchmarks.step                             # quickstart, s3-ti
   python -m benchmarks.step --case b3-s --batch 8 --rounds 5
   python -m benchmarks.step --case s3-ti --compile --dtype bfloat16   # a GPU
   python -m benchmarks.step --case quickstart --no-peer --profile TRACE
 
-A step is: forward of the frozen teacher, forward and backward of the student,
-ViTKD + NKD, clip by the global norm, AdamW. Both get the same weights; the
-first line of each case says how far apart their losses are on one batch.
-Contestants take turns, `--steps` steps at a time after one that is not timed;
-what is printed are medians over `--rounds`, and medians of the ratios of the
-same round. The peer (benchmarks/peer_torch.py) needs torch and timm.
+A step is the teacher's forward pass, the student's forward and backward pass,
+ViTKD + NKD, clipping by the global norm, and AdamW. Both contestants get the
+same weights; each case first prints both losses on one batch. They take turns,
+`--steps` steps at a time after an untimed one; the table has medians over
+`--rounds`, and medians of the ratios within a round. The peer
+(benchmarks/peer_torch.py) needs torch and timm.
 """
 
 import argparse
+from collections.abc import Sequence
 import functools
 import os
 import statistics
@@ -43,8 +44,12 @@ from vitkd_jax.estimate import flops  # noqa: E402
 from vitkd_jax.training import objective as objectives  # noqa: E402
 
 
-def main(argv=None):
-  """Prints one table a case."""
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prints one table per case.
+
+  Args:
+    argv: the command line; the process's by default.
+  """
   parser = _parser()
   args = parser.parse_args(argv)
   device = jax.devices()[0]
@@ -80,14 +85,16 @@ def _parser():
   parser.add_argument("--rounds", type=arguments.count, default=7)
   parser.add_argument("--steps", type=arguments.count, default=2)
   parser.add_argument(
-    "--matmul", type=arguments.count, help="side of the measured product"
+    "--matmul", type=arguments.count, help="side of the timed matrix product"
   )
-  parser.add_argument("--augment", action="store_true", help="ours alone")
+  parser.add_argument(
+    "--augment", action="store_true", help="with augmentation, of ours alone"
+  )
   parser.add_argument("--no-peer", action="store_true")
   parser.add_argument(
-    "--compile", action="store_true", help="torch.compile too"
+    "--compile", action="store_true", help="time torch.compile, too"
   )
-  parser.add_argument("--profile", metavar="FOLDER", help="writes a trace")
+  parser.add_argument("--profile", metavar="FOLDER", help="write a trace")
   return parser
 
 
@@ -102,7 +109,7 @@ def run_case(config, parts, rate, args):
     contestants |= _peers(config, ours, theirs, batch, args)
   formula = flops.per_image(parts.objective)
   print(
-    "FLOPs an image by formula: "
+    "FLOPs per image by formula: "
     + ", ".join(f"{part} {x / 1e9:.3f} G" for part, x in formula.items())
     + f"; by the compiler: {ours.flops / size / 1e9:.3f} G"
   )
@@ -136,11 +143,11 @@ class Ours:
     )
 
   def wait(self):
-    """Until the device is done."""
+    """Waits for the device."""
     jax.block_until_ready((self.state, self.metrics))
 
   def peak_bytes(self):
-    """The most memory in use, or what the compiler says of the step."""
+    """Peak memory in use, or the compiler's figure for the step."""
     stats = jax.devices()[0].memory_stats()
     if stats:
       return stats["peak_bytes_in_use"]
@@ -168,11 +175,11 @@ class Theirs:
     self.peer.step(*self.tensors)
 
   def wait(self):
-    """Until the device is done."""
+    """Waits for the device."""
     self.peer.wait()
 
   def peak_bytes(self):
-    """The most memory that tensors took; None on a CPU."""
+    """Peak memory of tensors; None on a CPU."""
     return self.peer.peak_bytes()
 
 
@@ -243,7 +250,7 @@ def _in_turns(contestants, rounds, steps):
 
 
 def _print_table(contestants, times, size, floor):
-  """floor: seconds a step would take at the machine's matmul rate."""
+  """Prints the table; a step takes `floor` seconds at the matmul rate."""
   print(
     f"{'':15}{'images/s':>10}{'ms':>9}{'best ms':>9}{'of matmul rate':>16}"
     f"{'peak MB':>9}{'first call s':>14}{'ours faster by':>16}"
@@ -266,7 +273,12 @@ def _print_table(contestants, times, size, floor):
 
 
 def matmul_rate(dtype: str, side: int) -> float:
-  """FLOP/s of square matrix products, the best of several."""
+  """FLOP/s of square matrix products, the best of five runs.
+
+  Args:
+    dtype: of the matrices.
+    side: rows and columns of the matrices.
+  """
   x = jnp.ones((side, side), dtype)
   product = jax.jit(lambda a, b: a @ b)
   jax.block_until_ready(product(x, x))

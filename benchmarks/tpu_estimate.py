@@ -2,13 +2,13 @@ r"""The TPU compiler's estimate of one training step, without a TPU.
 
   python -m benchmarks.tpu_estimate                        # all three pairs
   python -m benchmarks.tpu_estimate --case s3-ti --slice v4:2x2x1 --augment
-  python -m benchmarks.tpu_estimate --case b3-s --top 30   # dearest fusions
+  python -m benchmarks.tpu_estimate --case b3-s --top 30   # costliest fusions
 
-The real step is compiled for a slice that is not here (libtpu's wheel). Every
-figure is the compiler's *estimate* of a chip's cycles: no collectives, no
-copies beside the core, no waiting for the host. It ranks two forms of the same
-step; it is no measurement. The floor is the FLOPs by formula at the chip's
-advertised peak.
+The real step is compiled for a slice without the slice (libtpu's wheel). Every
+figure is the compiler's *estimate* of a chip's cycles, without collectives,
+copies beside the core, or waiting for the host. It ranks versions of a step and
+is no measurement. The floor is the FLOPs by formula at the chip's advertised
+peak.
 """
 
 import argparse
@@ -37,9 +37,11 @@ def main(argv=None):
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--case", action="append", choices=tuple(cases.PAIRS))
-  parser.add_argument("--slice", action="append", help="v5e:2x4 by default")
   parser.add_argument(
-    "--images", type=arguments.count, default=64, help="a chip"
+    "--slice", action="append", help="TPU slice (default: v5e:2x4)"
+  )
+  parser.add_argument(
+    "--images", type=arguments.count, default=64, help="images per chip"
   )
   parser.add_argument("--accumulate", type=arguments.count, default=1)
   parser.add_argument("--augment", action="store_true")
@@ -48,17 +50,20 @@ def main(argv=None):
     action="append",
     default=[],
     type=_option,
-    help="of the compiler, NAME=VALUE",
+    metavar="NAME=VALUE",
+    help="compiler option",
   )
-  parser.add_argument("--top", type=int, default=0, help="dearest fusions")
+  parser.add_argument(
+    "--top", type=int, default=0, help="number of costliest fusions to print"
+  )
   args = parser.parse_args(argv)
   for name in args.slice or ("v5e:2x4",):
     with arguments.refusing(parser):
       piece = topology.find(name)
       devices = topology.devices(piece)
     print(
-      f"\n{piece}, {args.images} images a chip in {args.accumulate} "
-      "micro-batches, bfloat16: M cycles"
+      f"\n{piece}, {args.images} images per chip, {args.accumulate} "
+      "gradient-accumulation step(s), bfloat16: million cycles"
     )
     print(" ".join(f"{x:>16}" for x in ("", "total", "floor", "ratio", *PARTS)))
     for case in args.case or cases.PAIRS:
@@ -77,7 +82,7 @@ def main(argv=None):
 def _option(text):
   name, given, value = text.partition("=")
   if not given:
-    raise argparse.ArgumentTypeError(f"{text!r}: wanted NAME=VALUE")
+    raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
   return name, value
 
 
@@ -105,7 +110,7 @@ def _estimate(case, piece, parts, args):
 
 
 def _print_top(spent, places, count):
-  """The dearest fusions, those of all blocks together."""
+  """Prints the costliest fusions, with equal ones of all blocks together."""
   alike, number = collections.Counter(), collections.Counter()
   for name, cost in spent.items():
     place = places.get(name, lines.NOWHERE)

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the launch scripts share; sourced, does nothing by itself.
+# What the launch scripts share; to be sourced.
 
 # Ends with one sentence and status 2.
 refuse() {
@@ -13,7 +13,7 @@ usage() {
 }
 
 # open_script ACTIONS WHAT ARGS...: checks a script's first two arguments, an
-# action, put into action, and the name of a WHAT.
+# action, which it puts into $action, and the name of a WHAT.
 open_script() {
   local actions=$1 what=$2
   action=${3:-}
@@ -28,8 +28,8 @@ open_script() {
   esac
 }
 
-# check_training WHY ARGS...: what vitkd_jax.train gets has a config and a
-# workdir on gs://, put into workdir; WHY ends the sentence where it is not.
+# check_training WHY ARGS...: checks that the arguments of vitkd_jax.train have a
+# config and a workdir on gs://, which it puts into $workdir; WHY says why gs://.
 check_training() {
   local why=$1 i
   shift
@@ -41,12 +41,12 @@ check_training() {
     esac
   done
   [[ " $*" == *" --config"[=\ ]* ]] ||
-    refuse "what vitkd_jax.train gets is missing: -- --config FILE --workdir DIR"
+    refuse "expected arguments for vitkd_jax.train: -- --config FILE --workdir DIR"
   [[ $workdir == gs://* ]] ||
-    refuse "--workdir is '$workdir', wanted gs://..., which $why"
+    refuse "expected --workdir gs://..., which $why, got '$workdir'"
 }
 
-# Prints a command as one would type it.
+# Prints a command, quoted for a shell.
 show() {
   local word line=
   for word in "$@"; do

@@ -10,14 +10,13 @@
 #   bash launch/gke.sh delete CLUSTER --zone=Z
 #
 # create   makes the cluster with one node pool for the slice
-# run      packs this checkout into an image and submits the training; a
-#          preempted or crashed one starts again, --restarts times (100)
-# stop     saves the state and ends the training; run again to go on
+# run      packs this checkout into an image and submits the training, which
+#          restarts after preemptions and crashes, --restarts times (100)
+# stop     saves the state and ends the training; run again to resume
 #
-# Options: --type a Cloud TPU type (v5e-8 is v5litepod-8), --slices (1), how it
-# is paid for: --spot, --on-demand (default) or --reservation=ID, --project,
-# --image to install into (python:3.12), --dry-run prints the commands and runs
-# none of them.
+# Options: --type a Cloud TPU type (v5e-8 is v5litepod-8), --slices (1), how to
+# pay: --spot, --on-demand (default) or --reservation=ID, --project, --image to
+# install into (python:3.12), --dry-run prints the commands and runs none.
 set -euo pipefail
 # shellcheck source=launch/dry_run.sh
 source "$(dirname "$0")/dry_run.sh"
@@ -64,11 +63,11 @@ where=("--cluster=$cluster" "--zone=$zone" ${project[@]+"${project[@]}"})
 
 run() {
   local workdir
-  # A pod's disk goes with the pod.
+  # A pod's disk is deleted with the pod.
   check_training "outlives a pod" ${train[@]+"${train[@]}"}
-  # xpk passes SIGTERM to this shell: exec hands the shell's place on. Status
-  # 42 restarts the training, and so do 127 and above, by xpk's own rule; 1 is
-  # what the watchdog ends a hanging process with.
+  # xpk sends SIGTERM to this shell: exec replaces it by the script. Status 42
+  # restarts the training, and so does any from 127 on, by xpk's own rule; 1 is
+  # the watchdog's status for a hanging process.
   local command
   command="pip install --quiet --root-user-action=ignore --editable . 'jax[tpu]' gcsfs && VITKD_PYTHON=python exec bash launch/until_done.sh $(show "$workdir" python -m vitkd_jax.train "${train[@]}")"
   perform xpk workload create "${where[@]}" "--workload=$name" \

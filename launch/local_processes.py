@@ -5,12 +5,13 @@ r"""Starts the processes of one run on this machine.
       -m vitkd_jax.train --config configs/quickstart.py --workdir runs/two
   python launch/local_processes.py 8 --gpus -- -m vitkd_jax.train ...
 
-What follows "--" goes to this Python. Each process gets a number, one of the
-GPUs or some virtual CPU devices, and the address of process 0. Signals go to
-all; when one process fails, the others are ended, and its status is ours.
+Python runs what follows "--" in each process, which gets an index, one GPU or
+some virtual CPU devices, and the address of process 0. Signals go to all of
+them; when one fails, the others are ended and its exit status is returned.
 """
 
 import argparse
+from collections.abc import Sequence
 import os
 import queue
 import shlex
@@ -21,12 +22,16 @@ import sys
 import threading
 import time
 
-# What processes get to save their state after one of them has failed.
+# Time for processes to save their state after one of them has failed.
 _GRACE_SECONDS = 10
 
 
-def main(argv=None) -> int:
-  """The command line; returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit status.
+
+  Args:
+    argv: the arguments; the process's by default.
+  """
   args = _parse(argv)
   environments = [_environment(args, i) for i in range(args.processes)]
   command = [sys.executable, *args.command]
@@ -54,7 +59,7 @@ def main(argv=None) -> int:
       reader = threading.Thread(target=_copy, args=(index, child.stdout))
       reader.start()
       readers.append(reader)
-    # One that came while there were not all of them yet waits until now.
+    # A signal that came while the processes were starting waits until now.
     for number in previous:
       signal.signal(number, lambda n, _: _send(children, n))
     for number in early:
@@ -69,27 +74,27 @@ def main(argv=None) -> int:
   return status
 
 
-def _parse(argv):
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("processes", type=int, help="how many")
+  parser.add_argument("processes", type=int, help="number of processes")
   parser.add_argument(
-    "--devices", type=int, default=1, help="virtual CPU devices of each"
+    "--devices", type=int, default=1, help="virtual CPU devices per process"
   )
   parser.add_argument(
-    "--gpus", action="store_true", help="one GPU each, instead"
+    "--gpus", action="store_true", help="one GPU per process, instead"
   )
   parser.add_argument(
-    "--port", type=int, default=0, help="of process 0; default: a free one"
+    "--port", type=int, default=0, help="port of process 0; default: a free one"
   )
   parser.add_argument(
-    "--dry-run", action="store_true", help="print what would be started"
+    "--dry-run", action="store_true", help="print the commands and run none"
   )
-  parser.add_argument("command", nargs="+", help="behind --, for Python")
+  parser.add_argument("command", nargs="+", help="after --, for Python")
   args = parser.parse_args(argv)
   if args.processes < 1 or args.devices < 1:
-    parser.error("processes and --devices must be at least 1")
+    parser.error("expected processes and --devices >= 1")
   args.port = args.port or _free_port()
   return args
 
@@ -101,7 +106,7 @@ def _free_port() -> int:
 
 
 def _environment(args, index) -> dict[str, str]:
-  """What one process finds in its environment beside ours."""
+  """The variables that are added to one process's environment."""
   added = {
     "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{args.port}",
     "JAX_NUM_PROCESSES": str(args.processes),
@@ -121,7 +126,7 @@ def _environment(args, index) -> dict[str, str]:
 
 
 def _copy(index, stream):
-  """Copies a process's lines to ours, each with its number in front."""
+  """Copies a process's lines to our output, prefixed by its index."""
   with stream:
     for line in stream:
       text = f"[{index}] ".encode() + line.rstrip(b"\n") + b"\n"
@@ -138,19 +143,21 @@ def _send(children, number):
 def _wait(children) -> int:
   """0 when all are done; the status of the one that failed first."""
   ended = queue.SimpleQueue()
-  for child in children:  # a thread each, so that they come in their order
+  for (
+    child
+  ) in children:  # one thread each, so that the first to end comes first
     wait = lambda child=child: ended.put(child.wait())  # noqa: E731
     threading.Thread(target=wait, daemon=True).start()
   for _ in children:
     status = ended.get()
     if status:
-      # As a shell says it: 128 and the signal.
+      # As in a shell: 128 + the signal.
       return status if status > 0 else 128 - status
   return 0
 
 
 def _end(children):
-  """Ends what still runs: with a request, then without."""
+  """Ends what still runs, first by SIGTERM, then by SIGKILL."""
   _send(children, signal.SIGTERM)
   deadline = time.monotonic() + _GRACE_SECONDS
   for child in children:

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Trains the same small student three ways on the embedded data and compares:
 #   bash launch/quickstart.sh [folder]          (default runs/quickstart)
-# Run it again after an interruption: it goes on where it stopped.
+# Run it again after an interruption: it resumes.
 set -euo pipefail
 out=$(realpath -m "${1:-$(dirname "$0")/../runs/quickstart}")
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/setup.sh
 source launch/setup.sh ""
-# Two CPU devices use two cores better than one does; a GPU or TPU is as it is.
+# Two CPU devices use two cores better than one; GPUs and TPUs are unaffected.
 export XLA_FLAGS="${XLA_FLAGS:---xla_force_host_platform_device_count=2}"
 began=$SECONDS
 runs=()

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with what is asked for; sourced by the other scripts, which stand
-# in the checkout's root by then:
+# Makes .venv; sourced by the other scripts from the checkout's root:
 #   source launch/setup.sh EXTRA      "" or "test", from pyproject.toml
 # VITKD_PYTHON names the interpreter, which must be 3.11 or newer.
 set -euo pipefail
@@ -35,7 +34,7 @@ if ! .venv/bin/python -c "import pip; $fits" 2>/dev/null; then
     exit 2
   }
 fi
-# Installed once for each state of the requirements.
+# Installed once per version of the requirements.
 stamp=.venv/installed-${extra:-base}
 if [ ! -e "$stamp" ] || [ requirements.txt -nt "$stamp" ] ||
   [ pyproject.toml -nt "$stamp" ]; then

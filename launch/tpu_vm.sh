@@ -9,14 +9,15 @@
 #
 # create   asks for the slice as a queued resource and waits for it
 # setup    copies HEAD of this checkout to all workers and installs it
-# run      starts the training on all workers; it outlives the connection
-# resume   after a preemption: deletes what is left, then all three again;
-#          where the slice still stands, only starts the training
-# logs     follows worker 0; stop saves the state and ends the training
+# run      starts the training on all workers; it survives a lost connection
+# resume   after a preemption: deletes what is left, then all three again; if
+#          the slice is still active, only starts the training
+# logs     follows worker 0
+# stop     saves the state and ends the training
 #
 # Options: --type a Cloud TPU type (v5e-8 is v5litepod-8), --runtime the VM's
-# software (by the type), --project, --worker for logs, --dry-run prints the
-# commands and runs none of them.
+# software (default: by type), --project, --worker for logs, --dry-run prints the
+# commands and runs none.
 set -euo pipefail
 
 # shellcheck source=launch/dry_run.sh
@@ -64,7 +65,7 @@ case $action in
 esac
 case $action in
   run | resume)
-    # A worker's own disk is neither seen by the others nor there tomorrow.
+    # A worker's own disk is private, and deleted with the worker.
     check_training "all workers share" ${train[@]+"${train[@]}"}
     ;;
 esac
@@ -120,7 +121,7 @@ setup() {
 run() {
   local words
   words=$(printf '%q ' "${train[@]}")
-  # A second start beside a living one would share its TPU and its workdir.
+  # A second training would compete for the TPU and the workdir.
   on all "cd $folder; if [ -e train.pid ] && kill -0 \$(cat train.pid) 2>/dev/null; then echo 'the training runs already'; exit 1; fi; nohup setsid .venv/bin/python -m vitkd_jax.train ${words% } </dev/null >>train.log 2>&1 & echo \$! >train.pid"
 }
 

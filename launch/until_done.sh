@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs a training and tells by the exit status whether it has to be started
-# again, for schedulers that take 0 for "finished":
+# Runs a training and says by the exit status whether to start it again, for
+# schedulers that take 0 for "finished":
 #   bash launch/until_done.sh WORKDIR COMMAND...
-# 0: the student is exported; 42: the command ended well before that, since it
-# was preempted; anything else is the command's own. SIGTERM is passed on.
+# 0: the student is exported; 42: the command ended without error before that,
+# because it was preempted; anything else is the command's own status. It passes
+# SIGTERM on.
 set -euo pipefail
 if [ $# -lt 2 ]; then
-  sed -n '2,6s/^# \{0,1\}//p' "$0"
+  sed -n '2,7s/^# \{0,1\}//p' "$0"
   exit 2
 fi
 workdir=$1
@@ -16,7 +17,7 @@ child=
 trap 'stopped=1; kill -TERM "$child" 2>/dev/null || true' TERM INT USR1
 "$@" &
 child=$!
-# For a signal that came before there was a child to tell.
+# For a signal that came before the child started.
 [ -z "$stopped" ] || kill -TERM "$child" 2>/dev/null || true
 while true; do
   stopped=

@@ -11,15 +11,19 @@ from benchmarks import input as reading
 @pytest.mark.parametrize(
   "main, args, sentence",
   [
-    (augment.main, ["--batch=0"], "--batch: '0': wanted a number from 1 on"),
-    (augment.main, ["--slice=v9:2"], "unknown TPU slice 'v9:2'"),
+    (augment.main, ["--batch=0"], "--batch: expected an integer >= 1, got '0'"),
+    (augment.main, ["--slice=v9:2"], "of v4, v5e, v5p, v6e, got 'v9:2'"),
     (checkpoint.main, ["--directory=/proc/x"], "/proc/x"),
     (reading.main, ["/proc"], "no /proc/train/.*make_jpegs"),
     (reading.main, [], "give either ROOT or --real TAR"),
     (reading.main, ["--real=/proc/version"], "/proc/version is no tar archive"),
-    (tpu_estimate.main, ["--slice=v9:2"], "unknown TPU slice 'v9:2'"),
-    (tpu_estimate.main, ["--option=fast"], "'fast': wanted NAME=VALUE"),
-    (tpu_estimate.main, ["--images=2.5"], "'2.5': wanted a number from 1 on"),
+    (tpu_estimate.main, ["--slice=v9:2"], "of v4, v5e, v5p, v6e, got 'v9:2'"),
+    (tpu_estimate.main, ["--option=fast"], "expected NAME=VALUE, got 'fast'"),
+    (
+      tpu_estimate.main,
+      ["--images=2.5"],
+      "an integer >= 1, got '2.5'",
+    ),
   ],
 )
 def test_refusals_are_one_sentence(main, args, sentence, capsys):

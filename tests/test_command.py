@@ -58,7 +58,7 @@ def run(module, *args, **options):
       "multiple of 8 (8 devices x accumulate=1), got 20; the nearest is 16",
     ),
     ((CONFIG, "--workdir=w", "--config.run.fsdp=3"), "fsdp=3 does not divide"),
-    ((CONFIG, "--workdir=w", "--config.run.keep=0"), "config.run.keep=0"),
+    ((CONFIG, "--workdir=w", "--config.run.keep=0"), "run.keep >= 1, got 0"),
     ((CONFIG, "--workdir=w", "--num_processes=2"), "give all three"),
     (("--workdir=w", "--config.run.epochs=3"), "--config is missing"),
     (("--config=README.md", "--workdir=w"), "README.md, line "),

@@ -42,13 +42,13 @@ REPORT = {
 
 def test_a_slices_report_becomes_findings():
   said = found(findings.of_report(REPORT))
-  assert said["batch"].found.startswith("1024 images, 128 a chip")
+  assert said["batch"].found.startswith("1024 images, 128 per chip")
   assert said["student"].found.strip() == "1.0 MiB"
   assert said["memory of a chip"].found == "4.00 GiB of 16 GB"
   assert said["memory of a chip"].good is True
   # Three times nine arrays; the counter of 4 bytes is told apart.
-  assert said["all-reduce"].found.startswith("3 of 9 arrays, 3.0 MiB a step")
-  assert said["all-reduce"].found.endswith("1 of less than 1 KiB")
+  assert said["all-reduce"].found.startswith("3 of 9 arrays, 3.0 MiB per step")
+  assert said["all-reduce"].found.endswith("1 smaller than 1 KiB")
   assert said["all-gather"].found.startswith("1 of 1 arrays, 2.0 MiB")
   # 197 GFLOP at 197 TFLOP/s, and 3 million cycles at 1.5 GHz.
   assert "1.0 ms at the peak of 197 TFLOP/s" in said["work"].found
@@ -126,7 +126,7 @@ def test_findings_are_printed_one_by_one(capsys):
   "options, said",
   [
     (["--json=x.json"], "--json needs --topology"),
-    (["--topology=h100"], "unknown TPU slice 'h100'"),
+    (["--topology=h100"], "v4, v5e, v5p, v6e, got 'h100'"),
   ],
 )
 def test_wrong_options_are_refused_in_one_sentence(

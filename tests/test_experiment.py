@@ -96,7 +96,7 @@ def edit(config, path, value):
       "low_place in a block, such as",
     ),
     ("student.depth", 1, "names block 1 (low_blocks=(0, 1), high_block=-1)"),
-    ("student.pool_type", "none", "step cannot be built: logits (16, 16, 10)"),
+    ("student.pool_type", "none", "same shape, got (16, 16, 10) and (16, 10)"),
     ("logits.tau", 2.0, "config.logits.tau; the nearest is 'temperature'"),
     ("schedule.kind", "linear", "to be one of 'mmcls', 'deit', got 'linear'"),
     ("schedule.warmup_epochs", 100.0, "a warm-up of at most 12 steps"),
