@@ -138,7 +138,7 @@ def test_another_kind_of_vit_is_called_so(tmp_path, drop, add, words):
     leaves[add] = np.ones(8, np.float32)
   with pytest.raises(ValueError, match=f"not supported: .*{words}") as error:
     load(tmp_path, leaves)
-  assert "name the variant" not in str(error.value)
+  assert "give the variant" not in str(error.value)
 
 
 def test_a_packed_swiglu(tmp_path):

@@ -69,7 +69,9 @@ def test_a_checkpoint_is_its_average_unless_which_says_otherwise(tmp_path):
   # The folder `checkpoints` itself is the same.
   loaded = students.load(tmp_path / "checkpoints", **OPTIONS)
   assert_same(loaded.params, student(103))
-  with pytest.raises(ValueError, match=r"runs\.students\.load reads them"):
+  with pytest.raises(
+    ValueError, match=r"read them with vitkd_jax\.runs\.students\.load"
+  ):
     weights.load(tmp_path, **OPTIONS)
 
 
@@ -97,7 +99,9 @@ def test_what_was_exported_goes_before_the_checkpoints(tmp_path):
   with pytest.raises(ValueError, match="needs a workdir with checkpoints"):
     students.load(path, step="best", **OPTIONS)
   assert_same(weights.load(tmp_path, **OPTIONS), student(7))
-  with pytest.raises(ValueError, match=r"runs\.students\.load reads"):
+  with pytest.raises(
+    ValueError, match=r"read it with vitkd_jax\.runs\.students\.load"
+  ):
     weights.load(tmp_path, which="student", **OPTIONS)
 
 
