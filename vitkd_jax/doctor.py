@@ -146,8 +146,8 @@ def _teacher(parts: experiment.Experiment, batch: Batch) -> Iterator[Finding]:
       f"normalised by mean {stats[0]} and std {stats[1]} they have mean "
       f"{image.mean():+.2f} and std {image.std():.2f}",
     )
-  image = jax.ShapeDtypeStruct(batch["image"].shape, jnp.float32)
-  view = jax.eval_shape(objective.teacher_view, parts.teacher_params, image)
+  shape = jax.ShapeDtypeStruct(batch["image"].shape, jnp.float32)
+  view = jax.eval_shape(objective.teacher_view, parts.teacher_params, shape)
   yield _teacher_accuracy(parts, batch)
   if objective.head is not None:
     yield Finding(

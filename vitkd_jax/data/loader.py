@@ -10,11 +10,11 @@ so on), whichever process makes the batch. Bad records are counted and logged,
 and too many of them end the run.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import functools
 import os
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 from absl import flags, logging
 import grain
@@ -38,6 +38,22 @@ class InputError(RuntimeError):
   """The input failed; the message says why in one sentence."""
 
 
+class Batches(Protocol):
+  """An iterator over {name: array of rows} that holds threads or processes."""
+
+  def __iter__(self) -> "Batches":
+    """Itself."""
+    ...
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    """The next batch."""
+    ...
+
+  def close(self) -> None:
+    """Stops threads and worker processes."""
+    ...
+
+
 def train_batches(
   source: datasets.Source,
   *,
@@ -50,7 +66,7 @@ def train_batches(
   crop: Crop | None = None,
   repeats: int = 1,
   max_bad_share: float = 0.001,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Batches:
   """This process's rows of the global batches start_step, start_step + 1, ...
 
   Every epoch is a new permutation of the source. Epochs are concatenated: a
@@ -115,7 +131,7 @@ def eval_batches(
   process_count: int = 1,
   crop: Crop | None = None,
   max_bad_share: float = 0.001,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Batches:
   """This process's rows of global batches that hold every example once.
 
   Examples keep the source's order. The last batch is padded with black images

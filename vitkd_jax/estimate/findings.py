@@ -43,7 +43,7 @@ class Shown:
     wrong: what has been found to be wrong so far.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.wrong: list[str] = []
     self._console = rich.console.Console(highlight=False, markup=False)
 

@@ -113,8 +113,7 @@ def load(
     print(f"{path}: {note}")
   model = vit.Model(info.num_classes, variant=said.variant, **loaded.fields)
   checks.check_patches("model", model.patch_size, *images.size)
-  # mypy takes linen's `apply`, which passes on any arguments, for another.
-  return Scored(model, loaded.params, images)  # type: ignore[arg-type]
+  return Scored(model, loaded.params, images)
 
 
 def _images(
@@ -195,8 +194,7 @@ def evaluate(
     process_count=jax.process_count(),
     crop=crop.centre(student.images),
   )
-  # An Iterator to mypy, it has `close` as `loader.eval_batches` documents.
-  with contextlib.closing(batches):  # type: ignore[type-var]
+  with contextlib.closing(batches):
     sums = running.run(step, zeros, {"all": params}, batches, mesh)["all"]
   found = evaluators["student"].compute(sums["student"])
   large = {name: found.pop(name) for name in ("classes", "confusion")}

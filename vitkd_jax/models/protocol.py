@@ -6,8 +6,6 @@ fields of a ViT.
 
 from typing import Any, Protocol
 
-import jax
-
 
 class Backbone(Protocol):
   """An image classifier with token maps.
@@ -40,7 +38,7 @@ class Backbone(Protocol):
     """
     ...
 
-  def init(self, key: jax.Array, image: jax.Array) -> Any:
+  def init(self, key: Any, image: Any, /) -> Any:
     """Initial {"params": ...}.
 
     Args:
@@ -49,16 +47,15 @@ class Backbone(Protocol):
     """
     ...
 
-  def apply(
-    self, variables: Any, image: jax.Array, train: bool = False, **options: Any
-  ) -> tuple[jax.Array, dict[str, Any]]:
+  # Typed as linen's, which passes any arguments on.
+  def apply(self, variables: Any, /, *args: Any, **options: Any) -> Any:
     """Applies the model.
 
     Args:
       variables: {"params": ...}.
-      image: [B, H, W, 3] float32, normalised for this model.
-      train: turns dropout and drop path on.
-      **options: linen's, such as rngs={"dropout": key}.
+      *args: image, [B, H, W, 3] float32, normalised for this model.
+      **options: train=True turns dropout and drop path on; linen's own, such as
+        rngs={"dropout": key}.
 
     Returns:
       Logits [B, C], and the token maps by name:

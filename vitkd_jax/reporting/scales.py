@@ -50,7 +50,7 @@ def _apart(
 ) -> list[float]:
   """The ticks within the limits, without those too close to the previous."""
   low, high = forward(limits[0]), forward(limits[1])
-  kept = []
+  kept: list[float] = []
   for tick in ticks[(ticks >= limits[0]) & (ticks <= limits[1])]:
     if not kept or forward(tick) - forward(kept[-1]) > 0.07 * (high - low):
       kept.append(tick)

@@ -3,32 +3,14 @@
 from collections.abc import Sequence
 import functools
 import math
-from typing import Protocol
 
 import jax
-import numpy as np
 
 from vitkd_jax.data import crop, datasets, decode, loader, preprocess
 from vitkd_jax.training import sections
 
 # More worker processes than this are a typing error.
 _MOST_WORKERS = 1000
-
-
-class Batches(Protocol):
-  """An iterator over {name: array of rows} that holds threads or processes."""
-
-  def __iter__(self) -> "Batches":
-    """Itself."""
-    ...
-
-  def __next__(self) -> dict[str, np.ndarray]:
-    """The next batch."""
-    ...
-
-  def close(self) -> None:
-    """Stops threads and worker processes."""
-    ...
 
 
 class Inputs:
@@ -60,7 +42,7 @@ class Inputs:
     self.num_train = self._count(data.train_split)
     self._count(data.eval_split)
 
-  def train(self, start_step: int) -> Batches:
+  def train(self, start_step: int) -> loader.Batches:
     """This process's batches, without end; close() stops their workers.
 
     Args:
@@ -88,7 +70,7 @@ class Inputs:
       max_bad_share=data.max_bad_share,
     )
 
-  def evaluation(self) -> Batches:
+  def evaluation(self) -> loader.Batches:
     """This process's batches of the evaluation split, each example once.
 
     Returns:

@@ -16,6 +16,7 @@ import numpy as np
 
 from vitkd_jax import errors
 from vitkd_jax.cluster import preemption, sharding, watchdog
+from vitkd_jax.data import loader
 from vitkd_jax.evaluation import running
 from vitkd_jax.runs import checkpoint
 from vitkd_jax.runs import metrics as writers
@@ -23,7 +24,6 @@ from vitkd_jax.training import (
   clock,
   experiment,
   failures,
-  inputs,
   profiling,
   teacher_check,
 )
@@ -103,7 +103,7 @@ class Loop:
     state: states.TrainState,
     first_step: int,
     evaluated: bool,
-    batches: inputs.Batches,
+    batches: loader.Batches,
   ) -> tuple[states.TrainState, dict[str, float]]:
     parts, total = self._parts, self._parts.total_steps
     batch = self._next(batches)
@@ -127,7 +127,7 @@ class Loop:
     state: states.TrainState,
     first_step: int,
     batch: Batch,
-    batches: inputs.Batches,
+    batches: loader.Batches,
   ) -> tuple[states.TrainState, dict[str, float]]:
     parts, total = self._parts, self._parts.total_steps
     teacher_params = parts.teacher_params
@@ -189,7 +189,7 @@ class Loop:
       self._finish_save()
     return result
 
-  def _next(self, batches: inputs.Batches) -> Batch:
+  def _next(self, batches: loader.Batches) -> Batch:
     with failures.reading():
       batch = next(batches)
     return sharding.global_batch(batch, self._parts.mesh)
