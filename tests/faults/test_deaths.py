@@ -124,9 +124,7 @@ def test_a_full_disk_is_told_within_one_log(start, unbroken, tmp_path):
   with start(workdir, env={"FAULT": "tight:8"}) as training:
     output = training.end(1)
   *_, last = output.splitlines()
-  assert last.startswith(
-    "error: a file of the run could not be read or written"
-  )
+  assert last.startswith("error: cannot read or write a file of the run: ")
   assert "Traceback" not in output
   assert max(runner.losses(workdir)) <= 10
   with start(workdir) as training:
@@ -162,6 +160,6 @@ def test_a_missing_process_is_named(start, tmp_path):
   ):
     said = [training.end(1, timeout=300) for training in (first, third)]
   for output in said:
-    assert "waiting for 1 of 3 processes: " in output
-    assert "within 60 s: 1;" in output
+    assert "timed out after 60 s" in output
+    assert "waiting for 1 of 3 processes: 1;" in output
   assert not pathlib.Path(tmp_path / "run").exists()
