@@ -310,8 +310,11 @@ class Dead:
 @pytest.mark.parametrize(
   "code, said",
   [
-    (-9, r"exit code -9 \(killed.*fewer config.data.num_workers\)$"),
-    (-7, r"-7 \(a bus error.*/dev/shm is full.*--shm-size.*num_workers=0\)$"),
+    (-9, r"exit code -9 \(killed.*decrease config.data.num_workers\)$"),
+    (
+      -7,
+      r"-7 \(a bus error.*/dev/shm, .* is full.*--shm-size.*num_workers=0\)$",
+    ),
     (1, "exit code 1$"),
   ],
 )
