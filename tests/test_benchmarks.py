@@ -15,8 +15,12 @@ from benchmarks import input as reading
     (augment.main, ["--slice=v9:2"], "of v4, v5e, v5p, v6e, got 'v9:2'"),
     (checkpoint.main, ["--directory=/proc/x"], "/proc/x"),
     (reading.main, ["/proc"], "no /proc/train/.*make_jpegs"),
-    (reading.main, [], "give either ROOT or --real TAR"),
-    (reading.main, ["--real=/proc/version"], "/proc/version is no tar archive"),
+    (reading.main, [], "expected either ROOT or --real TAR"),
+    (
+      reading.main,
+      ["--real=/proc/version"],
+      "expected a tar archive, got /proc/version",
+    ),
     (tpu_estimate.main, ["--slice=v9:2"], "of v4, v5e, v5p, v6e, got 'v9:2'"),
     (tpu_estimate.main, ["--option=fast"], "expected NAME=VALUE, got 'fast'"),
     (

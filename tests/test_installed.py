@@ -43,7 +43,7 @@ def run(installed, tmp_path):
 def test_help_says_where_configs_are(run):
   done = run("train", "--help")
   assert done.returncode == 0, done.stderr
-  assert "not installed with the package" in " ".join(done.stdout.split())
+  assert "which the package does not install" in " ".join(done.stdout.split())
 
 
 def test_a_config_that_is_not_there_is_not_promised(run):
@@ -51,7 +51,7 @@ def test_a_config_that_is_not_there_is_not_promised(run):
   assert done.returncode == 2
   assert done.stderr.endswith(
     "no config file configs/quickstart.py; the project's own are in "
-    "configs/ of its repository, which is not installed with the package\n"
+    "configs/ of its repository, which the package does not install\n"
   )
 
 
