@@ -9,7 +9,7 @@ import pytest
 
 from vitkd_jax.data import crop, preprocess
 from vitkd_jax.models import variants
-from vitkd_jax.weights import processors, resolve
+from vitkd_jax.weights import processors
 
 STATS = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -41,7 +41,7 @@ def test_every_short_side_comes_back_from_its_crop_pct():
 
 def test_published_models_keep_their_crop():
   for name, variant in variants.NAMED.items():
-    images = resolve.published(variant)
+    images = processors.published(variant)
     side = variant.image_size
     assert images.short_side == math.floor(side / variant.crop_pct), name
     assert (images.mean, images.std) == (variant.mean, variant.std)

@@ -105,6 +105,15 @@ def test_what_was_exported_goes_before_the_checkpoints(tmp_path):
     weights.load(tmp_path, which="student", **OPTIONS)
 
 
+def test_an_export_without_checkpoints_is_a_student(tmp_path):
+  path = tmp_path / "student.safetensors"
+  weights.save(path, student(7), format="flat", scan=True, **FIELDS)
+  loaded = students.load(tmp_path, which="student", **OPTIONS)
+  assert_same(loaded.params, student(7))
+  with pytest.raises(ValueError, match="which='ema' needs a workdir with"):
+    students.load(tmp_path, which="ema", **OPTIONS)
+
+
 def test_the_best_or_a_number_is_taken(tmp_path, caplog):
   save(tmp_path, (0, 0.2), (1, 0.9), (2, None), (3, 0.4), (4, None), keep=3)
   caplog.clear()  # of slow saves

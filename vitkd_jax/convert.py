@@ -31,6 +31,7 @@ from vitkd_jax.weights import (
   card,
   compare,
   formats,
+  processors,
   resolve,
   saving,
   verify,
@@ -244,9 +245,8 @@ def _card(
   if options.to not in verify.LIBRARIES:
     return None
   variant = variants.get(name)
-  run: dict[str, Any] = {}
-  if reading.config_of(options.input) is not None:
-    run = reading.record(options.input) or {}
+  run = reading.record_of(options.input) or {}
+  if run:
     step = loaded.saved.step if loaded.saved else None
     run["evaluation"] = reading.evaluation(options.input, step)
   return card.text(
@@ -254,7 +254,7 @@ def _card(
     format=options.to,
     parameters=count,
     num_classes=loaded.num_classes,
-    images=images or resolve.published(variant, loaded.image_size),
+    images=images or processors.published(variant, loaded.image_size),
     class_names=names,
     source=os.path.basename(os.path.normpath(options.input)),
     source_sha256=digest,

@@ -205,7 +205,8 @@ def main(argv: Sequence[str]) -> None:
   with command.refusing():
     if given["out"]:  # first, so that a failure costs no work
       _make(given["out"])
-    data = (reading.config_of(given["weights"]) or {}).get("data") or {}
+    run = reading.record_of(given["weights"]) or {}
+    data = run.get("config", {}).get("data") or {}
     asked = {
       "weights": given["weights"],
       "variant": given["variant"],

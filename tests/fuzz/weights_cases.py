@@ -56,7 +56,7 @@ def read(path, **given):
   fields = given | loaded.fields
   vit.Model(loaded.num_classes, **fields)
   if path.is_dir():
-    reading.config_of(str(path))
+    reading.record_of(str(path))
     reading.evaluation(str(path))
 
 

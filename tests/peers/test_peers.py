@@ -12,7 +12,7 @@ import transformers
 from peers import families, make_golden, peers
 from vitkd_jax import weights
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import loading, mmpretrain, resolve, rules
+from vitkd_jax.weights import loading, mmpretrain, processors, rules
 from vitkd_jax.weights import timm as timm_format
 
 
@@ -180,7 +180,7 @@ def test_our_arguments_build_timms_model(name):
   variant = variants.NAMED[name]
   if not variant.published:
     pytest.skip("not timm's")
-  images = resolve.published(variant)
+  images = processors.published(variant)
   with torch.device("meta"):
     plain = timm.create_model(name, num_classes=7)
     config = timm_format.config(vit.Model(7, variant=name), variant, images)

@@ -19,7 +19,7 @@ from vitkd_jax.evaluation import (
 )
 from vitkd_jax.models import checks, protocol, variants, vit
 from vitkd_jax.runs import students
-from vitkd_jax.weights import resolve
+from vitkd_jax.weights import processors, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _images(
 ) -> preprocess.Preprocess:
   """What is asked for, else what the weights state, else what is published."""
   assert said.variant is not None  # refused by `load`
-  published = resolve.published(variants.get(said.variant), said.image_size)
+  published = processors.published(variants.get(said.variant), said.image_size)
   images = said.preprocess or published
   if image_size:
     images = images.at((image_size, image_size))

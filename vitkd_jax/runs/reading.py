@@ -37,8 +37,8 @@ def record(workdir: str) -> dict[str, Any] | None:
   return {**found, "config": history.meant(found["config"])}
 
 
-def config_of(path: str) -> dict[str, Any] | None:
-  """The config of a workdir, as plain dicts; None for any other path.
+def record_of(path: str) -> dict[str, Any] | None:
+  """As `record`, but None for any path that is not a workdir.
 
   Args:
     path: any file or folder, or a URL.
@@ -49,7 +49,7 @@ def config_of(path: str) -> dict[str, Any] | None:
     found = record(path)
   except ValueError:
     return None  # another library's config.json
-  return found["config"] if found and "student" in found["config"] else None
+  return found if found and "student" in found["config"] else None
 
 
 def carried_on(

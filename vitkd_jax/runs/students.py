@@ -64,7 +64,7 @@ def load(
   path: str | os.PathLike,
   *,
   variant: str,
-  num_classes: int | str | None,
+  image_size: int | tuple[int, int] | None = None,
   which: str | None = None,
   step: str | int | None = None,
   source: str | None = None,
@@ -75,35 +75,37 @@ def load(
   Args:
     path: as for `weights.load`; or a workdir, or its folder of checkpoints.
     variant: name of the model, as for `vit.Model`.
-    num_classes: C; None or 0 for no head; "file" for that of the weights.
+    image_size: side or (rows, columns) in pixels; by default as the weights
+      state, else the variant's.
     which: "student" or "ema" of a workdir's checkpoint.
     step: of the checkpoint: "latest", "best" (highest top-1) or a number; by
       default the exported student, else the latest checkpoint.
     source: name of the format; None detects it from the names of the leaves.
-    **options: of `loading.load_with_notes`.
+    **options: `num_classes` and others of `loading.to_model`.
 
   Raises:
     ValueError: the weights cannot be read or do not fit the model.
   """
   check(which, step)
+  variants.get(variant)  # refuse an unknown name before reading
   path = os.path.expanduser(path)
   file = find(path, saved=(which, step) != (None, None))
-  options |= {"variant": variant, "num_classes": num_classes}
-  if file is not None:
-    if step is not None:
-      raise ValueError(
-        f"step={step!r} needs a workdir with checkpoints, got {path!r}"
-      )
-    found = loading.load_with_notes(path, which=which, source=source, **options)
-    return Loaded(**vars(found))
-  variants.get(variant)  # refuse an unknown name before reading
-  leaves, saved = read(path, which, step)
-  options.setdefault("image_size", None)
-  if options["image_size"] is None:
-    options["image_size"] = stated(path).image_size
-  content = loading.Content(leaves, "checkpoint", notes=(saved.note,))
-  found = loading.to_model(path, content, **options)
-  return Loaded(**{**vars(found), "saved": saved})
+  saved = None
+  if file is None:
+    leaves, saved = read(path, which, step)
+    content = loading.Content(leaves, "checkpoint", notes=(saved.note,))
+    if image_size is None:
+      image_size = stated(path).image_size
+  elif step is not None:
+    raise ValueError(
+      f"step={step!r} needs a workdir with checkpoints, got {path!r}"
+    )
+  else:
+    content = loading.read(path, file, which, source)
+  found = loading.to_model(
+    path, content, variant=variant, image_size=image_size, **options
+  )
+  return Loaded(**vars(found), saved=saved)
 
 
 def find(path: str, *, saved: bool = False) -> str | None:
@@ -116,14 +118,15 @@ def find(path: str, *, saved: bool = False) -> str | None:
   Raises:
     ValueError: there are no weights at the path.
   """
-  if not path.startswith(resolve.SHIPPED) and resolve.is_folder(path):
-    file = resolve.in_folder(path)
-    ours = resolve.is_folder(os.path.join(path, "checkpoints"))
-    if ours and (saved or file is None):
-      return None
-    if os.path.basename(os.path.normpath(path)) == "checkpoints" and not file:
-      return None
-  return resolve.find(path)
+  if path.startswith(resolve.SHIPPED) or not resolve.is_folder(path):
+    return resolve.find(path)
+  ours = resolve.is_folder(os.path.join(path, "checkpoints"))
+  file = None if ours and saved else resolve.in_folder(path)
+  if file is None and (
+    ours or os.path.basename(os.path.normpath(path)) == "checkpoints"
+  ):
+    return None
+  return file or resolve.find(path)  # whose message says what is missing
 
 
 def stated(path: str | os.PathLike) -> resolve.Stated:
@@ -146,7 +149,11 @@ def _describe(path: str) -> resolve.Stated:
   student = isinstance(sections, dict) and sections.get("student")
   if isinstance(student, dict) and "variant" in student:
     return _of_run(path, config, student)
-  return resolve.Stated() if find(path) is None else resolve.describe(path)
+  said = resolve.of_folder(path, config)
+  if said is not None:
+    return said
+  file = find(path)
+  return resolve.Stated() if file is None else resolve.of_file(file)
 
 
 def _of_run(
@@ -254,5 +261,5 @@ def sha256(leaves: Mapping[str, np.ndarray]) -> str:
   digest = hashlib.sha256()
   for name, leaf in sorted(leaves.items()):
     digest.update(f"{name} {leaf.dtype.name} {leaf.shape}\n".encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
+    digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
   return digest.hexdigest()

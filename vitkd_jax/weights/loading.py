@@ -137,46 +137,32 @@ def load_with_notes(
   path: str | os.PathLike,
   *,
   variant: str,
-  num_classes: int | str | None,
-  image_size: int | tuple[int, int] | None = None,
-  head: str = "keep",
-  classes: Sequence[int] | None = None,
-  source: str | None = None,
   which: str | None = None,
-  adopt: bool = True,
-  **fields: Any,
+  source: str | None = None,
+  **options: Any,
 ) -> Loaded:
   """As `load`, with notes instead of a log.
 
   Args:
     path: as for `load`.
     variant: name of the model.
-    num_classes: C; None or 0 drops the file's head; "file" keeps it.
-    image_size: as for `load`.
-    head: as for `load`.
-    classes: as for `load`.
-    source: as for `load`.
     which: as for `load`.
-    adopt: take fields that are not given from the file, if it states them;
-      otherwise it must not contradict the variant's.
-    **fields: further fields of `vit.Model`.
+    source: as for `load`.
+    **options: of `to_model`.
 
   Raises:
     ValueError: as for `load`.
   """
   variants.get(variant)  # refuse an unknown name before reading
   path = os.path.expanduser(path)
-  return to_model(
-    path,
-    read(path, which, source),
-    variant=variant,
-    num_classes=num_classes,
-    image_size=image_size,
-    head=head,
-    classes=classes,
-    adopt=adopt,
-    **fields,
-  )
+  file = resolve.find(path)
+  if which is not None and resolve.is_folder(os.path.join(path, "checkpoints")):
+    raise ValueError(
+      f"which={which!r} needs a checkpoint, but {path!r} is the workdir of a "
+      "finished run; read it with vitkd_jax.runs.students.load"
+    )
+  content = read(path, file, which, source)
+  return to_model(path, content, variant=variant, **options)
 
 
 def to_model(
@@ -197,11 +183,12 @@ def to_model(
     path: for messages.
     content: to adapt; its leaves are consumed.
     variant: name of the model.
-    num_classes: as for `load_with_notes`.
+    num_classes: C; None or 0 drops the head; "file" keeps the content's.
     image_size: as for `load`.
     head: as for `load`.
     classes: as for `load`.
-    adopt: as for `load_with_notes`.
+    adopt: take fields that are not given from the file, if it states them;
+      otherwise it must not contradict the variant's.
     **fields: further fields of `vit.Model`.
 
   Raises:
@@ -269,24 +256,20 @@ def to_model(
   )
 
 
-def read(path: str, which: str | None, source: str | None) -> Content:
-  """The content of the file that a path stands for.
+def read(
+  path: str, file: str, which: str | None, source: str | None
+) -> Content:
+  """The content of a file of weights.
 
   Args:
-    path: as for `load`.
+    path: that stands for the file, for messages.
+    file: see `resolve.find`.
     which: as for `load`.
     source: as for `load`.
 
   Raises:
-    ValueError: there is no such file, or it cannot be read.
+    ValueError: the file cannot be read.
   """
-  file = resolve.find(path)
-  exported = os.path.basename(file) == resolve.EXPORTED and file != path
-  if exported and which is not None:
-    raise ValueError(
-      f"which={which!r} needs a checkpoint, but {path!r} is the workdir of a "
-      "finished run; read it with vitkd_jax.runs.students.load"
-    )
   found = reading.read(file, which)
   average = torch_files.is_average(found.names)
   try:
@@ -297,7 +280,7 @@ def read(path: str, which: str | None, source: str | None) -> Content:
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
   notes = [*found.notes, *notes]
-  if exported:
+  if os.path.basename(file) == resolve.EXPORTED and file != path:
     notes.append("the student that the run exported")
   return Content(
     leaves,

@@ -1,4 +1,4 @@
-"""Other libraries' settings for `preprocess.Preprocess`, both ways.
+"""Published and other libraries' settings for `preprocess.Preprocess`.
 
 timm keeps them in the `pretrained_cfg` of a folder's config.json, transformers
 in preprocessor_config.json.
@@ -9,6 +9,27 @@ from typing import Any
 
 from vitkd_jax import check
 from vitkd_jax.data import preprocess
+from vitkd_jax.models import variants
+
+
+def published(
+  variant: variants.Variant, size: tuple[int, int] | None = None
+) -> preprocess.Preprocess:
+  """The preprocessing of the evaluation of a published model.
+
+  Args:
+    variant: of the model.
+    size: rows and columns of its input in pixels; the variant's by default.
+  """
+  side = variant.image_size
+  images = preprocess.Preprocess(
+    (side, side),
+    preprocess.resized(side, variant.crop_pct),
+    variant.mean,
+    variant.std,
+    variant.interpolation,
+  )
+  return images.at(size or images.size)
 
 
 def to_timm(images: preprocess.Preprocess) -> dict[str, Any]:

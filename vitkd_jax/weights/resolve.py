@@ -148,8 +148,11 @@ def describe(path: str) -> Stated:
   Args:
     path: as for `loading.load`.
   """
-  said = _folder(path) if is_folder(path) else None
-  return said or of_file(find(path))
+  if is_folder(path):
+    config = read_json(os.path.join(path, "config.json"))
+    if said := of_folder(path, config):
+      return said
+  return of_file(find(path))
 
 
 def _check(said: Stated) -> None:
@@ -163,9 +166,13 @@ def _check(said: Stated) -> None:
   vit.Model(None, variant=said.variant, **said.fields)
 
 
-def _folder(path: str) -> Stated | None:
-  """What config.json states, or None."""
-  config = read_json(os.path.join(path, "config.json"))
+def of_folder(path: str, config: Mapping[str, Any]) -> Stated | None:
+  """What another library's folder states about its model, or None.
+
+  Args:
+    path: of the folder; may be a URL.
+    config: its config.json.
+  """
   if config.get("architecture") in variants.NAMED:
     return _timm_folder(config)
   if "model_type" in config:
@@ -176,7 +183,8 @@ def _folder(path: str) -> Stated | None:
 def _timm_folder(config: Mapping[str, Any]) -> Stated:
   variant = config["architecture"]
   own = config.get("pretrained_cfg") or config  # older files have one level
-  images = processors.from_timm(own, published(variants.get(variant)))
+  published = processors.published(variants.get(variant))
+  images = processors.from_timm(own, published)
   names = config.get("label_names") or own.get("label_names")
   if isinstance(names, dict):
     names = [names.get(str(i)) for i in range(len(names))]
@@ -256,26 +264,6 @@ def nameless(names: Sequence[str]) -> bool:
     names: in the order of the logits.
   """
   return all(n in (str(i), f"LABEL_{i}") for i, n in enumerate(names))
-
-
-def published(
-  variant: variants.Variant, size: tuple[int, int] | None = None
-) -> preprocessing.Preprocess:
-  """The preprocessing of the evaluation of a published model.
-
-  Args:
-    variant: of the model.
-    size: rows and columns of its input in pixels; the variant's by default.
-  """
-  side = variant.image_size
-  images = preprocessing.Preprocess(
-    (side, side),
-    preprocessing.resized(side, variant.crop_pct),
-    variant.mean,
-    variant.std,
-    variant.interpolation,
-  )
-  return images.at(size or images.size)
 
 
 def image_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:

@@ -101,7 +101,9 @@ def save(
   elif image_size is None:
     image_size = adapt.image_size(leaves, model, named.image_size)
   size = (image_size,) * 2 if isinstance(image_size, int) else image_size
-  images = preprocess.at(size) if preprocess else resolve.published(named, size)
+  images = (
+    preprocess.at(size) if preprocess else processors.published(named, size)
+  )
   names = _class_names(class_names, count)
   adapt.check(leaves, adapt.shapes(model, size))
 
