@@ -1,33 +1,14 @@
 """Imports point one way, and the training process stays light."""
 
-import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-PACKAGE = pathlib.Path(__file__).parents[1] / "vitkd_jax"
+from docs.import_graph import LAYERS, PACKAGE, imports, ours, part
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Folders and single files from the top down: each may import those below it,
-# and itself. The commands stand above them all, imported by nobody.
-LAYERS = (
-  "commandline",
-  "reporting",
-  "estimate",
-  "training",
-  "evaluation",
-  "runs",
-  "cluster",
-  "weights",
-  "distill",
-  "data",
-  "models",
-  "remote",
-  "check",
-  "errors",
-)
 # Narrower than their place among the layers: all of `vitkd_jax` that they may
 # import.
 ONLY = {
@@ -39,28 +20,6 @@ ONLY = {
 # What `models` and `distill` may need from outside: users carry them away.
 LIGHT = {"jax", "flax", "optax", "einops", "numpy"}
 STANDARD = sys.stdlib_module_names
-
-
-def imports(path):
-  """Dotted names that a file imports, at the top or within a function."""
-  for node in ast.walk(ast.parse(path.read_text())):
-    if isinstance(node, ast.Import):
-      yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-      yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def part(path):
-  """The folder or file of the package's first level."""
-  return path.relative_to(PACKAGE).with_suffix("").parts[0]
-
-
-def ours(path):
-  """Parts of the package that a file imports, as ["data", "preprocess"]."""
-  for name in imports(path):
-    first, *rest = name.split(".")
-    if first == "vitkd_jax" and rest:
-      yield rest
 
 
 def is_command(name):
