@@ -68,9 +68,7 @@ class Agreement:
     Raises:
       ValueError: no image was counted.
     """
-    count = int(sums["count"])
-    if not count:
-      raise ValueError("the split is empty, or none of its images has a label")
+    count = contract.count(sums)
     return {
       "agreement": int(sums["agree"]) / count,
       "kl": float(sums["kl"]) / count,

@@ -93,9 +93,7 @@ class Classification:
     Raises:
       ValueError: no image was counted.
     """
-    count = int(sums["count"])
-    if not count:
-      raise ValueError("the split is empty, or none of its images has a label")
+    count = contract.count(sums)
     shares = [name for name in sums if name.startswith("top")]
     found: dict[str, Any] = {"count": count}
     found |= {name: int(sums[name]) / count for name in shares}

@@ -43,3 +43,18 @@ class Evaluator(Protocol):
       ValueError: no image was counted.
     """
     ...
+
+
+def count(sums: Mapping[str, Any]) -> int:
+  """The number of images in sums on the host, for `Evaluator.compute`.
+
+  Args:
+    sums: with "count".
+
+  Raises:
+    ValueError: no image was counted.
+  """
+  found = int(sums["count"])
+  if not found:
+    raise ValueError("the split is empty, or none of its images has a label")
+  return found

@@ -1,15 +1,41 @@
 """The pass over a split that adds up the sums of evaluators."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vitkd_jax.cluster import sharding
+from vitkd_jax.data import augment
 from vitkd_jax.evaluation import contract
+from vitkd_jax.models import protocol
 
 Sums = dict[str, contract.Sums]
+
+
+def logits(
+  model: protocol.Backbone,
+  mean: Sequence[float],
+  std: Sequence[float],
+  params: Any,
+  image: jax.Array,
+) -> jax.Array:
+  """A model's logits of images as batches have them.
+
+  Args:
+    model: the model.
+    mean: of images in [0, 1], as it normalises them, per channel.
+    std: likewise.
+    params: its parameters.
+    image: [B, H, W, 3] uint8.
+
+  Returns:
+    [B, C] float32.
+  """
+  image = augment.normalize(jnp.float32(image) / 255, mean, std)
+  return jnp.float32(model.apply({"params": params}, image)[0])
 
 
 def make_step(

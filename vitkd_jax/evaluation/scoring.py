@@ -6,11 +6,10 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vitkd_jax import check
 from vitkd_jax.cluster import sharding
-from vitkd_jax.data import augment, crop, datasets, loader, preprocess
+from vitkd_jax.data import crop, datasets, loader, preprocess
 from vitkd_jax.evaluation import (
   agreement,
   classification,
@@ -47,8 +46,7 @@ class Scored:
       [B, C] float32.
     """
     stats = self.images.mean, self.images.std
-    image = augment.normalize(jnp.float32(image) / 255, *stats)
-    return jnp.float32(self.model.apply({"params": params}, image)[0])
+    return running.logits(self.model, *stats, params, image)
 
 
 def load(

@@ -203,9 +203,9 @@ class Experiment:
 
   @functools.cached_property
   def _eval_step(self) -> Any:
-    step = running.make_step(
-      {"student": self.objective.student_logits}, _EVALUATORS
-    )
+    student, stats = self.objective.student, self.objective.student_stats
+    logits = functools.partial(running.logits, student, *stats)
+    step = running.make_step({"student": logits}, _EVALUATORS)
     return jax.jit(
       step,
       out_shardings=sharding.replicated(self.mesh),

@@ -94,18 +94,6 @@ class Objective:
     head = self.head.init(key_head, *maps, mask)["params"]
     return {"student": params, "head": head}
 
-  def student_logits(self, params: Any, image: jax.Array) -> jax.Array:
-    """The student's logits in evaluation, [B, C] float32.
-
-    Args:
-      params: the student's.
-      image: uint8 [B, H, W, 3].
-    """
-    image = augmentation.normalize(
-      jnp.float32(image) / 255, *self.student_stats
-    )
-    return jnp.float32(self.student.apply({"params": params}, image)[0])
-
   def teacher_view(self, teacher_params: Any, image: jax.Array) -> Any:
     """What the losses need of the frozen teacher.
 

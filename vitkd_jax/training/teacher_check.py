@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitkd_jax.cluster import sharding
-from vitkd_jax.data import augment
 from vitkd_jax.distill import terms as loss_terms
+from vitkd_jax.evaluation import running
 from vitkd_jax.training import experiment
 
 
@@ -82,10 +82,8 @@ def score(
   assert stats is not None
 
   def compute(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
-    image = jnp.float32(image[::every]) / 255
-    image = augment.normalize(image, *stats)
     model, params = teacher.quick_to_compile(params)
-    logits, _ = model.apply({"params": params}, image)
+    logits = running.logits(model, *stats, params, image[::every])
     return jnp.mean(jnp.argmax(logits, -1) == label[::every])
 
   on_cpu = parts.mesh.devices.flat[0].platform == "cpu"
