@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import dataclasses
-import inspect
 from typing import Any
 
 import jax
@@ -181,14 +180,10 @@ def _logits(values: Mapping[str, Any]) -> sections.Logits:
 
 def _select(values: Mapping[str, Any]) -> dict[str, Any]:
   """Every keyword of `tokens.select` except the prefix."""
-  given = ("num_prefix_tokens",)
-  sections.check_keywords(tokens.select, "select", values, given)
-  known = inspect.signature(tokens.select).parameters
-  defaults = {
-    name: known[name].default
-    for name in known
-    if known[name].kind is inspect.Parameter.KEYWORD_ONLY and name not in given
-  }
+  keywords = sections.check_keywords(
+    tokens.select, "select", values, given=("num_prefix_tokens",)
+  )
+  defaults = {name: keyword.default for name, keyword in keywords.items()}
   values = {**defaults, **values}
   for name in ("low_place", "high_place"):
     tokens.check_place(values[name])

@@ -61,7 +61,6 @@ class Experiment:
     optimizer: updates {"student", "head"}.
     schedule: learning rate by step.
     mesh: mesh of the devices.
-    steps_per_epoch: updates per pass over the training split; fractional.
     total_steps: number of updates in the run.
     teacher_params: the frozen teacher's parameters, on the mesh; None without
       a teacher.
@@ -72,18 +71,30 @@ class Experiment:
   run: sections.Run
   data: sections.Data
   inputs: inputs.Inputs | Planned
-  info: datasets.Info
   objective: objectives.Objective
   augment: Callable
   optimizer: optax.GradientTransformation
   schedule: optim.Schedule
   mesh: jax.sharding.Mesh
-  image_shape: tuple[int, int, int]
-  steps_per_epoch: float
   total_steps: int
   teacher_params: Any
   teacher_pin: teachers.Pin
   teacher_notes: tuple[str, ...]
+
+  @property
+  def info(self) -> datasets.Info:
+    """Description of the dataset."""
+    return self.inputs.info
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, 3) of a batch's images, in pixels."""
+    return (*self.inputs.image_size, 3)
+
+  @property
+  def steps_per_epoch(self) -> float:
+    """Updates per pass over the training split; fractional."""
+    return self.inputs.num_train / self.run.batch_size
 
   # Each step is one object, so that the trace made by `check` also serves the
   # compilation.
@@ -276,7 +287,6 @@ def build(
     run=run,
     data=data,
     inputs=images,
-    info=info,
     objective=objective,
     augment=sections.call(
       augmentation.make_augment,
@@ -289,8 +299,6 @@ def build(
     ),
     schedule=schedule,
     mesh=mesh,
-    image_shape=(*images.image_size, 3),
-    steps_per_epoch=num_train / run.batch_size,
     total_steps=total_steps,
     teacher_params=teacher and teacher.params,
     teacher_pin=teacher.pin if teacher else teachers.Pin(),

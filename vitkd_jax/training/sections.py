@@ -189,15 +189,13 @@ def split(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
   return {name: dict(sections.get(name) or {}) for name in SECTIONS}
 
 
-def known(
-  section: str, values: Mapping[str, Any], names: Iterable[str]
-) -> Mapping[str, Any]:
-  """`values`, once every key is in `names`.
+def known(section: str, values: Iterable[str], names: Iterable[str]) -> None:
+  """Checks that a section's keys are known.
 
   Args:
     section: section name, for the message.
-    values: the section.
-    names: the section's keys.
+    values: the section, or its keys.
+    names: the known keys.
 
   Raises:
     ValueError: an unknown key; the message names the nearest.
@@ -207,7 +205,6 @@ def known(
       raise ValueError(
         f"unknown key config.{section}.{name}; {check.nearest(name, names)}"
       )
-  return values
 
 
 def check_types(
@@ -280,7 +277,7 @@ def check_keywords(
   section: str,
   values: Mapping[str, Any],
   given: Iterable[str],
-) -> None:
+) -> dict[str, inspect.Parameter]:
   """Checks that a section's keys are a function's keywords, of their types.
 
   Args:
@@ -288,6 +285,9 @@ def check_keywords(
     section: section name, for messages.
     values: the section.
     given: keywords that do not come from the section.
+
+  Returns:
+    The keywords that may come from the section, by name.
 
   Raises:
     ValueError: an unknown key, a missing one, or a value of another type.
@@ -302,6 +302,7 @@ def check_keywords(
     if parameter.default is parameter.empty and values.get(name) is None:
       raise ValueError(f"config.{section}.{name} is missing")
   check_types(section, values, {n: p.annotation for n, p in keywords.items()})
+  return keywords
 
 
 # Far beyond any training; the step is counted in int32.
