@@ -1,5 +1,7 @@
 """Eight virtual devices for every test, and a tiny teacher."""
 
+import functools
+import gc
 import os
 
 # Before the first import of jax.
@@ -15,6 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
   ]
 )
 
+
 import drawn
 import forked
 import jax
@@ -23,6 +26,7 @@ import ml_collections
 import pytest
 
 from vitkd_jax import weights
+from vitkd_jax.training import experiment
 
 TINY = dict(variant="test/7", pool_type="tok", head_zeroinit=False)
 # The files that take longest, of few tests: they go first, or one worker would
@@ -64,6 +68,13 @@ def leaves_nothing():
   watch = leaks.Watch()
   yield
   watch.check()
+
+
+@pytest.fixture(scope="module")
+def collected():
+  """Collects garbage after a module, and not in whatever test runs next."""
+  yield
+  gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -128,3 +139,14 @@ def tiny_config(teacher_file):
       ),
     )
   )
+
+
+@pytest.fixture
+def student_alone(tiny_config, monkeypatch):
+  """A student alone, on one device: quickly compiled, and saved."""
+  build = functools.partial(experiment.build, devices=jax.devices()[:1])
+  monkeypatch.setattr(experiment, "build", build)
+  tiny_config.weights = dict(task=1.0)
+  tiny_config.teacher = {}
+  tiny_config.augment = dict(flip=0.5)
+  return tiny_config

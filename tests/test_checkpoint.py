@@ -1,6 +1,5 @@
 """Checkpoints: exact, verified, and never silently wrong."""
 
-import gc
 import json
 import resource
 import shutil
@@ -10,21 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from saved import DAMAGED
 
 from vitkd_jax.cluster import sharding
 from vitkd_jax.runs import checkpoint, fingerprint
 
-# Orbax leaves the coroutines of a read that fails to the garbage collector.
-pytestmark = pytest.mark.filterwarnings(
-  "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def collected():
-  """Here, and not in whatever test runs next, where it would be an error."""
-  yield
-  gc.collect()
+pytestmark = DAMAGED
 
 
 @flax.struct.dataclass

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_prepare import picture, small_imagenet, tar
+from test_imagenet import small_imagenet
+from trees import picture, tar
 
 from vitkd_jax import evaluate
 from vitkd_jax.data import datasets, decode, preprocess, subsets

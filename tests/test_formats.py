@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 from PIL import Image, features
 import pytest
-from test_prepare import make_tree, picture, run, tar
+from trees import make_tree, picture, run, tar
 
 from vitkd_jax.data import datasets, decode
 from vitkd_jax.data.builders import archives, imagenet, images, records, tree

@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from saved import last_states
 import test_profiling
 
-from vitkd_jax import errors, train, weights
+from vitkd_jax import train, weights
 from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets
 from vitkd_jax.evaluation import scoring
-from vitkd_jax.runs import checkpoint, lock
+from vitkd_jax.runs import lock
 from vitkd_jax.training import experiment, loop
 from vitkd_jax.weights import resolve
 
@@ -28,29 +29,6 @@ def metrics(workdir):
     {k: v for k, v in json.loads(line).items() if k not in TIMES}
     for line in lines
   ]
-
-
-def last_states(config, *workdirs):
-  """What a run of the config finds in each workdir."""
-  parts = experiment.build(config)
-  for workdir in workdirs:
-    checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints")
-    restored = checkpoints.restore(
-      parts.state_shapes(), parts.state_shardings()
-    )
-    checkpoints.close()
-    yield jax.device_get(restored.state)
-
-
-@pytest.fixture
-def baseline(tiny_config, monkeypatch):
-  """A student alone, on one device: quickly compiled, and saved."""
-  build = functools.partial(experiment.build, devices=jax.devices()[:1])
-  monkeypatch.setattr(experiment, "build", build)
-  tiny_config.weights = dict(task=1.0)
-  tiny_config.teacher = {}
-  tiny_config.augment = dict(flip=0.5)
-  return tiny_config
 
 
 def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
@@ -148,75 +126,23 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
   np.testing.assert_array_equal(block["kernel"], stacked["kernel"][1])
 
 
-def test_divergence_stops_the_run_and_keeps_good_checkpoints(
-  baseline, tmp_path, capsys
-):
-  baseline.schedule.peak = 1e36
-  baseline.schedule.warmup_start = 1e-3
-  baseline.run.checkpoint_every = 1
-  baseline.run.max_bad_steps = 3
-  with pytest.raises(
-    errors.FailedError, match="3 consecutive updates skipped"
-  ) as stop:
-    train.train(baseline, str(tmp_path))
-  assert "gradient became NaN or infinite" in str(stop.value)
-  assert "config.schedule.peak" in str(stop.value)
-  assert capsys.readouterr().out.count("skipped the update") == 3
-  (state,) = last_states(baseline, tmp_path)
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.opt_state))
-  total, row = state.skipped
-  assert total == row
-  assert 1 <= total <= 4
-
-
-def test_checkpoints_come_by_the_clock_too(baseline, tmp_path, capsys):
-  baseline.run.checkpoint_every = 0
-  baseline.run.checkpoint_minutes = 1e-6  # at every log
-  baseline.run.keep = 9
-  train.train(baseline, str(tmp_path))
-  found = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
-  assert found == {2, 4, 6, 8, 10, 12}
-  out = capsys.readouterr().out
-  told = [line for line in out.splitlines() if line.startswith("saved the")]
-  assert told == [f"saved the checkpoint of step {i}" for i in sorted(found)]
-
-
-def test_a_finished_run_at_a_constant_rate_goes_on(baseline, tmp_path):
+def test_a_finished_run_at_a_constant_rate_goes_on(student_alone, tmp_path):
   """As if it had been as long from the first."""
   whole, grown = tmp_path / "whole", tmp_path / "grown"
-  baseline.schedule.end = baseline.schedule.peak
-  result = train.train(baseline, str(whole))
-  epochs = baseline.run.epochs
-  baseline.run.epochs = epochs / 2
-  train.train(baseline, str(grown))
-  (half,) = last_states(baseline, grown)
+  student_alone.schedule.end = student_alone.schedule.peak
+  result = train.train(student_alone, str(whole))
+  epochs = student_alone.run.epochs
+  student_alone.run.epochs = epochs / 2
+  train.train(student_alone, str(grown))
+  (half,) = last_states(student_alone, grown)
   assert int(half.step) == 6
-  baseline.run.epochs = epochs
-  assert train.train(baseline, str(grown)) == result
+  student_alone.run.epochs = epochs
+  assert train.train(student_alone, str(grown)) == result
   assert metrics(grown) == metrics(whole)
   one, other = (safetensors.numpy.load_file(folder / "student.safetensors")
                 for folder in (whole, grown))  # fmt: skip
   assert one.keys() == other.keys()
   assert all(np.array_equal(one[name], other[name]) for name in one)
-
-
-@pytest.mark.parametrize(
-  "step, every, total, due",
-  [
-    (624, 156, 625, False),  # the end is next
-    (468, 156, 625, True),
-    (625, 156, 625, True),
-    (625, 0, 625, True),
-    (624, 0, 625, False),
-    (140, 140, 154, False),  # a tenth of the interval
-    (140, 140, 155, True),
-    (5, 5, 6, True),  # a shorter interval has no tenth
-    (7, 5, 60, False),
-  ],
-)
-def test_what_is_due_just_before_the_end_is_left_to_it(step, every, total, due):
-  assert loop._due(step, every, total) == due
 
 
 def test_a_second_training_beside_the_first_is_refused(tiny_config, tmp_path):

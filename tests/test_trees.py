@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 import pytest
-from test_prepare import contents, make_tree, picture, run
+from trees import contents, make_tree, picture, run
 
 from vitkd_jax.data import datasets
 from vitkd_jax.data.builders import layout, tree

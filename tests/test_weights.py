@@ -1,5 +1,6 @@
 """Weights in and out: round trips, folding, and every refusal."""
 
+import re
 import sys
 import zipfile
 
@@ -121,7 +122,7 @@ def save_small(path, **changes):
 )
 def test_a_leaf_that_does_not_fit_is_named(tmp_path, changes, words):
   save_small(tmp_path / "w.npz", **changes)
-  with pytest.raises(ValueError, match=r"weights|leaf") as error:
+  with pytest.raises(ValueError, match=re.escape(words[0])) as error:
     weights.load(
       tmp_path / "w.npz", num_classes=5, image_size=SIZE, **MODELS["deit3"]
     )
@@ -172,7 +173,7 @@ def test_truncated_files(tmp_path, file, share):
   weights.save(tmp_path / file, params, format="flat", **MODELS["deit"])
   content = (tmp_path / file).read_bytes()
   (tmp_path / file).write_bytes(content[: int(share * len(content))])
-  with pytest.raises(ValueError, match=r"truncated|damaged"):
+  with pytest.raises(ValueError, match="truncated or damaged"):
     weights.load(tmp_path / file, num_classes=5, **MODELS["deit"])
 
 

@@ -1,6 +1,5 @@
 """What a workdir stands for as weights: one rule, and a hash of what it was."""
 
-import gc
 import hashlib
 import logging
 import os
@@ -12,6 +11,7 @@ import drawn
 import jax
 import numpy as np
 import pytest
+from saved import DAMAGED
 
 from vitkd_jax import weights
 from vitkd_jax.runs import checkpoint, students
@@ -19,17 +19,7 @@ from vitkd_jax.runs import checkpoint, students
 FIELDS = dict(variant="test", depth=2, patch_size=(7, 7), image_size=28)
 OPTIONS = dict(num_classes=5, scan=True, **FIELDS)
 
-# Orbax leaves the coroutines of a read that fails to the garbage collector.
-pytestmark = pytest.mark.filterwarnings(
-  "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def collected():
-  """Here, and not in whatever test runs next, where it would be an error."""
-  yield
-  gc.collect()
+pytestmark = DAMAGED
 
 
 def student(seed):

@@ -10,7 +10,7 @@ from array_record.python import array_record_module
 import numpy as np
 from tensorboardX import record_writer
 import tensorflow_datasets as tfds
-from test_prepare import make_tree, picture, tar
+from trees import make_tree, picture, tar
 
 from fuzz import mutate, runner
 from vitkd_jax import evaluate, prepare
