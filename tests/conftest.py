@@ -4,16 +4,15 @@ import functools
 import gc
 import os
 
+import quick
+
 # Before the first import of jax.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
   [
     os.environ.get("XLA_FLAGS", ""),
     "--xla_force_host_platform_device_count=8",
-    # Most of the tests' time is compilation: no optimisation, and the older
-    # emitters, which compile a train step in half the time.
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
+    quick.FLAGS,
   ]
 )
 

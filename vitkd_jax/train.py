@@ -20,7 +20,14 @@ import ml_collections
 import numpy as np
 
 from vitkd_jax import errors, remote, weights
-from vitkd_jax.cluster import compiler, console, preemption, sharding, watchdog
+from vitkd_jax.cluster import (
+  compiler,
+  console,
+  preemption,
+  sharding,
+  startup,
+  watchdog,
+)
 from vitkd_jax.commandline import command
 from vitkd_jax.data import preprocess
 from vitkd_jax.runs import checkpoint, lock, reading
@@ -176,6 +183,7 @@ def _claim(
       claim()
     except (ValueError, OSError) as error:
       refusal = str(error)
+  startup.meet("claim")
   refusal = _said_by_the_first(refusal)
   if refusal:
     raise ValueError(refusal)

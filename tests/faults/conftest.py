@@ -12,12 +12,12 @@ Every fault that a training must survive, and the test that makes it:
  9 one process hangs           test_deaths
 10 orphans, shared memory      test_deaths, workers
 11 SIGTERM to the whole group  test_preemption, twice
-12 NaN                         ../test_steps (one), ../test_train (in a row)
+12 NaN                         ../test_steps (one), ../test_loop (in a row)
 13 a full disk                 test_deaths, ../test_checkpoint
 14 records that are damaged    ../test_loader
 15 a bad configuration         ../test_command, ../test_experiment
 16 a worker dies               test_deaths, workers
-17 a peer is missing           test_deaths, ../test_startup
+17 a peer is missing or late   test_deaths, ../test_startup
 18 what is kept                ../test_checkpoint
 19 DP = FSDP = hybrid          ../test_steps
 20 two writers, one workdir    test_two_writers, ../test_lock, ../gcs
@@ -27,27 +27,18 @@ Every fault that a training must survive, and the test that makes it:
 
 import functools
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import drawn
 import pytest
 import runner
 
 from vitkd_jax import weights
-from vitkd_jax.models import vit
 
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
   """`runner.Training` with a teacher and a cache."""
   folder = tmp_path_factory.mktemp("shared")
-  model = vit.Model(10, variant="test/7")
-  params = model.init(jax.random.key(7), jnp.zeros((1, 28, 28, 3)))["params"]
-  rng = np.random.default_rng(7)
-  params = jax.tree.map(
-    lambda x: np.asarray(x + 0.05 * rng.standard_normal(x.shape), np.float32),
-    params,
-  )
+  params = drawn.params(10, 7, deviation=0.1, variant="test/7")
   path = folder / "teacher.safetensors"
   weights.save(path, params, variant="test/7", format="flat")
   return functools.partial(

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+import quick
+
 ROOT = pathlib.Path(__file__).parents[2]
 HERE = pathlib.Path(__file__).parent
 # Seconds; these tests run on two cores that others may use, too.
@@ -59,7 +61,9 @@ class Training:
       "PYTHONUNBUFFERED": "1",
       **(env or {}),
     }
-    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    env["XLA_FLAGS"] = (
+      f"{quick.FLAGS} --xla_force_host_platform_device_count={devices}"
+    )
     if processes > 1:
       command = [
         str(ROOT / "launch" / "local_processes.py"),

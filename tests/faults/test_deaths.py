@@ -53,6 +53,17 @@ def test_the_launcher_ends_the_others(start, tmp_path):
     assert runner.gone(trainers, within=30)
 
 
+def test_one_that_comes_late_to_the_first_step_is_waited_for(start, tmp_path):
+  with start(
+    tmp_path / "run",
+    "--config.run.epochs=0.5",
+    processes=2,
+    devices=1,
+    env={"FAULT": "late:0"},
+  ) as training:
+    training.end()
+
+
 def test_one_that_hangs_ends_all_with_its_stacks(start, tmp_path):
   workdir = tmp_path / "run"
   with start(

@@ -1,10 +1,11 @@
 """`vitkd_jax.train` that notes what it eats, and breaks where it is told to.
 
 The variable FAULT names a place and a step: "sleep:7" sleeps for ever before
-batch 7 of process 1; "slow_eval" takes its time over each batch of an
-evaluation; "full:7" lets no file grow from batch 7 on, as a full disk does,
-once the checkpoint of step 5 is there; "tight:7" lets none grow from there on
-that is as long as the metrics are.
+batch 7 of process 1; "late:7" sleeps there for longer than JAX waits for a
+process at the first collective on CPU; "slow_eval" takes its time over each
+batch of an evaluation; "full:7" lets no file grow from batch 7 on, as a full
+disk does, once the checkpoint of step 5 is there; "tight:7" lets none grow from
+there on that is as long as the metrics are.
 EATEN names a file; a line a batch: step, process, and a hash of each image.
 HEARTBEAT is JAX's, in seconds.
 """
@@ -33,6 +34,8 @@ def _noted(batches, step):
   for batch in batches:
     if _FAULT == "sleep" and index == 1 and step == int(_AT):
       time.sleep(3600)
+    if _FAULT == "late" and index == 1 and step == int(_AT):
+      time.sleep(35)
     if _FAULT in ("full", "tight") and step == int(_AT):
       first = os.path.join(flags.FLAGS.workdir, "checkpoints", "5")
       while not os.path.isdir(first):  # it is still being saved

@@ -5,9 +5,8 @@ import json
 import tempfile
 import warnings
 
+import drawn
 from flax import traverse_util
-import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
@@ -26,16 +25,7 @@ DEIT = dict(variant="deit_pico_patch4_28", **SMALL)
 @functools.cache
 def leaves():
   """Random leaves of a small DeiT with 5 classes, by name."""
-  model = vit.Model(5, **DEIT)
-  image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-  tree = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
-  rng = np.random.default_rng(0)
-  return {
-    "/".join(key.key for key in path): rng.normal(0, 0.3, leaf.shape).astype(
-      np.float32
-    )
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-  }
+  return traverse_util.flatten_dict(drawn.params(**DEIT), sep="/")
 
 
 def params():

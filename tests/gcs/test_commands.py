@@ -7,17 +7,17 @@ import pathlib
 import subprocess
 import sys
 
+import drawn
 from etils import epath
 import gcsfs
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from vitkd_jax import convert, doctor, report, weights
 from vitkd_jax.data import datasets
 from vitkd_jax.evaluation import scoring
-from vitkd_jax.models import vit
 from vitkd_jax.runs import checkpoint
 from vitkd_jax.training import experiment
 from vitkd_jax.weights import resolve
@@ -33,14 +33,7 @@ _NUMBERS = itertools.count(1)
 
 def parameters(seed):
   """Random parameters of a student of Fashion-MNIST's classes."""
-  model = vit.Model(10, variant=VARIANT)
-  tree = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 3))
-  )["params"]
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), tree
-  )
+  return drawn.params(10, seed, deviation=0.1, variant=VARIANT)
 
 
 @pytest.fixture
@@ -114,7 +107,7 @@ def test_evaluate_reads_and_writes_gs(run, server):
     + [f"--teacher={run}/checkpoints", f"--teacher-variant={VARIANT}"]
     + ["--out=gs://runs/out", "--batch-size=20"],
     cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+    env={**os.environ, "XLA_FLAGS": quick.FLAGS},
     capture_output=True,
     text=True,
   )

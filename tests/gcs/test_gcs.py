@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from vitkd_jax.data import datasets
 from vitkd_jax.runs import checkpoint
@@ -185,7 +186,7 @@ def train(workdir, *options):
     + ["--config.run.profile_at=2"]
     + ["--config.run.checkpoint_every=10", *options],
     cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+    env={**os.environ, "XLA_FLAGS": quick.FLAGS},
     capture_output=True,
     text=True,
     timeout=900,

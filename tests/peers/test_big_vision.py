@@ -4,6 +4,7 @@ import functools
 import sys
 import types
 
+import drawn
 import flax.training.checkpoints  # noqa: F401, asks for TensorFlow: no stub yet
 import jax
 import numpy as np
@@ -37,16 +38,6 @@ def import_big_vision():
 big_vision = import_big_vision()
 
 
-def random_params(fields):
-  tree = jax.eval_shape(
-    vit.Model(5, **fields).init, jax.random.key(0), families.image()
-  )["params"]
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda leaf: rng.normal(0, 0.4, leaf.shape).astype(np.float32), tree
-  )
-
-
 def theirs(path, fields):
   """Logits of big_vision's model with what its own loader reads."""
   fields = {k: v for k, v in fields.items() if k != "variant"}
@@ -70,7 +61,7 @@ def test_our_npz_gives_our_logits(tmp_path, pool_type, scan):
   fields = dict(
     variant="Ti/16", pool_type=pool_type, scan=scan, **families.SMALL
   )
-  params = random_params(fields)
+  params = drawn.params(image_size=families.SIZE, **fields)
   path = tmp_path / "w.npz"
   weights.save(path, params, format="big_vision", **fields)
   np.testing.assert_allclose(
@@ -80,7 +71,7 @@ def test_our_npz_gives_our_logits(tmp_path, pool_type, scan):
 
 def test_a_deit3_is_folded_and_its_gelu_is_the_exact_one(tmp_path, monkeypatch):
   fields = dict(variant="deit3_small_patch16_224", **families.SMALL)
-  params = random_params(fields)
+  params = drawn.params(image_size=families.SIZE, **fields)
   path = tmp_path / "w.npz"
   weights.save(path, params, format="big_vision", **fields)
   want = ours(params, fields)

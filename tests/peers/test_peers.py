@@ -2,6 +2,7 @@
 
 import pickle
 
+import drawn
 import jax
 import numpy as np
 import pytest
@@ -142,13 +143,7 @@ def test_layerscale_is_folded_for_transformers(tmp_path):
 
 
 def random_params(fields):
-  tree = jax.eval_shape(
-    vit.Model(3, **fields).init, jax.random.key(0), families.image()
-  )["params"]
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda leaf: rng.normal(0, 0.4, leaf.shape).astype(np.float32), tree
-  )
+  return drawn.params(3, image_size=families.SIZE, **fields)
 
 
 def test_transformers_prepares_images_as_said(tmp_path):

@@ -6,8 +6,8 @@ what the folder that we wrote says.
 
 import io
 
+import drawn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -75,13 +75,7 @@ def case(request, tmp_path_factory):
   cut = crop.centre(images) or (lambda data: decode.to_rgb(decode.decode(data)))
   pixels = np.stack([cut(data) for data in files])
   model = vit.Model(10, **FIELDS)
-  tree = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, *images.size, 3))
-  )["params"]
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda leaf: rng.normal(0, 0.4, leaf.shape).astype(np.float32), tree
-  )
+  params = drawn.params(10, image_size=images.size[0], **FIELDS)
   inputs = augment.normalize(np.float32(pixels) / 255, MEAN, STD)
   with jax.default_matmul_precision("highest"):
     logits = np.array(jax.jit(model.apply)({"params": params}, inputs)[0])

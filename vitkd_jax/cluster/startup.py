@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 
 # JAX's default, 100 s, would be most of what a failure costs.
 _HEARTBEAT_SECONDS = 30
+# Far beyond any compilation. A process that died ends the others sooner, by its
+# missing heartbeat.
+_MOST_SKEW_SECONDS = 3600
 
 
 # Values of JAX's options under which the programs here fail; users set them
@@ -123,6 +126,24 @@ def _option(name: str) -> Any:
 def process_count() -> int:
   """Number of processes; 1 before `start`. Initialises no device."""
   return 1 if _place is None else _place.count
+
+
+def meet(place: str) -> None:
+  """Waits until every process has come to the same place in the program.
+
+  Before the first collective between some devices: JAX's collectives on CPU
+  fail where one process comes to it 30 s after another, for which a compilation
+  on shared cores is enough.
+
+  Args:
+    place: a name, used once in the run of a process.
+  """
+  if process_count() > 1:
+    # JAX has a public barrier only in the form of a collective.
+    from jax._src import distributed
+
+    client: Any = distributed.global_state.client
+    client.wait_at_barrier(f"vitkd_jax/{place}", _MOST_SKEW_SECONDS * 1000)
 
 
 def _reach_directly(address: str) -> None:

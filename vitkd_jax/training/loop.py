@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from vitkd_jax import errors
-from vitkd_jax.cluster import preemption, sharding, watchdog
+from vitkd_jax.cluster import preemption, sharding, startup, watchdog
 from vitkd_jax.data import loader
 from vitkd_jax.evaluation import running
 from vitkd_jax.runs import checkpoint
@@ -107,6 +107,7 @@ class Loop:
   ) -> tuple[states.TrainState, dict[str, float]]:
     parts, total = self._parts, self._parts.total_steps
     batch = self._next(batches)
+    startup.meet("first batch")
     if first_step == 0 and teacher_check.compares_logits(parts):
       self._dog.beat("the teacher's accuracy", long=True)
       score = teacher_check.score(parts, batch, parts.run.accumulate)
@@ -204,6 +205,7 @@ class Loop:
     seconds = time.monotonic() - began
     self._writer.line(f"compiled the step in {seconds:.1f} s")
     self._checkpoints.prepare(state)
+    startup.meet("first step")
     return step_fn
 
   def _stop_if_noticed(self, step: int, state: states.TrainState) -> None:
