@@ -1,115 +1,14 @@
-"""Distillation and task losses: pure, one value per example, in float32.
-
-A loss knows nothing of weights and batch means: both are applied once, in the
-train step. No loss sends a gradient to the teacher.
-"""
+"""Losses between logits: pure, one value per example, in float32."""
 
 import jax
 import jax.numpy as jnp
 
-REDUCTIONS = ("sum", "mean")
+from vitkd_jax.distill.losses import arrays
 
-# The published settings: ViTKD's lambda and sums (arXiv:2209.02432), and the
-# temperature and gamma of NKD in ViTKD's configs. Every default below, in
-# `heads` and in a training's config is one of these.
-MASK_RATIO = 0.5
-REDUCTION = "sum"
+# The published settings of NKD in ViTKD's configs. Every default below and in a
+# training's config is one of these.
 TEMPERATURE = 1.0
 GAMMA = 1.0
-
-
-def _float32(*arrays: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
-  return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
-
-
-def _check_same_shape(
-  names: tuple[str, str],
-  first: jax.typing.ArrayLike,
-  second: jax.typing.ArrayLike,
-) -> None:
-  if jnp.shape(first) != jnp.shape(second):
-    raise ValueError(
-      f"expected {names[0]} and {names[1]} to have the same shape, got "
-      f"{jnp.shape(first)} and {jnp.shape(second)}"
-    )
-
-
-def _reduce(squared: jax.Array, reduction: str) -> jax.Array:
-  """[B, ..., N, D] -> [B]: the sum, or the sum divided by N D."""
-  if reduction not in REDUCTIONS:
-    raise ValueError(
-      f"expected reduction to be one of {', '.join(REDUCTIONS)}, got "
-      f"{reduction!r}"
-    )
-  total = jnp.sum(squared, axis=tuple(range(1, squared.ndim)))
-  if reduction == "mean":
-    total /= squared.shape[-2] * squared.shape[-1]
-  return total
-
-
-def mimic(
-  student: jax.Array, teacher: jax.Array, *, reduction: str = REDUCTION
-) -> jax.Array:
-  """Squared distance between (aligned) token maps: ViTKD's shallow term.
-
-  arXiv:2209.02432, equation 3, without its weight alpha.
-
-  Args:
-    student: [B, K, N, D] maps of K blocks, or [B, N, D].
-    teacher: the same shape.
-    reduction: "sum" over blocks, tokens and channels (the paper), or "mean",
-      that sum divided by N D, so that a weight carries over to other widths
-      and grids.
-
-  Returns:
-    [B] float32.
-
-  Raises:
-    ValueError: the shapes differ, or the reduction is unknown.
-  """
-  _check_same_shape(("student", "teacher"), student, teacher)
-  student, teacher = _float32(student, jax.lax.stop_gradient(teacher))
-  return _reduce(jnp.square(student - teacher), reduction)
-
-
-def generation(
-  generated: jax.Array,
-  teacher: jax.Array,
-  mask: jax.Array,
-  *,
-  mask_ratio: float = MASK_RATIO,
-  reduction: str = REDUCTION,
-) -> jax.Array:
-  """Squared distance at the replaced tokens: ViTKD's deep term.
-
-  arXiv:2209.02432, equation 6, without its weight beta. The division by
-  lambda is in the authors' code alone. With `mask_ratio` 0 every token counts
-  and nothing is divided.
-
-  Args:
-    generated: [B, N, D] output of the generator.
-    teacher: [B, N, D].
-    mask: [B, N] bool, True where the token was replaced.
-    mask_ratio: lambda, in [0, 1).
-    reduction: "sum" (the paper), or "mean", that sum divided by N D.
-
-  Returns:
-    [B] float32.
-
-  Raises:
-    ValueError: shapes disagree, the ratio is outside [0, 1), or the reduction
-      is unknown.
-  """
-  _check_same_shape(("generated", "teacher"), generated, teacher)
-  _check_same_shape(("mask", "token grid"), mask, generated[..., 0])
-  if not 0 <= mask_ratio < 1:
-    raise ValueError(f"expected 0 <= mask_ratio < 1, got {mask_ratio}")
-  generated, teacher = _float32(generated, jax.lax.stop_gradient(teacher))
-  squared = jnp.square(generated - teacher)
-  if mask_ratio == 0:
-    return _reduce(squared, reduction)
-  squared = jnp.where(mask[..., None], squared, 0.0)
-  return _reduce(squared, reduction) / mask_ratio
 
 
 def soft_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
@@ -125,8 +24,8 @@ def soft_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
   Raises:
     ValueError: the shapes differ.
   """
-  _check_same_shape(("logits", "target"), logits, target)
-  logits, target = _float32(logits, target)
+  arrays.check_same_shape(("logits", "target"), logits, target)
+  logits, target = arrays.float32(logits, target)
   return -jnp.sum(target * jax.nn.log_softmax(logits), axis=-1)
 
 
@@ -150,7 +49,7 @@ def kl(
     ValueError: the shapes differ, or the temperature is not positive.
   """
   _check_logits(student_logits, teacher_logits, temperature)
-  student, teacher = _float32(
+  student, teacher = arrays.float32(
     student_logits, jax.lax.stop_gradient(teacher_logits)
   )
   log_p = jax.nn.log_softmax(student / temperature)
@@ -173,10 +72,10 @@ def hard_distillation(
   Raises:
     ValueError: the shapes differ.
   """
-  _check_same_shape(
+  arrays.check_same_shape(
     ("student_logits", "teacher_logits"), student_logits, teacher_logits
   )
-  (student,) = _float32(student_logits)
+  (student,) = arrays.float32(student_logits)
   decision = jnp.argmax(teacher_logits, axis=-1)[..., None]
   log_p = jax.nn.log_softmax(student)
   return -jnp.take_along_axis(log_p, decision, axis=-1)[..., 0]
@@ -220,10 +119,12 @@ def nkd(
     )
   target = jnp.asarray(target)
   if jnp.issubdtype(target.dtype, jnp.floating):
-    _check_same_shape(("target", "student_logits"), target, student_logits)
+    arrays.check_same_shape(
+      ("target", "student_logits"), target, student_logits
+    )
     target = jnp.argmax(target, axis=-1)
-  _check_same_shape(("target", "batch"), target, student_logits[..., 0])
-  student, teacher = _float32(
+  arrays.check_same_shape(("target", "batch"), target, student_logits[..., 0])
+  student, teacher = arrays.float32(
     student_logits, jax.lax.stop_gradient(teacher_logits)
   )
   target = target[..., None]
@@ -249,7 +150,7 @@ def _log_softmax_over(logits: jax.Array, where: jax.Array) -> jax.Array:
 def _check_logits(
   student_logits: jax.Array, teacher_logits: jax.Array, temperature: float
 ) -> None:
-  _check_same_shape(
+  arrays.check_same_shape(
     ("student_logits", "teacher_logits"), student_logits, teacher_logits
   )
   if not temperature > 0:
