@@ -1,5 +1,7 @@
 """What every loss does first: the dtype and the shapes of its arrays."""
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 
@@ -32,6 +34,46 @@ def check_same_shape(
     raise ValueError(
       f"expected {names[0]} and {names[1]} to have the same shape, got "
       f"{jnp.shape(first)} and {jnp.shape(second)}"
+    )
+
+
+def check_token_maps(
+  student: jax.typing.ArrayLike, teacher: jax.typing.ArrayLike
+) -> None:
+  """Checks that two token maps show the same tokens, whatever their widths.
+
+  Args:
+    student: [B, N, D_s].
+    teacher: [B, N, D_t].
+
+  Raises:
+    ValueError: one is no token map, or batch or tokens differ.
+  """
+  shapes = jnp.shape(student), jnp.shape(teacher)
+  if (
+    len(shapes[0]) != 3 or len(shapes[1]) != 3 or shapes[0][:2] != shapes[1][:2]
+  ):
+    raise ValueError(
+      "expected student [B, N, D_s] and teacher [B, N, D_t] of the same B and "
+      f"N, got {shapes[0]} and {shapes[1]}"
+    )
+
+
+def check_known(name: str, value: str, known: Iterable[str]) -> None:
+  """Checks that an option is one of those there are.
+
+  Args:
+    name: what it is, for the message.
+    value: the option.
+    known: all that there are.
+
+  Raises:
+    ValueError: it is none of them.
+  """
+  known = tuple(known)
+  if value not in known:
+    raise ValueError(
+      f"expected {name} to be one of {', '.join(known)}, got {value!r}"
     )
 
 
