@@ -104,3 +104,19 @@ def group_size(batch: int, group: int | None) -> int:
       f"expected group to divide the batch of {batch}, got {group}"
     )
   return group
+
+
+def of_each_example(statistic: jax.Array, size: int) -> jax.Array:
+  """A statistic of each group, at each of the group's examples.
+
+  Args:
+    statistic: [B / size, ...].
+    size: number of examples in a group.
+
+  Returns:
+    [B, ...].
+  """
+  # Not `jnp.repeat`, whose gather would cross devices.
+  shape = (len(statistic), size, *statistic.shape[1:])
+  wide = jnp.broadcast_to(statistic[:, None], shape)
+  return wide.reshape(-1, *statistic.shape[1:])

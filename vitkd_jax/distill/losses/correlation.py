@@ -60,8 +60,8 @@ def dist(
     3,
     "the correlation of two pairs of probabilities is constant; use kl instead",
   )
-  batch, num_classes = student_logits.shape
-  size = arrays.group_size(batch, group)
+  num_classes = student_logits.shape[-1]
+  size = arrays.group_size(len(student_logits), group)
   student, teacher = arrays.float32(
     student_logits, jax.lax.stop_gradient(teacher_logits)
   )
@@ -70,7 +70,8 @@ def dist(
   inter = 1 - _correlation(p, q, axis=-1)  # [B]
   p, q = (x.reshape(-1, size, num_classes) for x in (p, q))
   intra = 1 - jnp.mean(_correlation(p, q, axis=1), axis=-1)  # [B / size]
-  return temperature**2 * (beta * inter + gamma * jnp.repeat(intra, size))
+  intra = arrays.of_each_example(intra, size)
+  return temperature**2 * (beta * inter + gamma * intra)
 
 
 def _correlation(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:

@@ -66,7 +66,8 @@ def uskd(
   if num_labels == 1:
     target = jax.nn.one_hot(hard, num_classes)
   student, weak, target = arrays.float32(student_logits, weak_logits, target)
-  value, label = jax.lax.top_k(target, num_labels)  # [B, labels]
+  label = _largest(target, num_labels)
+  value = jnp.take_along_axis(target, label, axis=-1)
   # Mixup of two images of one class has a single label.
   present = value > 0
   log_p = jax.nn.log_softmax(student)
@@ -80,13 +81,24 @@ def uskd(
   }
 
 
+def _largest(target: jax.Array, count: int) -> jax.Array:
+  """[B, count] int: the classes of the largest values, in their order."""
+  # Not `jax.lax.top_k`, which would gather the examples of all devices.
+  found = []
+  for _ in range(count):
+    found.append(jnp.argmax(target, axis=-1, keepdims=True))
+    is_found = jnp.arange(target.shape[-1]) == found[-1]
+    target = jnp.where(is_found, -jnp.inf, target)
+  return jnp.concatenate(found, axis=-1)
+
+
 def _target_term(
   log_p: jax.Array, value: jax.Array, present: jax.Array, size: int
 ) -> jax.Array:
   """[B], from log p, value and presence [B, labels] of the labels."""
   squared = jnp.where(present, jnp.exp(2 * log_p), 0.0)
   means = jnp.mean(squared.reshape(-1, size, log_p.shape[-1]), axis=1)
-  soft = squared + value - jnp.repeat(means, size, axis=0)
+  soft = squared + value - arrays.of_each_example(means, size)
   soft = jax.lax.stop_gradient(jnp.where(present, soft, 0.0))
   return -jnp.sum(soft * log_p, axis=-1)
 
