@@ -109,15 +109,13 @@ def _non_target_term(
   """[B], from both logits [B, C] and the labels [B, labels]."""
   at_label = jnp.arange(student.shape[-1]) == label[..., None]
   others = ~jnp.any(at_label & present[..., None], axis=1)  # [B, C]
-  log_p, w = (
-    f(jax.lax.stop_gradient(z))
-    for f, z in ((jax.nn.log_softmax, student), (jax.nn.softmax, weak))
-  )
+  log_p, w = jax.nn.log_softmax(student), jax.nn.softmax(weak)
   # 1 - sum_l w_l is the sum over the others, which does not round to 0.
   score = w / (jnp.sum(w, axis=-1, keepdims=True, where=others) + 1e-6)
   score += log_p / (
     1 - jnp.sum(log_p, axis=-1, keepdims=True, where=~others) + 1e-6
   )
+  # Integers, hence without a gradient.
   rank = jnp.argsort(jnp.argsort(score, axis=-1, descending=True), axis=-1)
   zipf = jnp.where(others, 1 / (1.0 + rank), 0.0)
   zipf /= jnp.sum(zipf, axis=-1, keepdims=True)
