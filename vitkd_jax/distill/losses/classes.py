@@ -64,9 +64,7 @@ def check_at_least_zero(**weights: float) -> None:
       raise ValueError(f"expected {name} >= 0, got {value}")
 
 
-def target_class(
-  target: jax.typing.ArrayLike, logits: jax.typing.ArrayLike
-) -> jax.Array:
+def target_class(target: jax.typing.ArrayLike, logits: jax.Array) -> jax.Array:
   """The one class that a target stands for.
 
   Args:
