@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitkd_jax.cluster import sharding
 from vitkd_jax.distill import losses
 
 normal = degenerate.normal
@@ -281,6 +282,18 @@ def test_cka_ignores_what_all_tokens_have_in_common(name):
   )
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+@pytest.mark.parametrize("name", without("qkv_relation"))
+def test_the_scale_of_a_map_changes_nothing(name, scale):
+  student, teacher = maps()
+  np.testing.assert_allclose(
+    BY_MAPS[name](scale * student, teacher),
+    BY_MAPS[name](student, teacher),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+
+
 @pytest.mark.parametrize("name", without("manifold_rand"))
 def test_the_order_of_tokens_changes_nothing(name):
   student, teacher = maps()
@@ -324,6 +337,31 @@ def test_a_group_is_a_batch_of_its_own(group):
       separate(loss, student, teacher, SCORES),
       rtol=1e-6,
     )
+
+
+@pytest.mark.parametrize("group", [None, 2])
+@pytest.mark.parametrize("name", ["manifold_sample", "manifold_rand"])
+def test_one_and_eight_devices_agree(name, group):
+  arrays = (*maps(16), np.random.default_rng(5).random((16, N)))
+  loss = {
+    "manifold_sample": lambda s, t, _: losses.manifold_sample(
+      s, t, group=group
+    ),
+    "manifold_rand": lambda s, t, scores: losses.manifold_rand(
+      s, t, scores, num_tokens=7, group=group
+    ),
+  }[name]
+  run = jax.jit(
+    jax.value_and_grad(lambda *x: (loss(*x) * jnp.arange(16)).sum())
+  )
+  arrays = [x.astype(np.float32) for x in arrays]
+  spread = jax.device_put(arrays, sharding.batch(sharding.make_mesh()))
+  for one, eight in zip(run(*arrays), run(*spread), strict=True):
+    np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-5)
+  if group is not None:  # the images of a device are a whole group
+    text = run.lower(*spread).compile().as_text()
+    assert "all-gather" not in text
+    assert "all-to-all" not in text
 
 
 # Refusals.

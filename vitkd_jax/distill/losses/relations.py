@@ -124,7 +124,8 @@ def manifold_rand(
   )
   if num_tokens < student.shape[1]:
     scores = jnp.reshape(scores, student.shape[:2])
-    chosen = jax.lax.top_k(scores, num_tokens)[1][..., None]  # [G, K, 1]
+    # A sort, because XLA gathers what it takes the top k of on one device.
+    chosen = jnp.argsort(scores, axis=1, descending=True)[:, :num_tokens, None]
     student, teacher = (
       jnp.take_along_axis(x, chosen, axis=1) for x in (student, teacher)
     )
@@ -230,11 +231,11 @@ def qkv_relation(
     scale = first.shape[-1] ** -0.5
     return _einsum("bnae,bmae->banm", first, second) * scale
 
-  total = sum(
+  each = [
     jnp.mean(_kl(*(logits(values, pair) for values in split)), axis=(1, 2))
     for pair in pairs
-  )
-  return total / len(pairs)
+  ]
+  return jnp.mean(jnp.stack(each), axis=0)
 
 
 def cka(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -314,8 +315,9 @@ def _unit_tokens(
 
 
 def _kernel(x: jax.Array) -> jax.Array:
-  """[B, N, D] -> [B, N, N], the products of the centred tokens."""
+  """[B, N, D] -> [B, N, N], the products of the centred tokens, trace 1."""
   x = norms.centre(x)
+  x = norms.l2(x.reshape(len(x), -1)).reshape(x.shape)
   return _einsum("bnd,bmd->bnm", x, x)
 
 
