@@ -1,4 +1,4 @@
-"""Normalisations of token maps: float32, safe where there is nothing to scale.
+"""Normalisations of features in float32, safe where the norm is zero.
 
 All take [..., D] float32 and keep the shape; D is the width.
 """
@@ -17,8 +17,8 @@ EPSILON = 1e-5
 def l2(x: jax.Array) -> jax.Array:
   """Vectors of length 1; one shorter than 1e-12 becomes 0, without gradient.
 
-  PyTorch divides such a vector by 1e-12 instead, which makes its gradient
-  1e12 times too large to train with.
+  PyTorch divides such a vector by 1e-12, which multiplies its gradient by
+  1e12.
 
   Args:
     x: [..., D] float32.
@@ -34,8 +34,8 @@ def centre(x: jax.Array) -> jax.Array:
   Args:
     x: [B, N, D] float32.
   """
-  # The first token cancels. Without it the mean of equal tokens may be off by
-  # rounding, and what follows would blow that up to length 1.
+  # The first token cancels. Without it the mean of equal tokens is off by
+  # rounding, which an L2 norm would scale up to length 1.
   x -= jax.lax.stop_gradient(x[:, :1])
   return x - jnp.mean(x, axis=1, keepdims=True)
 
@@ -43,8 +43,8 @@ def centre(x: jax.Array) -> jax.Array:
 def mean_removed_l2(x: jax.Array) -> jax.Array:
   """`l2` of `centre`: ScaleKD's frequency branch, arXiv:2411.06786.
 
-  The authors set the zero frequency of a discrete cosine transform to 0 and
-  transform back, which comes to the same.
+  The authors' `fmd.py` sets the zero frequency of a discrete cosine transform
+  to 0 and transforms back, which removes the mean.
 
   Args:
     x: [B, N, D] float32.

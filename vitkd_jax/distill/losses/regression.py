@@ -1,8 +1,8 @@
-"""A projected student's features against the teacher's, and what is round it.
+"""Losses between a student's projected features and the teacher's.
 
 Pure, one value per example, in float32. FitNets, ScaleKD, Proteus, UNIC and
-VkD are points of `regression`; VkD's orthogonal map, SRRL and PHI-S's scale
-are about the same features.
+VkD are settings of `regression`. Beside it stand VkD's orthogonal projection,
+SRRL's two terms and PHI-S's scale.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def regression(
   - "smooth_l1": mean_D of e^2 / 2 where e = |s - t| < 1, else e - 1/2;
   - "cosine_smooth_l1": half of each of the two above.
 
-  The published points (metric, norms of student and teacher, reduction):
+  The published settings (metric, norms of student and teacher, reduction):
 
   - FitNets in Distillation-Dynamics, arXiv:2511.06848: "mse", "batch_norm"
     both, "mean";
@@ -130,12 +130,12 @@ def regression(
 def orthogonal(kernel: jax.Array) -> jax.Array:
   """A linear map with orthonormal rows, or columns: VkD's projection.
 
-  arXiv:2403.06213: the Q of the reduced QR decomposition, made
-  unique by diag(R) > 0, of the kernel's transpose if D_s <= D_t (then `x @
-  map` has the length of x), else of the kernel (then `map.T` keeps lengths).
-  Differentiable where the kernel has full rank, as a random one has. The
-  authors' code instead uses PyTorch's Householder parametrisation, which an
-  optimiser with weight decay turns to zero after a step.
+  arXiv:2403.06213: the Q of the reduced QR decomposition, made unique by
+  diag(R) > 0, of the kernel's transpose if D_s <= D_t (then `x @ map` has the
+  length of x), else of the kernel (then `map.T` keeps lengths). Differentiable
+  where the kernel has full rank, as a random one has. The authors' code uses
+  PyTorch's Householder parametrisation instead, which AdamW's weight decay
+  turns to zero in its first step.
 
   Args:
     kernel: [D_s, D_t] float, the free parameters.
@@ -167,9 +167,9 @@ def srrl(
   """SRRL's two terms: the feature, and what the teacher's head makes of it.
 
   Softmax regression representation learning (ICLR 2021, OpenReview
-  ZzwDy_wiWv; `srrl.py` and `distiller.py` of cls_KD). With
-  u the student's feature in the teacher's space, f and t the teacher's feature
-  and logits: `mean_D (u - f)^2` and `mean_C (head(u) - t)^2`.
+  ZzwDy_wiWv; `srrl.py` and `distiller.py` of cls_KD). With u the student's
+  feature in the teacher's space, f and t the teacher's feature and logits:
+  `mean_D (u - f)^2` and `mean_C (head(u) - t)^2`.
 
   Args:
     connected: u, [B, D_t]: the student's feature after its connector.

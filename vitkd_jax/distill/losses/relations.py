@@ -119,8 +119,7 @@ def manifold_rand(
   batch = len(student)
   size = arrays.group_size(batch, group)
   student, teacher = (
-    x.reshape(batch // size, -1, x.shape[-1])
-    for x in _unit_tokens(student, teacher)
+    x.reshape(batch // size, -1, x.shape[-1]) for x in (student, teacher)
   )
   if num_tokens < student.shape[1]:
     scores = jnp.reshape(scores, student.shape[:2])
@@ -174,12 +173,12 @@ def qkv_relation(
 ) -> jax.Array:
   """KL(teacher || student) of relations of queries, keys and values.
 
-  MiniLMv2, arXiv:2012.15828, computed as in
-  G2SD's `engine_distill.py`: the heads are concatenated and split again into A
-  relation heads, which makes the numbers of heads agree; for a pair such as
-  "qk" the relation is `softmax(q k' / sqrt(D / A))` over the second's tokens.
-  The divergence is averaged over relation heads, tokens and pairs. MiniLMv2
-  relates each to itself (the default), G2SD all nine pairs.
+  MiniLMv2, arXiv:2012.15828, computed as in G2SD's `engine_distill.py`: the
+  heads are concatenated and split again into A relation heads, which makes
+  the numbers of heads agree; for a pair such as "qk" the relation is
+  `softmax(q k' / sqrt(D / A))` over the second's tokens. The divergence is
+  averaged over relation heads, tokens and pairs. MiniLMv2 relates each to
+  itself (the default), G2SD all nine pairs.
 
   Args:
     student: (q, k, v), each [B, T, heads, e], with bias and before the
@@ -193,8 +192,8 @@ def qkv_relation(
     [B] float32, nats.
 
   Raises:
-    ValueError: shapes disagree, a pair is unknown, there is none, or A divides
-      no width.
+    ValueError: shapes disagree, a pair is unknown, there is none, or A does
+      not divide both widths.
   """
   shapes = [
     _check_qkv(name, x)
@@ -241,12 +240,12 @@ def qkv_relation(
 def cka(student: jax.Array, teacher: jax.Array) -> jax.Array:
   """1 - CKA of an image's tokens: how differently they are arranged.
 
-  Centred kernel alignment, arXiv:1905.00414, with a linear kernel
-  over the tokens of one image: `1 - <K, L> / (|K| |L|)` (Frobenius), K = X X'
-  and L = Y Y' with the tokens centred. It is invariant to rotation and scale.
-  PCKA's `cka_loss.py`, which distils by it, does not centre, and relates
-  patches over the batch. A map of equal tokens has K = 0: the value is 1 and
-  there is no gradient.
+  Centred kernel alignment, arXiv:1905.00414, with a linear kernel over the
+  tokens of one image: `1 - <K, L> / (|K| |L|)` (Frobenius), K = X X' and L =
+  Y Y' with the tokens centred. It is invariant to rotation and scale. PCKA's
+  `cka_loss.py`, which distils by it, does not centre, and relates patches
+  over the batch. A map of equal tokens has K = 0: the value is 1 and there is
+  no gradient.
 
   Args:
     student: [B, N, D_s].
@@ -265,10 +264,11 @@ def unbiased_cka(student: jax.Array, teacher: jax.Array) -> jax.Array:
   """CKA of an image's tokens by the unbiased estimator of HSIC: a metric.
 
   CKA is near 1 between unrelated maps where a token has more channels than
-  there are tokens. With the estimator HSIC_1 of Song et al. (JMLR 13, 2012;
-  for CKA arXiv:2010.15327) unrelated maps give 0 on
-  average. It is the alignment of the kernels without diagonal whose rows are
-  centred by N - 2 and whose total by (N - 1)(N - 2).
+  there are tokens. With the unbiased estimator of Song et al. (JMLR 13, 2012;
+  for CKA arXiv:2010.15327) unrelated maps give 0 on average. It equals the
+  alignment of the kernels K without their diagonal, U-centred: `K_ij - K_i. /
+  (N - 2) - K_.j / (N - 2) + K_.. / ((N - 1)(N - 2))` for i != j, a dot being a
+  sum.
 
   Args:
     student: [B, N, D_s], N >= 4.
