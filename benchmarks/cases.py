@@ -51,7 +51,7 @@ def config(
     config.augment = common.section(augment.make_augment)
     config.augment.label_smoothing = smoothing
   config.student.dtype_mm = dtype
-  config.teacher.dtype = teacher_dtype or dtype
+  config.teachers.teacher.dtype = teacher_dtype or dtype
   return config
 
 
@@ -94,7 +94,7 @@ def batch(parts: experiment.Experiment) -> dict[str, np.ndarray]:
 def teacher(
   config: ml_collections.ConfigDict, parts: experiment.Experiment
 ) -> tuple[Any, Any]:
-  """A random teacher's parameters in timm's form and in the train step's.
+  """A random teacher's parameters in timm's form, and the train step's.
 
   LayerScale is random and far from zero, so that it matters.
 
@@ -102,7 +102,7 @@ def teacher(
     config: from `config`.
     parts: from `build`.
   """
-  variant = config.teacher.variant
+  variant = config.teachers.teacher.variant
   model = vit.Model(parts.info.num_classes, variant=variant)
   image = jnp.zeros((1, *parts.image_shape))
   params = model.init(jax.random.key(1), image)["params"]
@@ -118,6 +118,8 @@ def teacher(
   if model.layerscale_init is not None:
     frozen = weights.fold_layerscale(params)
   frozen = jax.tree.map(
-    lambda x, like: x.astype(like.dtype), frozen, parts.teacher_params
+    lambda x, like: x.astype(like.dtype),
+    {"teacher": frozen},
+    parts.teacher_params,
   )
   return params, jax.device_put(frozen, sharding.replicated(parts.mesh))

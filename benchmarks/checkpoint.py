@@ -46,7 +46,7 @@ def make_state(variant: str, teacher_width: int):
     head = heads.ViTKD(teacher_width, grid=(14, 14)).init(
       key, *maps, jnp.zeros((1, tokens), bool)
     )["params"]
-    params = {"student": student, "head": head}
+    params = {"student": student, "methods": {"vitkd": head}}
     return {"params": params, "mu": params, "nu": params, "ema": student}
 
   like = jax.eval_shape(shapes)

@@ -136,29 +136,33 @@ class Peer:
     Args:
       config: from `cases.config`.
       parts: the `experiment.Experiment` of that config.
-      params: {"student", "head"} of our state.
+      params: {"student", "methods"} of our state.
       teacher_params: the teacher's, LayerScale not folded.
       device: "cpu" or "cuda".
       autocast: use bfloat16 matrix products.
       compiled: use torch.compile.
     """
     objective = parts.objective
-    self.loss_weights = objective.loss_weights
+    self.loss_weights = objective.weights
     self.device, self.autocast = device, autocast
     student = from_ours(params["student"], config.student.variant)
-    teacher = from_ours(teacher_params, config.teacher.variant)
+    teacher = from_ours(teacher_params, config.teachers.teacher.variant)
     self.student, self.teacher = student.to(device).train(), teacher.to(device)
     self.teacher.eval().requires_grad_(False)
     if autocast:
       self.teacher.bfloat16()
-    widths = objective.student.width, objective.teacher.width
-    self.head = Head(*widths, params["head"]).to(device)
+    teacher_side = objective.teachers["teacher"].side
+    widths = objective.student.width, teacher_side.width
+    self.head = Head(*widths, params["methods"]["vitkd"]).to(device)
     self.scale = 1.0
-    if objective.head.reduction == "mean":
-      self.scale = 1 / (math.prod(objective.student_grid) * widths[1])
+    if objective.methods["vitkd"].module.reduction == "mean":
+      self.scale = 1 / (objective.student_side.num_tokens * widths[1])
     self.stats = [
       [torch.tensor(x, device=device).view(3, 1, 1) for x in pair]
-      for pair in (objective.student_stats, objective.teacher_stats)
+      for pair in (
+        objective.student_stats,
+        objective.teachers["teacher"].stats,
+      )
     ]
     parameters = [*self.student.parameters(), *self.head.parameters()]
     self.parameters = parameters
@@ -186,7 +190,9 @@ class Peer:
       mimic, generation = self.head(*student_maps, *teacher_maps, mask)
     logits, teacher_logits = logits.float(), teacher_logits.float()
     task = functional.cross_entropy(logits, label, label_smoothing=0.1)
-    features = weight["mimic"] * mimic + weight["generation"] * generation
+    features = (
+      weight["vitkd/mimic"] * mimic + weight["vitkd/generation"] * generation
+    )
     return (
       weight["task"] * task
       + self.scale * features.mean()

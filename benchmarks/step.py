@@ -223,13 +223,17 @@ def _compare_losses(ours, batch, peer):
   micro = {
     "image": jnp.float32(batch["image"]) / 255,
     "target": target,
-    "mask": objectives.draw_mask(objective, key, size),
+    "draws": objective.draws(key, size),
     "key": key,
   }
   compute = jax.jit(functools.partial(objectives.gradients, objective))
-  means = compute(ours.state.params, ours.teacher_params, micro)[1]
+  means = compute(
+    ours.state.params, ours.teacher_params, objective.weights, micro
+  )[1]
   with torch.no_grad():
-    mask = torch.from_numpy(np.array(micro["mask"])).to(peer.device)
+    mask = torch.from_numpy(np.array(micro["draws"]["vitkd"]["mask"])).to(
+      peer.device
+    )
     loss = float(peer.loss(*peer.tensors(batch), mask))
   print(f"loss: ours {float(means['loss']):.6f}, peer {loss:.6f}")
 

@@ -1,6 +1,6 @@
 """What the configs share: their arguments and the two recipes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import inspect
 import typing
 from typing import Any, TypeVar
@@ -9,9 +9,10 @@ import ml_collections
 
 from vitkd_jax import check
 from vitkd_jax.data import augment
-from vitkd_jax.distill import terms as loss_terms
+from vitkd_jax.distill import methods as published
 from vitkd_jax.models import variants
 from vitkd_jax.training import fields as student_fields
+from vitkd_jax.training import method_sections
 
 T = TypeVar("T")
 
@@ -66,13 +67,57 @@ def choose(name: str, value: str, choices: Mapping[str, T]) -> T:
   return choices[value]
 
 
-def loss_weights(**terms: float) -> dict[str, float]:
-  """Section `weights`: 1 for the task, the given terms, 0 for the others.
+# Short names of the argument `method`.
+_SETS = {"baseline": (), "both": ("vitkd", "nkd")}
+
+
+def method_names(text: str) -> tuple[str, ...]:
+  """The methods that the argument `method` names, such as "vitkd+nkd".
 
   Args:
-    **terms: weights by term.
+    text: names of `METHODS` joined by "+", "both" (vitkd+nkd) or "baseline"
+      (none).
+
+  Raises:
+    ValueError: a name is unknown or there twice.
   """
-  return dict.fromkeys(loss_terms.TERMS, 0.0) | dict(task=1.0) | terms
+  if text in _SETS:
+    return _SETS[text]
+  names = tuple(text.split("+"))
+  for name in names:
+    if name not in published.METHODS:
+      near = check.nearest(name, (*published.METHODS, *_SETS))
+      known = ", ".join((*_SETS, *published.METHODS))
+      raise ValueError(
+        f"expected config argument method to be of {known}, joined by '+', got "
+        f"{name!r}; {near}"
+      )
+    if names.count(name) > 1:
+      raise ValueError(f"config argument method names {name!r} twice")
+  return names
+
+
+def methods(
+  names: Sequence[str], **settings: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """Section `methods`: every key of each method, so that all can be overridden.
+
+  Args:
+    names: of `METHODS`.
+    **settings: {name: keys that differ from their published values}; those of
+      methods that are not in `names` are ignored.
+  """
+  config = ml_collections.ConfigDict()
+  for name in names:
+    kind = published.METHODS[name]
+    own = settings.get(name, {})
+    config[name] = section(method_sections.Common)
+    for key, (default, annotation) in method_sections.keys(kind).items():
+      config[name][key] = _value(default, annotation)
+    config[name].update({k: v for k, v in own.items() if k != "weights"})
+    weights = method_sections.weights(name, own)
+    config[name].weights = ml_collections.ConfigDict(weights)
+  return config
 
 
 def adamw(clip_norm: float) -> ml_collections.ConfigDict:
@@ -191,9 +236,15 @@ def section(
   }
   config = ml_collections.ConfigDict()
   for name, (default, annotation) in keys.items():
-    if default is None:
-      types = [t for t in typing.get_args(annotation) if t is not type(None)]
-      default = ml_collections.config_dict.placeholder(types[0])
-    config[name] = default
+    config[name] = _value(default, annotation)
   config.update(values)
   return config
+
+
+def _value(default: Any, annotation: Any) -> Any:
+  """A key's default; a placeholder of its type for None."""
+  if default is not None:
+    return default
+  kind = next(t for t in typing.get_args(annotation) if t is not type(None))
+  sequence = typing.get_origin(kind) is Sequence
+  return ml_collections.config_dict.placeholder(tuple if sequence else kind)

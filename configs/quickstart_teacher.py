@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.augment = common.section(augment.make_augment, shift=1, erase=0.25)
   config.student = common.student(variant="vit_nano_patch4_28", drop_path=0.05)
-  config.weights = dict(task=1.0)
+  config.task = common.section(sections.Task)
   config.schedule = dict(
     kind="mmcls",
     peak=config.run.get_ref("batch_size").to_float() * (1.5e-3 / 128),

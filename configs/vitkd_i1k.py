@@ -1,11 +1,12 @@
 r"""ViTKD on ImageNet-1k: the paper's three pairs (arXiv:2209.02432, table 2).
 
   python -m vitkd_jax.train --config configs/vitkd_i1k.py:pair=s3-ti \
-      --config.teacher.weights=FILE --workdir DIR
+      --config.teachers.teacher.weights=FILE --workdir DIR
 
-Arguments: pair=s3-ti|b3-s|l3-b, method=baseline|vitkd|nkd|both,
-recipe=mmcls|deit, epochs=N, seed=N, batch_size=N, runlocal (a trial of 2 epochs
-of 64 images, 8 at a time). Data: docs/data.md; machines: docs/clusters.md.
+Arguments: pair=s3-ti|b3-s|l3-b, method=baseline|both|NAME+NAME, of the methods
+in docs/methods.md, recipe=mmcls|deit, epochs=N, seed=N, batch_size=N, runlocal
+(a trial of 2 epochs of 64 images, 8 at a time). Data: docs/data.md; machines:
+docs/clusters.md.
 
 The authors' top-1 after 300 epochs, not measured here yet:
 
@@ -21,7 +22,6 @@ compare a student with the baseline of its own recipe.
 import ml_collections
 
 from configs import common
-from vitkd_jax.distill import tokens
 from vitkd_jax.training import sections
 
 # (teacher, student); the paper's teachers are timm's fb_in22k_ft_in1k.
@@ -29,13 +29,6 @@ PAIRS = {
   "s3-ti": ("deit3_small_patch16_224", "deit_tiny_patch16_224"),
   "b3-s": ("deit3_base_patch16_224", "deit_small_patch16_224"),
   "l3-b": ("deit3_large_patch16_224", "deit_base_patch16_224"),
-}
-_FEATURES = dict(mimic=3e-5, generation=3e-6)
-METHODS = {
-  "baseline": dict(),
-  "vitkd": _FEATURES,
-  "nkd": dict(nkd=1.0),
-  "both": dict(nkd=1.0, **_FEATURES),
 }
 EXAMPLES = 1_281_167
 _ARGUMENTS = dict(
@@ -59,7 +52,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   defaults = _ARGUMENTS | (dict(epochs=2, batch_size=8) if local else {})
   args = common.parse_arg(arg, **defaults)
   teacher, student = common.choose("pair", args["pair"], PAIRS)
-  loss_weights = common.choose("method", args["method"], METHODS)
+  methods = common.method_names(args["method"])
   recipe = common.choose("recipe", args["recipe"], common.RECIPES)
   steps = EXAMPLES // max(args["batch_size"], 1)  # per epoch
 
@@ -87,15 +80,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   recipe(config, base=args["pair"] == "l3-b")
   if local:  # keep the warm-up's share of the training
     config.schedule.warmup_epochs *= args["epochs"] / _ARGUMENTS["epochs"]
-  config.weights = common.loss_weights(**loss_weights)
-  config.teacher = {}
-  if args["method"] != "baseline":
-    config.teacher = common.section(
+  config.task = common.section(sections.Task)
+  config.methods = common.methods(methods)
+  config.teachers = {}
+  if methods:
+    config.teachers.teacher = common.section(
       sections.Teacher,
       weights=f"weights/{teacher}.fb_in22k_ft_in1k.safetensors",
       variant=teacher,
     )
-    config.head = common.section(sections.Head)
-    config.select = common.section(tokens.select)
-    config.logits = common.section(sections.Logits)
   return config

@@ -120,16 +120,24 @@ def tiny_config(teacher_file):
         drop_path=0.2,
         scan=True,
       ),
-      teacher=dict(
-        weights=teacher_file,
-        variant="deit3_pico_patch4_28",
-        dtype="float32",
-        resample=True,
+      teachers=dict(
+        teacher=dict(
+          weights=teacher_file,
+          variant="deit3_pico_patch4_28",
+          dtype="float32",
+          resample=True,
+        ),
       ),
-      head=dict(reduction="mean", mask_ratio=0.5),
-      select=dict(low_blocks=(0, 1)),
-      weights=dict(task=1.0, mimic=2.0, generation=0.5, nkd=1.0),
-      logits=dict(temperature=1.0, gamma=1.0),
+      methods=dict(
+        vitkd=dict(
+          reduction="mean",
+          mask_ratio=0.5,
+          low_blocks=(0, 1),
+          weights=dict(mimic=2.0, generation=0.5),
+        ),
+        nkd=dict(temperature=1.0, gamma=1.0, weights=dict(nkd=1.0)),
+      ),
+      task=dict(weight=1.0),
       schedule=dict(
         kind="mmcls", peak=1e-3, warmup_epochs=1.0, warmup_start=1e-6, end=1e-5
       ),
@@ -145,7 +153,6 @@ def student_alone(tiny_config, monkeypatch):
   """A student alone, on one device: quickly compiled, and saved."""
   build = functools.partial(experiment.build, devices=jax.devices()[:1])
   monkeypatch.setattr(experiment, "build", build)
-  tiny_config.weights = dict(task=1.0)
-  tiny_config.teacher = {}
+  tiny_config.methods = tiny_config.teachers = {}
   tiny_config.augment = dict(flip=0.5)
   return tiny_config

@@ -72,23 +72,23 @@ def test_a_training_is_examined(tiny_config):
   assert said["pixels"].good
   # A random teacher is found out, a random head learns.
   assert said["teacher's accuracy"].good is False
-  assert said["head's gradients"].good
-  assert said["mimic loss"].good
+  assert said["gradients of the methods"].good
+  assert said["vitkd/mimic loss"].good
   assert "GFLOP per step and device" in said["work"].found
 
 
 @pytest.fixture
 def baseline(tiny_config):
   """A student alone, whose head starts at zero."""
-  plain = tiny_config.to_dict() | {"weights": {"task": 1.0}, "augment": {}}
-  for name in ("teacher", "head", "select", "logits"):
+  plain = tiny_config.to_dict() | {"methods": {}, "augment": {}}
+  for name in ("teachers", "methods", "task"):
     del plain[name]
   plain["student"] |= {"head_zeroinit": True}
   return ml_collections.ConfigDict(plain)
 
 
 def test_a_head_that_starts_at_zero_is_no_alarm(baseline):
-  gradients = found(doctor.examine(baseline))["student's gradients"]
+  gradients = found(doctor.examine(baseline))["gradients of the student"]
   assert gradients.good is True
   total = gradients.found.split()[0]
   assert gradients.found.startswith(f"{total} of {total} parameters get one; ")

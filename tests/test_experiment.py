@@ -20,10 +20,16 @@ def test_build_reads_every_section(tiny_config):
   assert parts.total_steps == 12
   assert parts.steps_per_epoch == 4
   assert parts.image_shape == (28, 28, 3)
-  assert parts.objective.terms == ("task", "mimic", "generation", "nkd")
-  assert parts.objective.student_grid == (4, 4)
-  assert parts.objective.teacher_grid == (7, 7)
-  assert parts.objective.head.teacher_width == 64
+  assert parts.objective.terms == (
+    "task",
+    "vitkd/mimic",
+    "vitkd/generation",
+    "nkd",
+  )
+  assert parts.objective.student_side.grid == (4, 4)
+  teacher = parts.objective.teachers["teacher"]
+  assert teacher.side.grid == (7, 7)
+  assert teacher.side.width == 64
   assert parts.objective.student.drop_path == 0.2
   assert parts.mesh.size == 8
   np.testing.assert_allclose(parts.schedule(0), 1e-6, rtol=1e-5)
@@ -32,16 +38,17 @@ def test_build_reads_every_section(tiny_config):
 
 def test_a_frozen_teacher_has_its_layerscale_folded(tiny_config, teacher_file):
   parts = experiment.build(tiny_config)
-  assert parts.objective.teacher.layerscale_init is None
-  variant = tiny_config.teacher.variant
+  teacher = parts.objective.teachers["teacher"].model
+  assert teacher.layerscale_init is None
+  variant = tiny_config.teachers.teacher.variant
   params = weights.load(teacher_file, variant=variant, num_classes=10)
-  block = parts.teacher_params["Transformer"]["encoderblock_0"]
+  block = parts.teacher_params["teacher"]["Transformer"]["encoderblock_0"]
   assert not [name for name in block if name.startswith("layerscale")]
   model = vit.Model(10, variant=variant)
   image = np.random.default_rng(0).uniform(-1, 1, (2, 28, 28, 3))
   plain, plain_out = model.apply({"params": params}, image)
-  folded, out = parts.objective.teacher.apply(
-    {"params": parts.teacher_params}, image
+  folded, out = teacher.apply(
+    {"params": parts.teacher_params["teacher"]}, image
   )
   np.testing.assert_allclose(folded, plain, atol=1e-5)
   np.testing.assert_allclose(out["encoded"], plain_out["encoded"], atol=1e-5)
@@ -63,7 +70,7 @@ def edit(config, path, value):
     (
       "tracher",
       {},
-      "config section 'tracher'; the nearest is 'teacher'",
+      "config section 'tracher'; the nearest is 'teachers'",
     ),
     ("run.epoch", 3, "unknown key config.run.epoch; the nearest is 'epochs'"),
     (
@@ -74,30 +81,43 @@ def edit(config, path, value):
     ("augment.erase", 2.0, "erase"),
     ("student.dpth", 3, "unknown model field 'dpth'; the nearest is 'depth'"),
     ("student.variant", "deit_tiny", "nearest are deit_tiny"),
+    ("methods.vitkdd", {}, "unknown method 'vitkdd'"),
+    ("methods.nkd.teacher", "big", "names 'big', which is not in"),
+    ("methods.nkd.ramp_epochs", -1.0, "nkd.ramp_epochs >= 0, got -1.0"),
+    ("methods", {}, "no method learns from config.teachers.teacher"),
+    ("task.weight", -1.0, "expected config.task.weight >= 0, got -1.0"),
     ("student.patch_size", (5, 5), "28x28 pixels are not divisible by"),
-    ("weights.mimick", 1.0, "config.weights.mimick; the nearest is 'mimic'"),
-    ("weights.mimic", -1.0, "expected config.weights.mimic >= 0, got -1.0"),
     (
-      "weights.mimic",
+      "methods.vitkd.weights.mimick",
+      1.0,
+      "weights.mimick; the nearest is 'mimic'",
+    ),
+    ("methods.vitkd.weights.mimic", -1.0, "vitkd.weights.mimic >= 0, got -1.0"),
+    (
+      "methods.vitkd.weights.mimic",
       float("nan"),
       "mimic to be a finite number, got nan",
     ),
-    ("weights", dict(task=0.0), "at least one weight > 0 in config.weights"),
-    ("teacher", {}, "need a teacher"),
-    ("teacher.weights", "no/such/file.safetensors", "no/such/file"),
-    ("teacher.variant", "deit3_nano_patch4_28", "nearest are"),
-    ("teacher.resample", False, "grid to be the student's 4x4, got 7x7"),
-    ("head.ratio", 0.5, "config.head.ratio; the nearest is 'mask_ratio'"),
-    ("select.low_place", "+mlpp", "the nearest is '+mlp'"),
-    ("select.low_blocks", (0, 7), "names block 7"),
+    ("weights", dict(task=1.0), "either config.task or config.weights, which"),
+    ("teachers", {}, "config.methods.vitkd needs a teacher"),
+    ("teachers.teacher.weights", "no/such/file.safetensors", "no/such/file"),
+    ("teachers.teacher.variant", "deit3_nano_patch4_28", "nearest are"),
     (
-      "select.low_place",
+      "teachers.teacher.resample",
+      False,
+      "to be the student's 4x4 for config.methods.vitkd, got 7x7",
+    ),
+    ("methods.vitkd.ratio", 0.5, "vitkd.ratio; the nearest is 'mask_ratio'"),
+    ("methods.vitkd.low_place", "+mlpp", "the nearest is '+mlp'"),
+    ("methods.vitkd.low_blocks", (0, 7), "names block 7"),
+    (
+      "methods.vitkd.low_place",
       "encoded",
       "low_place in a block, such as",
     ),
-    ("student.depth", 1, "names block 1 (low_blocks=(0, 1), high_block=-1)"),
+    ("student.depth", 1, "names block 1, but the shallower model has 1 block"),
     ("student.pool_type", "none", "same shape, got (16, 16, 10) and (16, 10)"),
-    ("logits.tau", 2.0, "config.logits.tau; the nearest is 'temperature'"),
+    ("methods.nkd.tau", 2.0, "config.methods.nkd.tau; the nearest is"),
     ("schedule.kind", "linear", "to be one of 'mmcls', 'deit', got 'linear'"),
     ("schedule.warmup_epochs", 100.0, "a warm-up of at most 12 steps"),
     ("schedule.peak", None, "config.schedule.peak is missing"),
@@ -125,14 +145,14 @@ def edit(config, path, value):
     ),
     ("run.log_every", 2.5, "to be an integer, got 2.5"),
     ("run.ema_decay", None, "to be a finite number, got"),
-    ("weights.task", None, "to be a finite number, got"),
+    ("task.weight", None, "to be a finite number, got"),
     ("schedule.peak", 0.0, "peak > 0, warmup_start >= 0 and end >= 0, got 0.0"),
     ("schedule.peak", float("nan"), "to be a finite number, got"),
     ("optimizer.b1", 2.0, "expected 0 <= optimizer b1 < 1, got 2.0"),
     ("optimizer.clip_norm", -1.0, "expected a finite clip_norm >= 0, got -1.0"),
     ("optimizer.weight_decay", "x", "to be a finite number, got"),
     (
-      "teacher.dtype",
+      "teachers.teacher.dtype",
       "float23",
       "one of 'float32', 'bfloat16', 'float16'",
     ),
@@ -144,16 +164,20 @@ def edit(config, path, value):
     ("student.patch_size", 7, "config.student.patch_size to be a sequence"),
     ("student.num_classes", 10, "comes from the dataset"),
     ("student.variant", None, "config.student.variant is missing"),
-    ("select.low_blocks", (), "to be a sequence of one or more integers"),
-    ("select.low_blocks", 3, "to be a sequence of one or more integers"),
     (
-      "logits.temperature",
+      "methods.vitkd.low_blocks",
+      (),
+      "to be a sequence of one or more integers",
+    ),
+    ("methods.vitkd.low_blocks", 3, "to be a sequence of one or more integers"),
+    (
+      "methods.nkd.temperature",
       0.0,
       "> 0 and gamma >= 0, got 0.0 and 1.0",
     ),
-    ("logits.gamma", float("nan"), "to be a finite number, got"),
-    ("head.mask_ratio", 1.0, "0 <= config.head.mask_ratio < 1, got 1.0"),
-    ("head.reduction", "max", "to be one of 'sum', 'mean', got 'max'"),
+    ("methods.nkd.gamma", float("nan"), "to be a finite number, got"),
+    ("methods.vitkd.mask_ratio", 1.0, "0 <= mask_ratio < 1, got 1.0"),
+    ("methods.vitkd.reduction", "max", "to be one of sum, mean, got 'max'"),
     ("data.num_workers", -1, "expected config.data.num_workers >= 0, got -1"),
     ("data.eval_split", "tst", "'test'"),
     ("data.name", "fashion_minni", "fashion_mini"),
@@ -173,26 +197,26 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_teacher_of_other_classes_is_refused(tiny_config, tmp_path):
-  variant = tiny_config.teacher.variant
+  variant = tiny_config.teachers.teacher.variant
   path = tmp_path / "seven.safetensors"
   params = drawn.params(7, variant=variant)
   weights.save(path, params, variant=variant, format="flat")
-  tiny_config.teacher.weights = str(path)
+  tiny_config.teachers.teacher.weights = str(path)
   with pytest.raises(ValueError, match="7") as refusal:
     experiment.build(tiny_config)
   assert "10" in str(refusal.value)
 
 
 def test_a_teacher_of_another_resolution_is_refused(tiny_config, tmp_path):
-  variant = tiny_config.teacher.variant
+  variant = tiny_config.teachers.teacher.variant
   path = tmp_path / "large.safetensors"
   params = drawn.params(10, image_size=56, variant=variant)
   weights.save(path, params, variant=variant, format="flat")
-  tiny_config.teacher.weights = str(path)
+  tiny_config.teachers.teacher.weights = str(path)
   with pytest.raises(ValueError, match="resize_posemb=True"):
     experiment.build(tiny_config)
-  tiny_config.teacher.resize_posemb = True
-  params = experiment.build(tiny_config).teacher_params
+  tiny_config.teachers.teacher.resize_posemb = True
+  params = experiment.build(tiny_config).teacher_params["teacher"]
   assert params["pos_embedding"].shape == (1, 49, 64)
 
 
@@ -207,11 +231,11 @@ def test_mixing_wants_pairs(tiny_config):
 def test_a_shallow_student_without_select_is_refused(tiny_config):
   """The default blocks are the method's, and may be more than it has."""
   tiny_config.student.depth = 1
-  del tiny_config.select
+  del tiny_config.methods.vitkd.low_blocks
   with pytest.raises(ValueError, match=r"shallower model has 1 block$"):
     experiment.build(tiny_config)
-  tiny_config.weights = dict(task=1.0, kl=1.0)  # no maps: any depth will do
-  assert experiment.build(tiny_config).objective.head is None
+  tiny_config.methods = dict(kl={})  # no maps: any depth will do
+  assert "kl" in experiment.build(tiny_config).objective.terms
 
 
 def test_whatever_tracing_refuses_is_one_sentence(tiny_config, monkeypatch):

@@ -27,11 +27,12 @@ def gradient_and_loss(dtype):
   micro = {
     "image": jnp.float32(batch["image"]) / 255,
     "target": jax.nn.one_hot(batch["label"], 10) * 0.9 + 0.01,
-    "mask": objectives.draw_mask(parts.objective, key, 64),
+    "draws": parts.objective.draws(key, 64),
     "key": key,
   }
   compute = jax.jit(functools.partial(objectives.gradients, parts.objective))
-  gradient, means = compute(params, teacher, micro)
+  weights = parts.objective.weights
+  gradient, means = compute(params, teacher, weights, micro)
   leaves = traverse_util.flatten_dict(gradient, sep="/")
   assert {x.dtype for x in leaves.values()} == {np.dtype(np.float32)}
   leaves = {name: np.float64(x) for name, x in leaves.items()}
@@ -73,12 +74,14 @@ def test_flops_are_those_that_others_count(pair, teacher, student):
   Small, and torchvision's table for ViT_L_16 (61.55) and ViT_B_16 (17.56)."""
   parts = cases.build(cases.config(pair, batch=8), jax.devices()[:1])
   found = flops.per_image(parts.objective)
-  assert found["teacher"] / 2e9 == pytest.approx(teacher, abs=0.05)
+  assert found["teachers"] / 2e9 == pytest.approx(teacher, abs=0.05)
   # The backward pass is twice the forward pass, but for the embedding.
   objective = parts.objective
   stem = 196 * 768 * objective.student.width / 1e9
   assert found["student"] / 2e9 == pytest.approx(3 * student - stem, abs=0.15)
-  assert found["total"] == sum(found[x] for x in ("teacher", "student", "head"))
+  assert found["total"] == sum(
+    found[x] for x in ("teachers", "student", "methods")
+  )
 
 
 @pytest.mark.usefixtures("untraced")
@@ -87,11 +90,11 @@ def test_flops_of_the_head_by_hand():
   # Three aligners 192 -> 384 and two 3x3 convolutions of 384 channels.
   by_hand = 3 * 2 * 196 * (3 * 192 * 384 + 2 * 9 * 384**2)
   whole = flops.per_image(parts.objective)
-  assert whole["head"] == by_hand
-  terms = {"task": 1.0, "nkd": 1.0}
-  bare = dataclasses.replace(parts.objective, head=None, loss_weights=terms)
+  assert whole["methods"] == by_hand
+  nkd = {"nkd": parts.objective.methods["nkd"]}
+  bare = dataclasses.replace(parts.objective, methods=nkd)
   found = flops.per_image(bare)
-  assert found["head"] == 0
-  assert found["teacher"] == whole["teacher"]
-  alone = dataclasses.replace(bare, teacher=None, loss_weights={"task": 1.0})
-  assert flops.per_image(alone)["teacher"] == 0
+  assert found["methods"] == 0
+  assert found["teachers"] == whole["teachers"]
+  alone = dataclasses.replace(bare, teachers={}, methods={})
+  assert flops.per_image(alone)["teachers"] == 0

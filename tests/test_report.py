@@ -76,7 +76,7 @@ def read_all(folder):
 
 def test_seeds_are_one_method(runs):
   groups = summary.group(read_all(runs))
-  assert [g.name for g in groups] == ["baseline", "ViTKD + NKD"]
+  assert [g.name for g in groups] == ["baseline", "nkd + vitkd"]
   assert [len(g.runs) for g in groups] == [3, 3]
   values = groups[1].values(lambda run: run.accuracy.final)
   # (0.05^2 + ...) / 2 by hand: deviations -0.03, -0.02, 0.05 of mean 0.78.
@@ -158,8 +158,8 @@ def test_equal_methods_are_told_apart_by_what_differs(tmp_path):
   write_run(tmp_path / "c", changes={"epochs": 2.0, "log_every": 9})
   groups = summary.group(read_all(tmp_path))
   assert [(g.name, len(g.runs)) for g in groups] == [
-    ("ViTKD + NKD, epochs=1.0", 1),
-    ("ViTKD + NKD, epochs=2.0", 2),
+    ("nkd + vitkd, epochs=1.0", 1),
+    ("nkd + vitkd, epochs=2.0", 2),
   ]
 
 
@@ -279,7 +279,7 @@ def test_twenty_runs_of_twenty_methods(tmp_path):
               changes={"epochs": float(i)})  # fmt: skip
   groups = summary.group(read_all(tmp_path))
   assert len({group.name for group in groups}) == 20
-  assert page.headline(groups)[0].startswith("ViTKD + NKD, epochs=19.0: 80.19")
+  assert page.headline(groups)[0].startswith("nkd + vitkd, epochs=19.0: 80.19")
   picture = report.figures.accuracy(groups, plotting.LIGHT)
   assert len(picture.axes[0].lines) == 20
 

@@ -18,6 +18,11 @@ def read_config(workdir):
   return ml_collections.ConfigDict(reading.record(workdir)["config"])
 
 
+def pin(sha256):
+  """A teacher of that hash."""
+  return {"teacher": {"sha256": sha256, "step": None}}
+
+
 def make(**run):
   return ml_collections.ConfigDict(
     {"run": {"seed": 0, "log_every": 10, **run}, "blocks": (0, 1)}
@@ -26,8 +31,8 @@ def make(**run):
 
 def test_the_same_run_may_start_again_and_log_more_often(tmp_path):
   workdir = tmp_path / "deep" / "run"
-  claim(workdir, make(), "abc")
-  claim(workdir, make(log_every=5, fsdp=2), "abc")
+  claim(workdir, make(), pin("abc"))
+  claim(workdir, make(log_every=5, fsdp=2), pin("abc"))
   assert read_config(workdir).run.log_every == 5
 
 
@@ -35,23 +40,23 @@ def test_the_same_run_may_start_again_and_log_more_often(tmp_path):
   "config, sha, said",
   [
     (make(seed=1), "abc", "config.run.seed was 0 and is 1"),
-    (make(), "def", "teacher_sha256 was 'abc' and is 'def'"),
+    (make(), "def", "teachers.teacher.sha256 was 'abc' and is 'def'"),
     (make(accumulate=2), "abc", "config.run.accumulate was 1 and is 2"),
   ],
 )
 def test_another_run_is_refused_and_nothing_is_lost(
   tmp_path, config, sha, said
 ):
-  claim(tmp_path, make(), "abc")
+  claim(tmp_path, make(), pin("abc"))
   before = (tmp_path / "config.json").read_bytes()
   with pytest.raises(ValueError, match="holds a different run") as refusal:
-    claim(tmp_path, config, sha)
+    claim(tmp_path, config, pin(sha))
   assert said in str(refusal.value)
   assert "it holds no results yet" in str(refusal.value)
   assert (tmp_path / "config.json").read_bytes() == before
   (tmp_path / "checkpoints" / "5").mkdir(parents=True)
   with pytest.raises(ValueError, match=r"it was started with$"):
-    claim(tmp_path, config, sha)
+    claim(tmp_path, config, pin(sha))
 
 
 def with_rate(epochs, end, **more):

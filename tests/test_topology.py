@@ -25,7 +25,7 @@ def off_cloud(monkeypatch):
 
 def edited(config, **runs):
   config = config.copy_and_resolve_references()
-  config.teacher.weights = "/nowhere/teacher.safetensors"
+  config.teachers.teacher.weights = "/nowhere/teacher.safetensors"
   config.augment = dict(label_smoothing=0.1)
   for name, value in runs.items():
     config.run[name] = value
@@ -135,11 +135,11 @@ def test_held_counts_one_devices_share(tiny_config):
   state, teacher, _ = parts.step_shapes()
   held = topology.held(parts)
   assert held["student"] == size(state.params["student"])
-  assert held["head"] == size(state.params["head"])
+  assert held["methods"] == size(state.params["methods"])
   assert held["moving average"] == held["student"]
-  assert held["teacher"] == size(teacher)
+  assert held["teachers"] == size(teacher)
   # Two moments and the schedule's counters.
-  moments = 2 * (held["student"] + held["head"])
+  moments = 2 * (held["student"] + held["methods"])
   assert moments < held["optimiser"] <= moments + 16
   assert held["batch"] == 16 // 8 * (28 * 28 * 3 + 4)
   shared = topology.held(plan(edited(tiny_config, fsdp=8)))

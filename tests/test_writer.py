@@ -62,9 +62,9 @@ def test_a_resumed_run_drops_what_lies_ahead_and_half_lines(tmp_path):
 
 VALUES = {
   "loss": 2.5,
-  "weighted_task": 2.0,
-  "weighted_mimic": 0.5,
-  "raw_mimic": 100.0,
+  "weighted/task": 2.0,
+  "weighted/vitkd/mimic": 0.5,
+  "vitkd/mimic": 100.0,
   "accuracy": 0.25,
   "learning_rate": 1e-3,
   "images_per_second": 1234.5,
@@ -77,8 +77,8 @@ def test_progress_line(tmp_path, capsys):
   with make(tmp_path) as w:
     w.progress(7, VALUES)
   assert capsys.readouterr().out == (
-    "step  7/10  loss 2.500 (task 2.000  mimic 0.500)  acc 25.0%  lr 1.0e-03"
-    "  1234 img/s  wait 2%  eta 0:01:23\n"
+    "step  7/10  loss 2.500 (task 2.000  vitkd/mimic 0.500)  acc 25.0%  "
+    "lr 1.0e-03  1234 img/s  wait 2%  eta 0:01:23\n"
   )
 
 

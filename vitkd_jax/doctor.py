@@ -77,9 +77,10 @@ def findings_of(
   # step's images, split over the devices as in training.
   batch = {name: x[:: parts.run.accumulate] for name, x in batch.items()}
   batch = sharding.global_batch(batch, parts.mesh)
-  if parts.objective.teacher is not None:
-    yield "running the teacher on the batch"
-    yield from _teacher(parts, batch)
+  yield _student_images(parts, batch)
+  for name in parts.objective.teachers:
+    yield f"running {name} on the batch"
+    yield from _teacher(parts, name, batch)
   yield "computing the gradient of each parameter"
   yield from _gradients(parts, state, batch)
 
@@ -98,7 +99,7 @@ def _plan(parts: experiment.Experiment) -> Iterator[Finding]:
     f"({run.epochs:g} epochs of {parts.steps_per_epoch:.1f} steps), seed "
     f"{run.seed}, mesh {mesh} of {jax.devices()[0].platform}",
   )
-  terms = (f"{t} x {w:g}" for t, w in parts.objective.loss_weights.items())
+  terms = (f"{t} x {w}" for t, w in parts.objective.described().items())
   yield Finding("losses", ", ".join(terms))
   rates = parts.schedule(jnp.arange(parts.total_steps + 1))
   yield Finding(
@@ -126,49 +127,50 @@ def _data(parts: experiment.Experiment, batch: Batch) -> Iterator[Finding]:
   yield Finding("pixels", f"standard deviation {spread:.1f} of 255", spread > 1)
 
 
-def _teacher(parts: experiment.Experiment, batch: Batch) -> Iterator[Finding]:
-  objective: Any = parts.objective  # with a teacher
-  teacher = objective.teacher
-  yield Finding(
-    "teacher",
-    f"{sum(x.size for x in jax.tree.leaves(parts.teacher_params)):,} "
-    f"parameters in {teacher.dtype_mm}, {parts.teacher_pin}",
+def _student_images(parts: experiment.Experiment, batch: Batch) -> Finding:
+  return _normalised("student", parts.objective.student_stats, batch)
+
+
+def _normalised(who: str, stats: objectives.Stats, batch: Batch) -> Finding:
+  image = augment.normalize(jnp.float32(batch["image"]) / 255, *stats)
+  return Finding(
+    f"{who}'s images",
+    f"normalised by mean {stats[0]} and std {stats[1]} they have mean "
+    f"{image.mean():+.2f} and std {image.std():.2f}",
   )
-  for note in parts.teacher_notes:
-    yield Finding("teacher's weights", note)
-  for who, stats in (
-    ("student", objective.student_stats),
-    ("teacher", objective.teacher_stats),
-  ):
-    image = augment.normalize(jnp.float32(batch["image"]) / 255, *stats)
-    yield Finding(
-      f"{who}'s images",
-      f"normalised by mean {stats[0]} and std {stats[1]} they have mean "
-      f"{image.mean():+.2f} and std {image.std():.2f}",
-    )
-  shape = jax.ShapeDtypeStruct(batch["image"].shape, jnp.float32)
-  view = jax.eval_shape(objective.teacher_view, parts.teacher_params, shape)
-  yield _teacher_accuracy(parts, batch)
-  if objective.head is not None:
+
+
+def _teacher(
+  parts: experiment.Experiment, name: str, batch: Batch
+) -> Iterator[Finding]:
+  objective = parts.objective
+  teacher, params = objective.teachers[name], parts.teacher_params[name]
+  yield Finding(
+    name,
+    f"{sum(x.size for x in jax.tree.leaves(params)):,} "
+    f"parameters in {teacher.model.dtype_mm}, {parts.teacher_pins[name]}",
+  )
+  for note in parts.teacher_notes[name]:
+    yield Finding(f"{name}'s weights", note)
+  yield _normalised(name, teacher.stats, batch)
+  yield _accuracy(parts, name, batch)
+  if maps := objective.learned_from(name).maps:
+    grid, own = teacher.side.grid, objective.student_side.grid
     yield Finding(
       "token maps",
-      f"teacher's low {view[1].shape[1:]}, high {view[2].shape[1:]}; "
-      f"student grid {objective.student_grid}, teacher grid "
-      f"{objective.teacher_grid}"
-      + (
-        ", resampled"
-        if objective.teacher_grid != objective.student_grid
-        else ""
-      ),
+      f"{len(maps)} of {name} on a grid of {grid[0]}x{grid[1]} and "
+      f"{teacher.side.width} channels; the student's are of {own[0]}x{own[1]} "
+      f"and {objective.student_side.width}"
+      + (", those of the teacher resampled" if grid != own else ""),
     )
 
 
-def _teacher_accuracy(parts: experiment.Experiment, batch: Batch) -> Finding:
-  what = "teacher's accuracy"
-  teacher: Any = parts.objective.teacher
-  if teacher.num_classes != parts.info.num_classes:
+def _accuracy(parts: experiment.Experiment, name: str, batch: Batch) -> Finding:
+  what = f"{name}'s accuracy"
+  model = parts.objective.teachers[name].model
+  if model.num_classes != parts.info.num_classes:
     return Finding(what, "unknown: its classes are not the dataset's")
-  score = teacher_check.score(parts, batch)
+  score = teacher_check.score(parts, name, batch)
   return Finding(what, str(score), score.good)
 
 
@@ -177,6 +179,7 @@ def _gradients(
 ) -> Iterator[Finding]:
   """One batch's loss terms, and whether every parameter gets a gradient."""
   objective = parts.objective
+  weights = objective.weights_at(jnp.int32(0))
 
   @jax.jit
   def compute(
@@ -184,10 +187,10 @@ def _gradients(
   ) -> tuple[Any, dict[str, jax.Array]]:
     keys = jax.random.split(jax.random.key(parts.run.seed), 3)
     image, target = parts.augment(keys[0], image, label)
-    mask = objectives.draw_mask(objective, keys[1], image.shape[0])
-    micro = dict(image=image, target=target, mask=mask, key=keys[2])
+    draws = objective.draws(keys[1], image.shape[0])
+    micro = dict(image=image, target=target, draws=draws, key=keys[2])
     grads, means = objectives.gradients(
-      objective, params, teacher_params, micro
+      objective, params, teacher_params, weights, micro
     )
     return jax.tree.map(lambda g: jnp.sqrt(jnp.sum(g * g)), grads), means
 
@@ -195,7 +198,7 @@ def _gradients(
     compute(state.params, parts.teacher_params, batch["image"], batch["label"])
   )
   for term in objective.terms:
-    raw, weighted = means[term], objective.loss_weights[term] * means[term]
+    raw, weighted = means[term], float(weights[term]) * means[term]
     yield Finding(
       f"{term} loss",
       f"{raw:.4g} raw, {weighted:.4g} weighted ({weighted / means['loss']:.0%} "
@@ -210,7 +213,7 @@ def _gradients(
       compute(opened, parts.teacher_params, batch["image"], batch["label"])
     )
     dead = _without_gradient(norms)
-  for part in ("student", "head"):
+  for part in objectives.PARTS:
     total = len(jax.tree.leaves(norms[part]))
     if not total:
       continue
@@ -222,7 +225,7 @@ def _gradients(
         f"; {len(waiting)} of them from the second step on, as expected: the "
         "classification head starts at zero and passes none before"
       )
-    yield Finding(f"{part}'s gradients", said, not dead[part])
+    yield Finding(f"gradients of the {part}", said, not dead[part])
 
 
 def _without_gradient(norms: Any) -> dict[str, list[str]]:
@@ -271,7 +274,7 @@ def _compiled(
     "parameters": state.params,
     "optimiser": state.opt_state,
     "moving average": state.ema,
-    "teacher": teacher_params,
+    "teachers": teacher_params,
   }
   yield Finding(
     "arrays, unsharded",

@@ -38,6 +38,7 @@ from vitkd_jax.training import (
   experiment,
   inputs,
   loop,
+  method_sections,
   profiling,
   teachers,
 )
@@ -75,7 +76,7 @@ def train(
   """
   with contextlib.ExitStack() as stack:
     with command.refusing():
-      config = student_fields.given(config)
+      config = method_sections.completed(student_fields.given(config))
       config, notes = reading.carried_on(workdir, config)
       parts = experiment.build(config, pinned=_pinned(workdir))
       if isinstance(parts.inputs, inputs.Inputs):
@@ -122,8 +123,10 @@ def _train(
       writer.line(_headline(parts, state))
       for note in notes:
         writer.line(note)
-      for note in parts.teacher_notes:
-        writer.line(f"teacher {config.teacher.weights}: {note}")
+      for name, said in parts.teacher_notes.items():
+        for note in said:
+          path = config.teachers[name].weights
+          writer.line(f"teacher {path}: {note}")
       if restored is not None:
         writer.line(f"resumed from the checkpoint of step {first_step}")
       if 0 < parts.run.profile_at <= first_step:
@@ -147,12 +150,11 @@ def _train(
   return result
 
 
-def _pinned(workdir: str) -> teachers.Pin | None:
-  """The teacher's weights as an earlier start of the run pinned them."""
-  record = reading.record(workdir)
-  if record is None:
-    return None
-  return teachers.Pin(record.get("teacher_sha256"), record.get("teacher_step"))
+def _pinned(workdir: str) -> dict[str, teachers.Pin]:
+  """The teachers' weights as an earlier start of the run pinned them."""
+  record = reading.record(workdir) or {}
+  pins = record.get("teachers") or {}
+  return {name: teachers.Pin(**pin) for name, pin in pins.items()}
 
 
 def _claim(
@@ -166,10 +168,9 @@ def _claim(
     workdirs.claim,
     workdir,
     config,
-    parts.teacher_pin.sha256,
+    {name: dataclasses.asdict(x) for name, x in parts.teacher_pins.items()},
     command.line(),
     default=defaults.default,
-    teacher_step=parts.teacher_pin.step,
     about={
       "preprocess": dataclasses.asdict(_images(parts)),
       "class_names": parts.info.class_names,
@@ -254,12 +255,12 @@ def _headline(parts: experiment.Experiment, state: states.TrainState) -> str:
     name: sum(x.size for x in jax.tree.leaves(tree))
     for name, tree in state.params.items()
   }
-  terms = (f"{t} x {w:g}" for t, w in parts.objective.loss_weights.items())
+  terms = (f"{t} x {w}" for t, w in parts.objective.described().items())
   return (
     f"{parts.info.name}: {parts.total_steps} steps of {parts.run.batch_size} "
     f"images on {parts.mesh.size} {jax.devices()[0].platform} device(s) in "
     f"{jax.process_count()} process(es); student {sizes['student']:,} "
-    f"parameters, head {sizes['head']:,}; losses {', '.join(terms)}"
+    f"parameters, methods {sizes['methods']:,}; losses {', '.join(terms)}"
   )
 
 

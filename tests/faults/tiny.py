@@ -38,14 +38,18 @@ def get_config(teacher):
   config.student = dict(
     variant="test/7", head_zeroinit=False, drop_path=0.1, scan=True
   )
-  config.teacher = common.section(
-    sections.Teacher,
-    weights=teacher,
-    variant="test/7",
-    dtype="float32",
+  config.teachers = dict(
+    teacher=common.section(
+      sections.Teacher,
+      weights=teacher,
+      variant="test/7",
+      dtype="float32",
+    )
   )
-  config.head = dict(reduction="mean", mask_ratio=0.5)
-  config.weights = dict(task=1.0, mimic=0.2, generation=1.0, nkd=1.0)
+  config.methods = common.methods(
+    ("vitkd", "nkd"),
+    vitkd=dict(reduction="mean", weights=dict(mimic=0.2, generation=1.0)),
+  )
   config.schedule = dict(
     kind="mmcls", peak=3e-4, warmup_epochs=1.0, warmup_start=1e-6, end=1e-5
   )

@@ -167,16 +167,18 @@ def test_a_teacher_may_lie_on_gs(run, tiny_config, file, step):
   if step:
     epath.Path(f"{run}/student.safetensors").unlink()
     gcsfs.GCSFileSystem.clear_instance_cache()
-  tiny_config.teacher.update(weights=run + file, variant=VARIANT)
+  tiny_config.teachers.teacher.update(weights=run + file, variant=VARIANT)
   parts = experiment.build(tiny_config)
-  assert parts.teacher_pin.step == step
-  assert len(parts.teacher_pin.sha256) == 64
+  assert parts.teacher_pins["teacher"].step == step
+  assert len(parts.teacher_pins["teacher"].sha256) == 64
   want = parameters(106 if step else 9)["head"]["bias"]
-  np.testing.assert_array_equal(parts.teacher_params["head"]["bias"], want)
+  np.testing.assert_array_equal(
+    parts.teacher_params["teacher"]["head"]["bias"], want
+  )
 
 
 def test_doctor_examines_a_teacher_on_gs(run, tiny_config):
-  tiny_config.teacher.update(weights=run, variant=VARIANT)
+  tiny_config.teachers.teacher.update(weights=run, variant=VARIANT)
   findings = list(doctor.examine(tiny_config))
   said = [finding.found for finding in findings]
   assert "the student that the run exported" in said

@@ -18,8 +18,6 @@ from vitkd_jax import check
 flags.disclaim_key_flags()
 
 _CONFIG = "config"
-# Keys of a config that hold paths.
-_PATHS = (("data", "data_dir"), ("teacher", "weights"))
 
 # The root of a checkout, or the folder of installed packages.
 _ROOT = str(pathlib.Path(__file__).parents[2])
@@ -46,9 +44,13 @@ def require(flag: str, value: object) -> None:
 def config() -> ml_collections.ConfigDict:
   """The command line's config, with its overrides."""
   found: Any = flags.FLAGS[_CONFIG].value
-  for section, key in _PATHS:
-    if (found.get(section) or {}).get(key):
-      found[section][key] = os.path.expanduser(found[section][key])
+  # What holds a path.
+  places = [(found.get("data"), "data_dir"), (found.get("teacher"), "weights")]
+  teachers = found.get("teachers") or {}
+  places += [(teacher, "weights") for teacher in teachers.values()]
+  for section, key in places:
+    if section and section.get(key):
+      section[key] = os.path.expanduser(section[key])
   return found
 
 

@@ -5,31 +5,29 @@ The meaning of a key comes from the docstring of what its section goes to.
 
 import argparse
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import inspect
 import pathlib
 import re
 import sys
 import textwrap
+from typing import Any
 
 from absl import flags
 import ml_collections
 
 from vitkd_jax.data import augment
-from vitkd_jax.distill import heads, terms, tokens
 from vitkd_jax.models import vit
-from vitkd_jax.training import objective, optim, sections
+from vitkd_jax.training import method_sections, optim, sections
 
-# Whose docstrings describe the keys of a section.
+# Whose docstrings describe the keys of a section; of those of `teachers` and
+# `methods` each is a section.
 _READERS: dict[str, tuple[Callable, ...]] = {
   "run": (sections.Run,),
   "data": (sections.Data,),
   "augment": (augment.make_augment,),
   "student": (vit.Model, vit.ViT),
-  "teacher": (sections.Teacher,),
-  "head": (sections.Head, heads.ViTKD),
-  "select": (tokens.select,),
-  "logits": (sections.Logits, objective.Objective),
+  "task": (sections.Task,),
   "schedule": (sections.Schedule, optim.make_schedule),
   "optimizer": (optim.make_optimizer,),
 }
@@ -92,25 +90,49 @@ def _add_keys(
 ) -> None:
   arguments = parser.add_argument_group("config file", docstring)
   _add(arguments, "config.SECTION.KEY", "VALUE", "sets a key of these sections")
-  for section in filter(config.get, sections.SECTIONS):
+  for section, values in sections_of(config):
     group = parser.add_argument_group(f"section {section}")
-    known = meanings(section)
-    for key, value in config[section].items():
-      _add(group, f"config.{section}.{key}", str(value), known.get(key, ""))
+    known = meanings(section, values)
+    for key, value in values.items():
+      if isinstance(value, ml_collections.ConfigDict):  # weights by term
+        for term, weight in value.items():
+          said = "weight of this loss term; 0 leaves it out"
+          _add(group, f"config.{section}.{key}.{term}", str(weight), said)
+      else:
+        _add(group, f"config.{section}.{key}", str(value), known.get(key, ""))
 
 
-def meanings(section: str) -> dict[str, str]:
+def sections_of(
+  config: ml_collections.ConfigDict,
+) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+  """(name, section) of each that has keys, such as "run" or "methods.vitkd".
+
+  Args:
+    config: of a training.
+  """
+  for section in filter(config.get, sections.SECTIONS):
+    if section in ("teachers", "methods"):
+      yield from ((f"{section}.{k}", v) for k, v in config[section].items())
+    else:
+      yield section, config[section]
+
+
+def meanings(section: str, values: Mapping[str, Any]) -> dict[str, str]:
   """The meaning of each key of a config's section.
 
   Args:
-    section: name of the section.
+    section: name of the section, such as "run" or "methods.vitkd".
+    values: the section.
   """
-  if section == "weights":
-    return {
-      term: "weight of this loss term; 0 leaves it out" for term in terms.TERMS
-    }
+  folder, _, name = section.partition(".")
+  readers = _READERS.get(section, ())
+  if folder == "teachers":
+    readers = (sections.Teacher,)
+  elif folder == "methods":
+    kind = method_sections.kind_of(name, values)
+    readers = (kind, method_sections.Common)
   found: dict[str, str] = {}
-  for reader in reversed(_READERS.get(section, ())):
+  for reader in reversed(readers):
     found |= _described(inspect.getdoc(reader) or "")
   return found
 

@@ -1,7 +1,5 @@
 """Modules trained beside the student and dropped at export."""
 
-from collections.abc import Callable
-import math
 from typing import Any
 
 import einops
@@ -9,23 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitkd_jax.distill import losses, tokens
+from vitkd_jax.distill import losses, projectors, tokens
 from vitkd_jax.models import linear
 
 TERMS = ("mimic", "generation")
-
-# PyTorch's default for linear and convolution layers, the authors' start:
-# kernel and bias uniform in +-1/sqrt(fan_in).
-_KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def _bias_init(fan_in: int) -> Callable[..., jax.Array]:
-  bound = 1 / math.sqrt(fan_in)
-
-  def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init
 
 
 class ViTKD(nn.Module):
@@ -110,8 +95,8 @@ class ViTKD(nn.Module):
     return linear.Dense(
       self.teacher_width,
       dtype=self.dtype_mm,
-      kernel_init=_KERNEL_INIT,
-      bias_init=_bias_init(x.shape[-1]),
+      kernel_init=projectors.kernel_init,
+      bias_init=projectors.bias_init(x.shape[-1]),
       name=name,
     )(x)
 
@@ -136,8 +121,8 @@ class ViTKD(nn.Module):
         self.teacher_width,
         (3, 3),
         dtype=self.dtype_mm,
-        kernel_init=_KERNEL_INIT,
-        bias_init=_bias_init(9 * self.teacher_width),
+        kernel_init=projectors.kernel_init,
+        bias_init=projectors.bias_init(9 * self.teacher_width),
         name=f"generator_{i}",
       )(nn.relu(x) if i else x)
     return einops.rearrange(x, "b h w d -> b (h w) d")

@@ -41,27 +41,44 @@ def select(
   Raises:
     ValueError: a place is unknown, or the model has no such block.
   """
-  depth = sum(key.startswith("block") for key in out["encoder"])
-
-  def tokens(block: int, place: str) -> jax.Array:
-    if place == "encoded":
-      return out["encoded"][:, num_prefix_tokens:]
-    if not -depth <= block < depth:
-      raise ValueError(
-        f"expected -{depth} <= block < {depth} (the model's depth), got {block}"
-      )
-    return out["encoder"][f"block{block % depth:02d}"][place][
-      :, num_prefix_tokens:
-    ]
-
-  check_place(low_place)
-  check_place(high_place)
   if low_place == "encoded":
     raise ValueError(
       "expected low_place in a block, such as '+mlp', got 'encoded'"
     )
-  low = jnp.stack([tokens(block, low_place) for block in low_blocks], axis=1)
-  return low, tokens(high_block, high_place)
+  low = [
+    patches(out, block, low_place, num_prefix_tokens) for block in low_blocks
+  ]
+  return (
+    jnp.stack(low, axis=1),
+    patches(out, high_block, high_place, num_prefix_tokens),
+  )
+
+
+def patches(
+  out: Mapping[str, Any], block: int, place: str, num_prefix_tokens: int
+) -> jax.Array:
+  """One token map [B, N, D] of a model's `out`, patches only.
+
+  Args:
+    out: second output of the model, see `vit.ViT`.
+    block: block index; a negative one counts from the last, and "encoded" needs
+      none.
+    place: see `PLACES`.
+    num_prefix_tokens: number of leading tokens to remove.
+
+  Raises:
+    ValueError: the place is unknown, or the model has no such block.
+  """
+  check_place(place)
+  if place == "encoded":
+    return out["encoded"][:, num_prefix_tokens:]
+  depth = sum(key.startswith("block") for key in out["encoder"])
+  if not -depth <= block < depth:
+    raise ValueError(
+      f"expected -{depth} <= block < {depth} (the model's depth), got {block}"
+    )
+  tokens = out["encoder"][f"block{block % depth:02d}"][place]
+  return tokens[:, num_prefix_tokens:]
 
 
 def check_place(place: str) -> None:

@@ -15,25 +15,31 @@ def per_image(objective: objectives.Objective) -> dict[str, float]:
   gradient-accumulation steps once.
 
   Args:
-    objective: the models and the head.
+    objective: the models and the methods.
 
   Returns:
-    {"teacher", "student", "head", "total"}; student and head with both passes.
+    {"teachers", "student", "methods", "total"}; student and methods with both
+    passes.
   """
-  student, teacher, head = objective.student, objective.teacher, objective.head
-  stem, rest = student.forward_flops(objective.student_grid)
-  flops = {"teacher": 0.0, "student": 2 * stem + 3 * rest, "head": 0.0}
-  if teacher is not None:
-    assert objective.teacher_grid is not None
-    flops["teacher"] = math.fsum(teacher.forward_flops(objective.teacher_grid))
-  if head is not None:
-    number, width = objective.num_tokens, head.teacher_width
-    align = 2.0 * number * student.width * width
-    if student.width == width and not head.always_align:
-      align = 0.0
-    generate = align + 2 * 2 * number * 9 * width**2
-    flops["head"] = 3 * (
-      objective.num_low * align * ("mimic" in head.terms)
-      + generate * ("generation" in head.terms)
-    )
+  side = objective.student_side
+  stem, rest = objective.student.forward_flops(side.grid)
+  flops = {
+    "teachers": math.fsum(
+      part
+      for teacher in objective.teachers.values()
+      for part in teacher.model.forward_flops(teacher.side.grid)
+    ),
+    "student": 2 * stem + 3 * rest,
+    "methods": 3 * math.fsum(_forward(objective, x) for x in objective.methods),
+  }
   return flops | {"total": sum(flops.values())}
+
+
+def _forward(objective: objectives.Objective, name: str) -> float:
+  """FLOPs of a method's forward pass; 0 where its class does not say."""
+  method = objective.methods[name]
+  count = getattr(method.module, "flops", None)
+  if count is None:
+    return 0.0
+  teacher = objective.teachers[method.teacher].side if method.teacher else None
+  return count(objective.student_side, teacher)

@@ -245,13 +245,11 @@ def compile_step(
 def held(parts: experiment.Experiment) -> dict[str, int]:
   """Bytes of a training that outlive a step on one device, by class."""
   state, teacher, batch = parts.step_shapes()
-  student, head = state.params["student"], state.params["head"]
   classes = {
-    "student": student,
-    "head": head,
+    **state.params,
     "optimiser": state.opt_state,
     "moving average": state.ema,
-    "teacher": teacher,
+    "teachers": teacher,
     "batch": batch,
   }
   return {name: _bytes_on_one(tree) for name, tree in classes.items()}

@@ -25,6 +25,18 @@ class Backbone(Protocol):
   dtype_mm: Any
 
   @property
+  def has_class_token(self) -> bool:
+    """Whether the first token of a map is a CLS token."""
+    ...
+
+  def has_linear_head(self) -> bool:
+    """Whether one layer makes the logits of `head_input`.
+
+    Its parameters are then {"head": {"kernel": [D, C], "bias": [C]}}.
+    """
+    ...
+
+  @property
   def num_prefix_tokens(self) -> int:
     """Number of tokens before the patch tokens of a map."""
     ...
@@ -58,9 +70,9 @@ class Backbone(Protocol):
         rngs={"dropout": key}.
 
     Returns:
-      Logits [B, C], and the token maps by name:
+      Logits [B, C], and by name the token maps
       `encoder.blockNN.{sa,+sa,mlp,+mlp}` and `encoded`, [B, T, D] with
-      T = num_prefix_tokens + N.
+      T = num_prefix_tokens + N, and `head_input` [B, D], which the head reads.
     """
     ...
 

@@ -111,6 +111,11 @@ class ViT(nn.Module):
     classes = 2.0 * width * (self.num_classes or 0) * (1 + self.distilled)
     return stem, self.depth * block + classes
 
+  def has_linear_head(self) -> bool:
+    """Whether one layer, `head`, makes the logits of `head_input`."""
+    beside = self.distilled or self.rep_size or self.pool_type == "none"
+    return bool(self.num_classes) and not beside
+
   def frozen(self, params: Any, dtype: str) -> tuple["ViT", Any]:
     """The same function for a frozen model, without LayerScale.
 

@@ -9,7 +9,6 @@ from matplotlib import figure as mpl_figure
 from matplotlib import patches, ticker
 import numpy as np
 
-from vitkd_jax.distill import terms as loss_terms
 from vitkd_jax.reporting import plotting, scales, summary
 
 
@@ -89,11 +88,11 @@ def losses(
     group: the runs of one method.
     theme: colours and width.
   """
-  colors = {term: theme.hue(i) for i, term in enumerate(loss_terms.TERMS)}
+  colors = {term: theme.hue(i) for i, term in enumerate(group.loss_weights)}
   panels = []
-  for kind in ("raw", "weighted"):
+  for kind in ("", "weighted/"):
     found = [
-      _curve([group], 0, f"{kind}_{term}", term, colors[term])
+      _curve([group], 0, f"{kind}{term}", term, colors[term])
       for term in group.loss_weights
     ]
     panels.append([curve for curve in found if curve])
@@ -133,7 +132,7 @@ def training(
   panels = []
   for name, title, log in (
     ("grad_norm_student", "gradient norm, student", True),
-    ("grad_norm_head", "gradient norm, distillation head", True),
+    ("grad_norm_methods", "gradient norm, the methods' modules", True),
     ("learning_rate", "learning rate", False),
     ("images_per_second", "images per second", False),
   ):

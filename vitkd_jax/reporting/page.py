@@ -96,7 +96,7 @@ def _facts(runs: Sequence[reading.Run]) -> str:
   facts = {
     "Data": _distinct(runs, _data),
     "Student": _distinct(runs, _student),
-    "Teacher": _distinct(runs, _teacher),
+    "Teacher": _distinct(runs, _teachers),
     "Seeds": _distinct(runs, lambda r: r.seed),
     "Steps": _distinct(runs, lambda r: r.total_steps and f"{r.total_steps:,}"),
     "Batch": _distinct(runs, lambda r: r.config["run"].get("batch_size")),
@@ -138,13 +138,17 @@ def _student(run: reading.Run) -> str | None:
   return f"{variant} with {changes}" if changes else variant
 
 
-def _teacher(run: reading.Run) -> str | None:
-  teacher = run.config.get("teacher") or {}
-  if not teacher:
-    return None
-  step = "" if run.teacher_step is None else f", step {run.teacher_step:,}"
-  sha = f", SHA-256 {run.teacher_sha256[:12]}…" if run.teacher_sha256 else ""
-  return f"{teacher.get('variant')}, {teacher.get('weights')}{step}{sha}"
+def _teachers(run: reading.Run) -> str | None:
+  found = []
+  for name, teacher in (run.config.get("teachers") or {}).items():
+    pin = run.teachers.get(name) or {}
+    step, sha = pin.get("step"), pin.get("sha256")
+    found.append(
+      f"{teacher.get('variant')}, {teacher.get('weights')}"
+      + ("" if step is None else f", step {step:,}")
+      + (f", SHA-256 {sha[:12]}…" if sha else "")
+    )
+  return "; ".join(found) or None
 
 
 def _table(table: tables.Table) -> str:

@@ -1,6 +1,6 @@
 """Summarises runs: seeds grouped by method, methods compared."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 import dataclasses
 import math
 import os
@@ -8,22 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from vitkd_jax.distill import terms
 from vitkd_jax.runs import history, reading
 
 # Sections that define the method; all others should be equal across methods.
-_METHOD = ("weights", "teacher", "head", "select", "logits")
+_METHOD = ("methods", "task", "teachers")
 # Keys that differ between repetitions of a run, or change no result.
 _REPEATED = (
   "run.seed",
   *(key.removeprefix("config.") for key in history.FREE),
 )
-_NAMES = {
-  "mimic": "mimic",
-  "generation": "generation",
-  "nkd": "NKD",
-  "kl": "KL",
-  "hard": "hard labels",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,26 +89,27 @@ def group(runs: Iterable[reading.Run]) -> list[Group]:
   by_key: dict[Any, list[reading.Run]] = {}
   for run in runs:
     by_key.setdefault(_key(run), []).append(run)
-  groups = [
-    Group(method(found[0].loss_weights), tuple(found))
-    for found in by_key.values()
-  ]
+  groups = [Group(method(found[0]), tuple(found)) for found in by_key.values()]
   groups.sort(key=lambda g: len(g.loss_weights))
   return _distinct(groups)
 
 
-def method(loss_weights: dict[str, float]) -> str:
-  """The name of a method, from its loss terms.
+def method(run: reading.Run) -> str:
+  """What a run's student learns from, such as "nkd + vitkd" or "baseline".
 
   Args:
-    loss_weights: {term: weight}.
+    run: the run.
   """
-  names = [name for term, name in _NAMES.items() if term in loss_weights]
-  if names[:2] == ["mimic", "generation"]:
-    names[:2] = ["ViTKD"]
-  if "task" in loss_weights:
-    return " + ".join(names) or "baseline"
-  return " + ".join(names) + " without labels"
+  names = []
+  for name, values in sorted((run.config.get("methods") or {}).items()):
+    weights = values.get("weights") or {}
+    active = [term for term, weight in weights.items() if weight]
+    whole = len(active) == len(weights)
+    names += [name] if active and whole else [f"{name}/{x}" for x in active]
+  text = " + ".join(names)
+  if terms.TASK in run.loss_weights:
+    return text or "baseline"
+  return text + " without labels"
 
 
 def final_top1(run: reading.Run) -> float | None:
@@ -132,7 +127,7 @@ def is_baseline(group: Group) -> bool:
   Args:
     group: runs of one method.
   """
-  return set(group.loss_weights) == {"task"}
+  return set(group.loss_weights) == {terms.TASK}
 
 
 def baseline(groups: Sequence[Group]) -> Group | None:
@@ -163,7 +158,7 @@ def differing(
     and (
       key.partition(".")[0] in sections
       if sections
-      else key.partition(".")[0] not in (*_METHOD, "teacher_sha256")
+      else key.partition(".")[0] not in _METHOD
     )
   }
 
@@ -203,19 +198,30 @@ def gain(group: Group, other: Group) -> tuple[float, float | None]:
 
 
 def _flatten(run: reading.Run) -> dict[str, str | None]:
-  flat: dict[str, str | None] = {"teacher_sha256": run.teacher_sha256}
-  for section, values in run.config.items():
-    for key, value in (values or {}).items():
-      name = f"{section}.{key}"
-      if name == "teacher.weights" and run.teacher_sha256 is None:
-        flat[name] = repr(value)  # an old run, known by its path alone
-      elif (
-        name not in _REPEATED
-        and value is not None  # a key that is not set
-        and not (section == "weights" and not value)
-      ):
-        flat[name] = repr(value)
+  """{key: its value in words} of what can tell a run from others."""
+  hashes = {
+    f"teachers.{name}.sha256": pin.get("sha256")
+    for name, pin in run.teachers.items()
+  }
+  flat: dict[str, str | None] = {**hashes}
+  for key, value in _leaves(run.config):
+    known = hashes.get(key.removesuffix("weights") + "sha256")
+    if key in _REPEATED or value is None:  # a key that is not set
+      continue
+    if history.free(f"config.{key}") and known is not None:
+      continue  # a teacher's path; else it is known by its path alone
+    if key.startswith("methods.") and not value:  # unused, or its default
+      continue
+    flat[key] = repr(value)
   return flat
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  for name, value in (tree or {}).items():
+    if isinstance(value, dict):
+      yield from _leaves(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", value
 
 
 def _key(run: reading.Run) -> tuple[tuple[str, str | None], ...]:
@@ -229,7 +235,7 @@ def _distinct(groups: list[Group]) -> list[Group]:
     same = [g for g in groups if g.name == group.name]
     if len(same) > 1:
       index = same.index(group)
-      every = (*group.runs[0].config, "teacher_sha256")
+      every = tuple(group.runs[0].config)
       changes = [
         f"{key.rpartition('.')[2]}={_told_apart(of)[index]}"
         for key, of in differing(same, every).items()

@@ -10,7 +10,6 @@ import statistics
 import numpy as np
 
 from vitkd_jax.data import printable
-from vitkd_jax.distill import terms as loss_terms
 from vitkd_jax.reporting import summary
 from vitkd_jax.runs import reading
 
@@ -187,11 +186,9 @@ def _notes(
 
 
 def _losses(groups: Sequence[summary.Group]) -> Table:
-  terms = [
-    term
-    for term in loss_terms.TERMS
-    if any(term in group.loss_weights for group in groups)
-  ]
+  terms = list(
+    dict.fromkeys(term for group in groups for term in group.loss_weights)
+  )
   rows = []
   for group in groups:
     total = group.values(lambda run: _final(run, "loss"))
@@ -200,8 +197,8 @@ def _losses(groups: Sequence[summary.Group]) -> Table:
     row = [group.name, f"{np.mean(total):.4f}"]
     for term in terms:
       raw, weighted = (
-        group.values(functools.partial(_final, name=f"{kind}_{term}"))
-        for kind in ("raw", "weighted")
+        group.values(functools.partial(_final, name=f"{kind}{term}"))
+        for kind in ("", "weighted/")
       )
       row.append(
         f"{np.mean(raw):.4g} → {np.mean(weighted):.4g}"

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from vitkd_jax import remote
-from vitkd_jax.runs import fingerprint
+from vitkd_jax.runs import fingerprint, legacy_state
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -308,7 +308,11 @@ def _meta(manager, step):
 
 def _restore_intact(manager, step, target):
   """(state, meta) of one step; raises if it is damaged or does not fit."""
-  _check_leaves(manager.item_metadata(step)["state"].tree, target)
+  saved = manager.item_metadata(step)["state"].tree
+  old = legacy_state.is_old(saved) and not legacy_state.is_old(target)
+  if old:
+    target = legacy_state.old(target)
+  _check_leaves(saved, target)
   restored = manager.restore(
     step,
     args=ocp.args.Composite(
@@ -322,7 +326,7 @@ def _restore_intact(manager, step, target):
     raise ValueError(
       f"its fingerprint differs at {', '.join(wrong[:3]) or 'missing leaves'}"
     )
-  return tree, meta
+  return (legacy_state.new(tree) if old else tree), meta
 
 
 def _check_leaves(saved: Any, target: Any) -> None:

@@ -1,9 +1,12 @@
 """Keys of a config across starts: which may change, which older runs lack."""
 
 from collections.abc import Callable, Mapping
+import re
 from typing import Any
 
 import ml_collections
+
+from vitkd_jax.runs import legacy
 
 # "config.data.exif" -> default of that key, None if it has none.
 Default = Callable[[str], Any]
@@ -25,8 +28,20 @@ FREE = (
   "config.data.data_dir",
   "config.data.cache",
   "config.data.num_workers",
-  "config.teacher.weights",  # their SHA-256 is compared
 )
+
+
+def free(name: str) -> bool:
+  """Whether a key may change between two starts of one run.
+
+  Args:
+    name: full name of the key, such as "config.run.keep".
+  """
+  # The SHA-256 of a teacher's weights is compared.
+  return name in FREE or bool(_TEACHERS_PATH.fullmatch(name))
+
+
+_TEACHERS_PATH = re.compile(r"config\.teachers\.[^.]+\.weights")
 
 # Behaviour of runs from before a key existed, where its default is another.
 _BEFORE = {("data", "exif"): True}
@@ -52,7 +67,7 @@ def meant(config: Mapping[str, Any]) -> dict[str, Any]:
   Args:
     config: sections of a config, as config.json has them.
   """
-  return _filled(config, lambda section, key, before: before)
+  return _filled(legacy.modern(config), lambda section, key, before: before)
 
 
 def carried_on(

@@ -131,9 +131,9 @@ def progress_text(values: Mapping[str, float]) -> str:
     values: metrics of a training step by name, such as "loss".
   """
   terms = "  ".join(
-    f"{name.removeprefix('weighted_')} {value:.3f}"
+    f"{name.removeprefix('weighted/')} {value:.3f}"
     for name, value in values.items()
-    if name.startswith("weighted_")
+    if name.startswith("weighted/")
   )
   eta = datetime.timedelta(seconds=round(values["eta_seconds"]))
   return (

@@ -15,8 +15,8 @@ import ml_collections
 import numpy as np
 
 from vitkd_jax import check
-from vitkd_jax.distill import terms as loss_terms
-from vitkd_jax.runs import history
+from vitkd_jax.distill import terms
+from vitkd_jax.runs import history, legacy
 
 
 def record(workdir: str) -> dict[str, Any] | None:
@@ -34,7 +34,7 @@ def record(workdir: str) -> dict[str, Any] | None:
   found = _config_json(workdir)
   if found is None:
     return None
-  return {**found, "config": history.meant(found["config"])}
+  return legacy.pinned({**found, "config": history.meant(found["config"])})
 
 
 def record_of(path: str) -> dict[str, Any] | None:
@@ -173,19 +173,18 @@ class Run:
     path: the workdir.
     name: shown in the report.
     config: sections of the config, as plain dicts.
-    teacher_sha256: hash of the teacher's weights; None without a teacher.
+    teachers: {name: {"sha256": hash of a teacher's weights, "step": of its
+      checkpoint, None for a file}}; {} if the run did not record them.
     command: the command line; None if it was not recorded.
     series: metrics by name, none of them empty.
-    teacher_step: step of the teacher's checkpoint; None for a file.
   """
 
   path: str
   name: str
   config: dict[str, Any]
-  teacher_sha256: str | None
+  teachers: dict[str, dict[str, Any]]
   command: str | None
   series: dict[str, Series]
-  teacher_step: int | None = None
 
   @property
   def seed(self) -> int | None:
@@ -194,9 +193,10 @@ class Run:
 
   @property
   def loss_weights(self) -> dict[str, float]:
-    """The non-zero weights of loss terms, in the order of reports."""
-    given = self.config.get("weights") or {}
-    return {term: given[term] for term in loss_terms.TERMS if given.get(term)}
+    """The non-zero weights of loss terms, the task's first."""
+    return terms.weights(
+      self.config.get("task") or {}, self.config.get("methods") or {}
+    )
 
   @property
   def step(self) -> int:
@@ -279,8 +279,7 @@ def read(path: str, name: str) -> Run:
     path=path,
     name=name,
     config=found["config"],
-    teacher_sha256=found.get("teacher_sha256"),
-    teacher_step=found.get("teacher_step"),
+    teachers=found.get("teachers") or {},
     command=found.get("command"),
     series=series,
   )
@@ -292,7 +291,7 @@ def _series(text: bytes) -> dict[str, Series]:
     step = values.pop("step")
     for name, value in values.items():
       if isinstance(value, int | float):
-        points.setdefault(name, {})[step] = float(value)
+        points.setdefault(legacy.metric(name), {})[step] = float(value)
   return {
     name: Series(
       np.array(sorted(by_step), np.int64),

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 import ml_collections
 
-from vitkd_jax.runs import history, reading
+from vitkd_jax.runs import history, legacy, reading
 from vitkd_jax.weights import resolve
 
 
@@ -33,11 +33,10 @@ def export_path(workdir: str) -> str:
 def claim(
   workdir: str,
   config: ml_collections.ConfigDict,
-  teacher_sha256: str | None = None,
+  teachers: Mapping[str, Mapping[str, Any]] | None = None,
   command: str | None = None,
   *,
   default: history.Default,
-  teacher_step: int | None = None,
   about: Mapping[str, Any] | None = None,
   write: bool = True,
 ) -> None:
@@ -49,10 +48,10 @@ def claim(
   Args:
     workdir: a folder, created if missing, or a URL.
     config: of the run; written to config.json.
-    teacher_sha256: hash of the teacher's weights; None without a teacher.
+    teachers: {name: {"sha256": hash of a teacher's weights, "step": of its
+      checkpoint, None for a file}}.
     command: the command line, to be recorded.
     default: of a key that one of the two configs lacks.
-    teacher_step: step of the teacher's checkpoint; None for a file.
     about: further entries of config.json by name, not compared.
     write: False to compare only.
 
@@ -67,9 +66,8 @@ def claim(
   record = json.loads(
     json.dumps(
       {
-        "config": history.complete(config.to_dict(), default),
-        "teacher_sha256": teacher_sha256,
-        "teacher_step": teacher_step,
+        "config": history.complete(legacy.modern(config.to_dict()), default),
+        "teachers": teachers or {},
       },
       default=str,
     )
@@ -83,9 +81,8 @@ def claim(
           "config.json; use an empty workdir"
         )
   else:
-    if old.get("teacher_sha256") is None and "teacher_step" not in old:
-      # Older runs did not pin the teacher: it may be any.
-      old |= {name: record[name] for name in ("teacher_sha256", "teacher_step")}
+    # Older runs did not pin the teacher: it may be any.
+    old = {"teachers": record["teachers"], **old}
     compared = {name: old.get(name) for name in record}
     differing = dict(sorted(_differences(compared, record, default)))
     grown = list(differing) == ["config.run.epochs"] and _longer(old, record)
@@ -151,5 +148,5 @@ def _differences(
   for name in old.keys() | new.keys():
     # An older config.json lacks newer keys.
     was, now = (flat.get(name, default(name)) for flat in (old, new))
-    if name not in history.FREE and was != now:
+    if not history.free(name) and was != now:
       yield name, (was, now)

@@ -9,11 +9,11 @@ import jax
 from vitkd_jax import check
 from vitkd_jax.cluster import sharding
 from vitkd_jax.data import datasets
-from vitkd_jax.distill import heads, losses, terms, tokens
+from vitkd_jax.distill import view
 from vitkd_jax.models import checks, protocol, variants, vit
 from vitkd_jax.runs import students
+from vitkd_jax.training import lengths, method_sections, sections, teachers
 from vitkd_jax.training import objective as objectives
-from vitkd_jax.training import sections, teachers
 
 
 def _stats(variant: str, weights: str | None = None) -> objectives.Stats:
@@ -26,28 +26,6 @@ def _stats(variant: str, weights: str | None = None) -> objectives.Stats:
   return source.mean, source.std
 
 
-def _loss_weights(
-  values: Mapping[str, Any], num_classes: int
-) -> dict[str, float]:
-  sections.known("weights", values, terms.TERMS)
-  sections.check_types("weights", values, dict.fromkeys(terms.TERMS, float))
-  for term, weight in values.items():
-    if weight < 0:
-      raise ValueError(f"expected config.weights.{term} >= 0, got {weight}")
-  weights_by_term = {term: w for term, w in values.items() if w}
-  if not weights_by_term:
-    raise ValueError(
-      "expected at least one weight > 0 in config.weights, got only zeros"
-    )
-  if "nkd" in weights_by_term and num_classes < 3:
-    raise ValueError(
-      f"expected at least 3 classes for nkd, got a dataset of {num_classes}: "
-      "its softmax over a single non-target class is constant; use "
-      "config.weights.kl"
-    )
-  return weights_by_term
-
-
 def make_objective(
   section: Mapping[str, Mapping[str, Any]],
   info: datasets.Info,
@@ -55,10 +33,11 @@ def make_objective(
   run: sections.Run,
   mesh: jax.sharding.Mesh,
   *,
+  length: lengths.Length,
   from_file: bool,
-  pinned: teachers.Pin | None = None,
-) -> tuple[objectives.Objective, teachers.Teacher | None]:
-  """The objective, and the teacher with its parameters on the mesh.
+  pinned: Mapping[str, teachers.Pin] | None = None,
+) -> tuple[objectives.Objective, dict[str, teachers.Teacher]]:
+  """The objective, and the teachers with their parameters on the mesh.
 
   Args:
     section: every section of a config, see `sections.split`.
@@ -66,65 +45,135 @@ def make_objective(
     image_size: (H, W) of a batch, in pixels.
     run: section `run`.
     mesh: mesh of the devices.
-    from_file: read the teacher's weights; False plans with shapes alone.
-    pinned: see `teachers.load`.
+    length: of the run.
+    from_file: read the teachers' weights; False plans with shapes alone.
+    pinned: by teacher, see `teachers.load`.
 
   Returns:
-    The objective, and the teacher; None where no loss term needs one.
+    The objective, and the teachers by name, those that a method learns from.
 
   Raises:
     ValueError: the sections do not go together; one sentence says why.
   """
   student = _student(section["student"], info.num_classes)
   checks.check_patches("student", student.patch_size, *image_size)
+  side = _side(student, image_size)
+  task = sections.make(sections.Task, "task", section["task"])
+  if task.weight < 0:
+    raise ValueError(f"expected config.task.weight >= 0, got {task.weight}")
+  configs = _teachers(section)
+  planned = {
+    name: teachers.plan(name, config, info, image_size)
+    for name, config in configs.items()
+  }
+  methods = method_sections.make(
+    section["methods"],
+    side,
+    {name: _side(x.model, image_size) for name, x in planned.items()},
+    length,
+  )
+  if not methods and not task.weight:
+    raise ValueError(
+      "expected config.task.weight > 0 or a method with a weight > 0 in "
+      "config.methods, got neither: there is nothing to learn"
+    )
+  for name, method in methods.items():
+    _check_grids(name, method, side, planned, configs, image_size)
+  loaded = {}
+  for name, config in configs.items():
+    learners = [n for n, method in methods.items() if method.teacher == name]
+    if not learners:
+      continue  # of weight 0
+    found = planned[name]
+    if from_file:
+      by_logits = [n for n in learners if _taps(methods[n]).logits]
+      pin = (pinned or {}).get(name)
+      found = teachers.load(name, config, info, image_size, by_logits, pin)
+    where = sharding.tree(found.params, mesh, split=run.fsdp_teacher)
+    params = sharding.place(found.params, where)
+    loaded[name] = dataclasses.replace(found, params=params)
   objective = objectives.Objective(
     student=student,
     student_stats=_stats(section["student"]["variant"]),
-    loss_weights=_loss_weights(section["weights"], info.num_classes),
-    student_grid=student.grid(*image_size),
+    student_side=side,
+    task_weight=task.weight,
+    teachers={
+      name: objectives.Teacher(
+        found.model,
+        _stats(
+          configs[name].variant, configs[name].weights if from_file else None
+        ),
+        _side(found.model, image_size),
+      )
+      for name, found in loaded.items()
+    },
+    methods=methods,
+    label_smoothing=section["augment"].get("label_smoothing", 0.0),
   )
-  taught = [term for term in objective.terms if term != "task"]
-  if not taught:
-    return objective, None
-  if not section["teacher"]:
-    raise ValueError(
-      f"the loss terms {', '.join(taught)} need a teacher; set "
-      "config.teacher, or set their weights to 0"
-    )
-  config = sections.make(sections.Teacher, "teacher", section["teacher"])
-  _check_dtype("teacher.dtype", config.dtype)
-  if from_file:
-    logit_terms = [t for t in objective.terms if t in terms.LOGIT_TERMS]
-    loaded = teachers.load(config, info, image_size, logit_terms, pinned)
-  else:
-    loaded = teachers.plan(config, info, image_size)
-  teacher = loaded.model
-  grid = teacher.grid(*image_size)
-  if grid != objective.student_grid and not config.resample:
-    raise ValueError(
-      "expected the teacher's token grid to be the student's "
-      f"{objective.student_grid[0]}x{objective.student_grid[1]}, got "
-      f"{grid[0]}x{grid[1]}; set config.teacher.resample=True to resample its "
-      "maps"
-    )
-  head = _head(objective, teacher, section["head"])
-  select = _select(section["select"])
-  if head is not None:
-    _check_blocks(select, min(teacher.depth, student.depth))
-  logits = _logits(section["logits"])
-  objective = dataclasses.replace(
-    objective,
-    teacher=teacher,
-    teacher_stats=_stats(config.variant, config.weights if from_file else None),
-    teacher_grid=grid,
-    head=head,
-    select=select,
-    temperature=logits.temperature,
-    gamma=logits.gamma,
+  return objective, loaded
+
+
+def _side(model: protocol.Backbone, image_size: tuple[int, int]) -> view.Side:
+  return view.Side(
+    width=model.width,
+    depth=model.depth,
+    grid=model.grid(*image_size),
+    num_prefix_tokens=model.num_prefix_tokens,
+    num_classes=model.num_classes,
+    dtype_mm=model.dtype_mm,
+    has_class_token=model.has_class_token,
+    has_head=model.has_linear_head(),
   )
-  where = sharding.tree(loaded.params, mesh, split=run.fsdp_teacher)
-  params = sharding.place(loaded.params, where)
-  return objective, dataclasses.replace(loaded, params=params)
+
+
+def _taps(method: objectives.Method) -> view.Taps:
+  return method.needs.teacher or view.Taps()
+
+
+def _teachers(
+  section: Mapping[str, Mapping[str, Any]],
+) -> dict[str, sections.Teacher]:
+  """The section `teachers`, each of which some method names."""
+  named = {
+    method_sections.teacher_of(name, values, section["teachers"])
+    for name, values in section["methods"].items()
+  }
+  for name in section["teachers"]:
+    if name not in named:
+      raise ValueError(
+        f"no method learns from config.teachers.{name}: remove it, or name it "
+        "as the teacher of one in config.methods"
+      )
+  found = {}
+  for name, values in section["teachers"].items():
+    key = f"teachers.{name}"
+    if not isinstance(values, Mapping):
+      raise ValueError(f"expected config.{key} to be a section, got {values!r}")
+    found[name] = sections.make(sections.Teacher, key, values)
+    _check_dtype(f"{key}.dtype", found[name].dtype)
+  return found
+
+
+def _check_grids(
+  name: str,
+  method: objectives.Method,
+  student: view.Side,
+  planned: Mapping[str, teachers.Teacher],
+  configs: Mapping[str, sections.Teacher],
+  image_size: tuple[int, int],
+) -> None:
+  """Refuses maps on different grids unless the config has them resampled."""
+  teacher = method.teacher
+  if teacher is None or not _taps(method).maps or configs[teacher].resample:
+    return
+  grid = planned[teacher].model.grid(*image_size)
+  if grid != student.grid:
+    raise ValueError(
+      f"expected the token grid of config.teachers.{teacher} to be the "
+      f"student's {student.grid[0]}x{student.grid[1]} for config.methods."
+      f"{name}, got {grid[0]}x{grid[1]}; set config.teachers.{teacher}."
+      "resample=True to resample its maps"
+    )
 
 
 def _student(fields: Mapping[str, Any], num_classes: int) -> vit.ViT:
@@ -143,67 +192,3 @@ def _student(fields: Mapping[str, Any], num_classes: int) -> vit.ViT:
 
 def _check_dtype(name: str, dtype: object) -> None:
   check.known(f"config.{name}", dtype, checks.DTYPES)
-
-
-def _head(
-  objective: objectives.Objective,
-  teacher: protocol.Backbone,
-  values: Mapping[str, Any],
-) -> heads.ViTKD | None:
-  config = sections.make(sections.Head, "head", values)
-  if not 0 <= config.mask_ratio < 1:
-    raise ValueError(
-      f"expected 0 <= config.head.mask_ratio < 1, got {config.mask_ratio}"
-    )
-  check.known("config.head.reduction", config.reduction, losses.REDUCTIONS)
-  terms = tuple(t for t in heads.TERMS if t in objective.loss_weights)
-  if not terms:
-    return None
-  return heads.ViTKD(
-    teacher.width,
-    terms=terms,
-    grid=objective.student_grid,
-    dtype_mm=objective.student.dtype_mm,
-    **dataclasses.asdict(config),
-  )
-
-
-def _logits(values: Mapping[str, Any]) -> sections.Logits:
-  config = sections.make(sections.Logits, "logits", values)
-  if config.temperature <= 0 or config.gamma < 0:
-    raise ValueError(
-      "expected config.logits.temperature > 0 and gamma >= 0, got "
-      f"{config.temperature} and {config.gamma}"
-    )
-  return config
-
-
-def _select(values: Mapping[str, Any]) -> dict[str, Any]:
-  """Every keyword of `tokens.select` except the prefix."""
-  keywords = sections.check_keywords(
-    tokens.select, "select", values, given=("num_prefix_tokens",)
-  )
-  defaults = {name: keyword.default for name, keyword in keywords.items()}
-  values = {**defaults, **values}
-  for name in ("low_place", "high_place"):
-    tokens.check_place(values[name])
-  return values
-
-
-def _check_blocks(select: Mapping[str, Any], depth: int) -> None:
-  """Checks that the shallower model has every block that is compared."""
-  if select["low_place"] == "encoded":
-    raise ValueError(
-      "expected config.select.low_place in a block, such as '+mlp', got "
-      "'encoded', which is after the last block"
-    )
-  blocks = [*select["low_blocks"]]
-  if select["high_place"] != "encoded":
-    blocks.append(select["high_block"])
-  for block in blocks:
-    if not -depth <= block < depth:
-      raise ValueError(
-        f"config.select names block {block} (low_blocks="
-        f"{tuple(select['low_blocks'])}, high_block={select['high_block']}), "
-        f"but the shallower model has {depth} block" + "s" * (depth > 1)
-      )

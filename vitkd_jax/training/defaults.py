@@ -5,13 +5,12 @@ import inspect
 from typing import Any
 
 from vitkd_jax.data import augment
-from vitkd_jax.training import sections
+from vitkd_jax.distill import methods
+from vitkd_jax.training import method_sections, sections
 
 _OWNERS = {
   "data": sections.Data,
-  "teacher": sections.Teacher,
-  "head": sections.Head,
-  "logits": sections.Logits,
+  "task": sections.Task,
   "schedule": sections.Schedule,
   "run": sections.Run,
 }
@@ -28,9 +27,26 @@ def default(name: str) -> Any:
     known = inspect.signature(augment.make_augment).parameters
     found = known[key].default if key in known else None
     return None if found is inspect.Parameter.empty else _plain(found)
+  if section in ("methods", "teachers"):
+    return _of_named(section, *(*name.split("."), "", "")[2:4])
   if section not in _OWNERS:
     return None
-  fields = {f.name: f.default for f in dataclasses.fields(_OWNERS[section])}
+  return _of_dataclass(_OWNERS[section], key)
+
+
+def _of_named(section: str, name: str, key: str) -> Any:
+  """As `default`, of a key of one teacher or method."""
+  if section == "teachers":
+    return _of_dataclass(sections.Teacher, key)
+  kind = methods.METHODS.get(name)
+  own = method_sections.keys(kind) if kind else {}
+  if key in own:
+    return _plain(own[key][0])
+  return _of_dataclass(method_sections.Common, key)
+
+
+def _of_dataclass(kind: Any, key: str) -> Any:
+  fields = {field.name: field.default for field in dataclasses.fields(kind)}
   found = fields.get(key)
   return None if found is dataclasses.MISSING else _plain(found)
 

@@ -21,6 +21,7 @@ from vitkd_jax.evaluation import classification, running
 from vitkd_jax.training import (
   assembly,
   inputs,
+  lengths,
   optim,
   sections,
   steps,
@@ -56,16 +57,15 @@ class Experiment:
     run: section `run`.
     data: section `data`.
     inputs: the batches, or what is planned in their place.
-    objective: models, loss terms and loss weights.
+    objective: models, methods and loss weights.
     augment: see `augment.make_augment`.
-    optimizer: updates {"student", "head"}.
+    optimizer: updates {"student", "methods"}.
     schedule: learning rate by step.
     mesh: mesh of the devices.
     total_steps: number of updates in the run.
-    teacher_params: the frozen teacher's parameters, on the mesh; None without
-      a teacher.
-    teacher_pin: which weights the teacher has.
-    teacher_notes: how the teacher was loaded, in sentences.
+    teacher_params: {name: parameters on the mesh} of the frozen teachers.
+    teacher_pins: {name: which weights a teacher has}.
+    teacher_notes: {name: how a teacher was loaded, in sentences}.
   """
 
   run: sections.Run
@@ -77,9 +77,9 @@ class Experiment:
   schedule: optim.Schedule
   mesh: jax.sharding.Mesh
   total_steps: int
-  teacher_params: Any
-  teacher_pin: teachers.Pin
-  teacher_notes: tuple[str, ...]
+  teacher_params: dict[str, Any]
+  teacher_pins: dict[str, teachers.Pin]
+  teacher_notes: dict[str, tuple[str, ...]]
 
   @property
   def info(self) -> datasets.Info:
@@ -228,18 +228,19 @@ def build(
   config: ml_collections.ConfigDict,
   devices: Sequence[jax.Device] | None = None,
   planned: Planned | None = None,
-  pinned: teachers.Pin | None = None,
+  pinned: Mapping[str, teachers.Pin] | None = None,
 ) -> Experiment:
   """The parts of a training; refuses every mistake in the config.
 
   Args:
-    config: with the sections in `sections.SECTIONS`; `teacher`, `head`,
-      `select` and `logits` may be empty or missing.
+    config: with the sections in `sections.SECTIONS`; `teachers`, `methods` and
+      `task` may be empty or missing.
     devices: devices to train on; all by default.
     planned: images that are not at hand. Neither they nor the teacher's file
       are read, and the step can be compiled but not run: `teacher_params` are
       ShapeDtypeStructs, and `devices` may be described ones.
-    pinned: the teacher's weights as an earlier start of the run pinned them.
+    pinned: {name: a teacher's weights as an earlier start of the run pinned
+      them}.
 
   Raises:
     ValueError: the config cannot be built; one sentence says why.
@@ -267,16 +268,22 @@ def build(
       "would contain duplicates"
     )
 
-  objective, teacher = assembly.make_objective(
+  total_steps = max(1, round(run.epochs * num_train / run.batch_size))
+  objective, loaded = assembly.make_objective(
     section,
     info,
     images.image_size,
     run,
     mesh,
+    length=lengths.Length(
+      steps=total_steps,
+      per_epoch=num_train / run.batch_size,
+      batch_size=run.batch_size,
+      accumulate=run.accumulate,
+    ),
     from_file=planned is None,
     pinned=pinned,
   )
-  total_steps = max(1, round(run.epochs * num_train / run.batch_size))
   if run.profile_at > total_steps:
     raise ValueError(
       f"expected config.run.profile_at <= {total_steps}, the run's steps, got "
@@ -300,9 +307,9 @@ def build(
     schedule=schedule,
     mesh=mesh,
     total_steps=total_steps,
-    teacher_params=teacher and teacher.params,
-    teacher_pin=teacher.pin if teacher else teachers.Pin(),
-    teacher_notes=teacher.notes if teacher else (),
+    teacher_params={name: x.params for name, x in loaded.items()},
+    teacher_pins={name: x.pin for name, x in loaded.items()},
+    teacher_notes={name: x.notes for name, x in loaded.items()},
   )
   parts.check()
   return parts

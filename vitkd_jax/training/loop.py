@@ -108,10 +108,10 @@ class Loop:
     parts, total = self._parts, self._parts.total_steps
     batch = self._next(batches)
     startup.meet("first batch")
-    if first_step == 0 and teacher_check.compares_logits(parts):
-      self._dog.beat("the teacher's accuracy", long=True)
-      score = teacher_check.score(parts, batch, parts.run.accumulate)
-      for line in teacher_check.lines(score):
+    for name in teacher_check.with_classes(parts) if first_step == 0 else ():
+      self._dog.beat("a teacher's accuracy", long=True)
+      score = teacher_check.score(parts, name, batch, parts.run.accumulate)
+      for line in teacher_check.lines(name, score):
         self._writer.line(line)
     step_fn = self._compile(state, batch)
     self._stop_if_noticed(first_step, state)

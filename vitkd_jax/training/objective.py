@@ -1,141 +1,225 @@
 """What a training minimises: the only place where losses are weighted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
-import math
+import functools
+import operator
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vitkd_jax.data import augment as augmentation
-from vitkd_jax.distill import heads, losses, tokens
-from vitkd_jax.distill import terms as loss_terms
+from vitkd_jax.distill import losses, methods, terms, view
 from vitkd_jax.models import protocol
 
 Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
+# A loss weight: a constant, or a function of the step.
+Weight = float | Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A frozen model.
+
+  Attributes:
+    model: the model.
+    stats: its mean and std of images in [0, 1].
+    side: what is known of it.
+  """
+
+  model: protocol.Backbone
+  stats: Stats
+  side: view.Side
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A published method in a training.
+
+  Attributes:
+    module: an instance of one of `methods.METHODS`, or of a user's own.
+    needs: what it reads of the models.
+    teacher: name of its teacher; None where it needs none.
+    names: {term: its full name} of the terms that are computed.
+    weights: {full name: weight}.
+  """
+
+  module: nn.Module
+  needs: view.Needs
+  teacher: str | None
+  names: Mapping[str, str]
+  weights: Mapping[str, Weight]
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """What a training minimises: models, loss terms and loss weights.
+  """What a training minimises: models, methods and loss weights.
 
   Attributes:
     student: the trained model.
     student_stats: the student's mean and std of images in [0, 1].
-    loss_weights: {term: weight > 0}, terms from `terms.TERMS`; only these are
-      computed.
-    student_grid: rows and columns of the student's token map.
-    teacher: the frozen model; None where no term needs one.
-    teacher_stats: the teacher's mean and std of images in [0, 1].
-    teacher_grid: rows and columns of the teacher's token map, which is
-      resampled to the student's if they differ.
-    head: modules trained beside the student; None without token-map losses.
-    select: keyword arguments of `tokens.select`.
-    temperature: tau > 0 of NKD and KL.
-    gamma: weight >= 0 of NKD's second term.
+    student_side: what is known of the student.
+    task_weight: weight >= 0 of the loss between its logits and the labels.
+    teachers: the frozen models by name, each learned from by some method.
+    methods: by name, in the order of reports.
+    label_smoothing: of the targets, in [0, 1).
   """
 
   student: protocol.Backbone
   student_stats: Stats
-  loss_weights: Mapping[str, float]
-  student_grid: tuple[int, int]
-  teacher: protocol.Backbone | None = None
-  teacher_stats: Stats | None = None
-  teacher_grid: tuple[int, int] | None = None
-  head: heads.ViTKD | None = None
-  select: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  temperature: float = losses.TEMPERATURE
-  gamma: float = losses.GAMMA
+  student_side: view.Side
+  task_weight: float = 1.0
+  teachers: Mapping[str, Teacher] = dataclasses.field(default_factory=dict)
+  methods: Mapping[str, Method] = dataclasses.field(default_factory=dict)
+  label_smoothing: float = 0.0
+
+  @property
+  def weights(self) -> dict[str, Weight]:
+    """{full name: weight} of every computed term, in the order of reports."""
+    found: dict[str, Weight] = {}
+    if self.task_weight:
+      found[terms.TASK] = self.task_weight
+    for method in self.methods.values():
+      found |= method.weights
+    return found
 
   @property
   def terms(self) -> tuple[str, ...]:
-    """Names of the computed terms, in the order of `terms.TERMS`."""
-    return tuple(term for term in loss_terms.TERMS if term in self.loss_weights)
+    """Full names of the computed terms, in the order of reports."""
+    return tuple(self.weights)
 
-  @property
-  def num_tokens(self) -> int:
-    """Number of patch tokens in the student's maps."""
-    return math.prod(self.student_grid)
+  def described(self) -> dict[str, str]:
+    """{full name: weight in words} of every computed term."""
+    return {
+      name: f"{weight(jnp.int32(0)):g} at first"
+      if callable(weight)
+      else f"{weight:g}"
+      for name, weight in self.weights.items()
+    }
 
-  @property
-  def num_low(self) -> int:
-    """Number of shallow maps compared."""
-    return len(self.select.get("low_blocks", (0, 1)))
+  def weights_at(self, step: jax.Array) -> dict[str, Any]:
+    """{full name: weight at a step}; constants are Python numbers.
+
+    Args:
+      step: int32 scalar, updates done.
+    """
+    return {
+      name: weight(step) if callable(weight) else weight
+      for name, weight in self.weights.items()
+    }
 
   @property
   def metric_names(self) -> tuple[str, ...]:
     """Names of the metrics that a step accumulates."""
     names = ["loss", "accuracy", "learning_rate", "grad_norm"]
-    names += [f"grad_norm_{part}" for part in ("student", "head")]
-    names += [f"raw_{term}" for term in self.terms]
-    names += [f"weighted_{term}" for term in self.terms]
+    names += [f"grad_norm_{part}" for part in PARTS]
+    names += self.terms
+    names += [f"weighted/{term}" for term in self.terms]
     return tuple(names)
 
+  def learned_from(self, name: str) -> view.Taps:
+    """All that the methods read of a teacher.
+
+    Args:
+      name: of the teacher.
+    """
+    taps = (
+      method.needs.teacher or view.Taps()
+      for method in self.methods.values()
+      if method.teacher == name
+    )
+    return functools.reduce(operator.or_, taps, view.Taps())
+
   def init_params(self, key: jax.Array, image_shape: tuple) -> dict[str, Any]:
-    """{"student": ..., "head": ...}, initialised.
+    """{"student": ..., "methods": {name: ...}}, initialised.
 
     Args:
       key: typed PRNG key.
       image_shape: (1, H, W, 3).
     """
-    key_student, key_head = jax.random.split(key)
+    key_student, key_methods = jax.random.split(key)
     image = jnp.zeros(image_shape, jnp.float32)
     params = self.student.init(key_student, image)["params"]
-    if self.head is None:
-      return {"student": params, "head": {}}
-    number = self.num_tokens
-    maps = [
-      jnp.zeros((1, *shape))
-      for width in (self.student.width, self.head.teacher_width)
-      for shape in ((self.num_low, number, width), (number, width))
-    ]
-    mask = jnp.zeros((1, number), bool)
-    head = self.head.init(key_head, *maps, mask)["params"]
-    return {"student": params, "head": head}
+    label = view.Label(jnp.zeros((1, self.student_side.num_classes or 0)))
+    found = {}
+    for name, method in self.methods.items():
+      own = methods.fold(key_methods, name)
+      made = method.module.init(
+        own,
+        view.zeros(self.student_side, method.needs.student),
+        self._zeros_of_teacher(method),
+        label,
+        self._draws(method, own, 1),
+      )
+      if "params" in made:
+        found[name] = made["params"]
+    return {"student": params, "methods": found}
 
-  def teacher_view(self, teacher_params: Any, image: jax.Array) -> Any:
-    """What the losses need of the frozen teacher.
+  def _zeros_of_teacher(self, method: Method) -> view.View | None:
+    if method.teacher is None or method.needs.teacher is None:
+      return None
+    side = self.teachers[method.teacher].side
+    return view.zeros(side, method.needs.teacher)
+
+  def _draws(self, method: Method, key: jax.Array, batch: int) -> Any:
+    draws: Any = getattr(method.module, "draws", None)
+    return draws(key, batch, self.student_side) if draws else {}
+
+  def draws(self, key: jax.Array, batch: int) -> dict[str, Any]:
+    """The randomness of each method, arrays [B, ...] by the method's name.
 
     Args:
-      teacher_params: the teacher's; None without a teacher.
-      image: float32 [B, H, W, 3] in [0, 1].
-
-    Returns:
-      (logits [B, C], low [B, K, N, D], high [B, N, D]) without gradient, the
-      maps on the student's grid and None without token-map losses; None
-      without a teacher.
+      key: typed PRNG key.
+      batch: B.
     """
-    if self.teacher is None:
-      return None
-    assert self.teacher_stats is not None
-    image = augmentation.normalize(image, *self.teacher_stats)
-    logits, out = self.teacher.apply({"params": teacher_params}, image)
-    if self.head is None:
-      return jax.lax.stop_gradient((logits, None, None))
-    assert self.teacher_grid is not None
-    low, high = self._select(self.teacher, out)
-    grids = self.teacher_grid, self.student_grid
-    low, high = tokens.resample(low, *grids), tokens.resample(high, *grids)
-    return jax.lax.stop_gradient((logits, low, high))
+    found = {
+      name: self._draws(method, methods.fold(key, name), batch)
+      for name, method in self.methods.items()
+    }
+    return {name: drawn for name, drawn in found.items() if drawn}
+
+  def teacher_views(
+    self, teacher_params: Mapping[str, Any], image: jax.Array
+  ) -> dict[str, view.View]:
+    """What the methods read of each teacher, without gradient.
+
+    Args:
+      teacher_params: {name of the teacher: its parameters}.
+      image: float32 [B, H, W, 3] in [0, 1].
+    """
+    views = {}
+    for name, teacher in self.teachers.items():
+      own = augmentation.normalize(image, *teacher.stats)
+      logits, out = teacher.model.apply({"params": teacher_params[name]}, own)
+      shown = view.make(
+        teacher.side,
+        self.learned_from(name),
+        logits,
+        out,
+        teacher_params[name].get("head"),
+      )
+      views[name] = jax.lax.stop_gradient(shown)
+    return views
 
   def losses(
     self,
     params: Any,
-    view: Any,
+    views: Mapping[str, view.View],
     image: jax.Array,
     target: jax.Array,
-    mask: jax.Array,
+    draws: Mapping[str, Any],
     key_drop: jax.Array,
   ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Every term of a batch, unweighted, and the student's logits.
 
     Args:
-      params: {"student": ..., "head": ...}.
-      view: from `teacher_view`.
+      params: {"student": ..., "methods": {name: ...}}.
+      views: from `teacher_views`.
       image: float32 [B, H, W, 3] in [0, 1].
       target: float32 [B, C], mixed and smoothed.
-      mask: bool [B, N] from `draw_mask`.
+      draws: from `draws`.
       key_drop: typed PRNG key for dropout and drop path.
 
     Returns:
@@ -148,93 +232,63 @@ class Objective:
       train=True,
       rngs={"dropout": key_drop},
     )
-    # The distillation token learns from the teacher, the CLS token from labels.
-    task_logits = out.get("logits_cls", logits)
-    taught_logits = out.get("logits_dist", logits)
-    values = {"task": losses.soft_cross_entropy(task_logits, target)}
-    if view is not None:
-      teacher_logits, low, high = view
-      values |= self._logit_losses(taught_logits, teacher_logits, target)
-    if self.head is not None:
-      maps: Any = self.head.apply(
-        {"params": params["head"]},
-        *self._select(self.student, out),
-        low,
-        high,
-        mask,
+    values = {}
+    if self.task_weight:
+      # The distillation token learns from the teacher, the CLS token from
+      # labels.
+      task_logits = out.get("logits_cls", logits)
+      values[terms.TASK] = losses.soft_cross_entropy(task_logits, target)
+    label = view.Label(target, self.label_smoothing)
+    for name, method in self.methods.items():
+      found: Any = method.module.apply(
+        {"params": params["methods"].get(name, {})},
+        view.make(self.student_side, method.needs.student, logits, out),
+        views[method.teacher] if method.teacher else None,
+        label,
+        draws.get(name, {}),
       )
-      values |= maps
+      values |= {full: found[term] for term, full in method.names.items()}
     return {term: values[term] for term in self.terms}, logits
 
-  def _logit_losses(
-    self, student: jax.Array, teacher: jax.Array, target: jax.Array
-  ) -> dict[str, jax.Array]:
-    temperature = self.temperature
-    functions = {
-      "nkd": lambda: losses.nkd(
-        student, teacher, target, temperature=temperature, gamma=self.gamma
-      ),
-      "kl": lambda: losses.kl(student, teacher, temperature=temperature),
-      "hard": lambda: losses.hard_distillation(student, teacher),
-    }
-    return {
-      term: functions[term]()
-      for term in loss_terms.LOGIT_TERMS
-      if term in self.loss_weights
-    }
 
-  def _select(
-    self, model: protocol.Backbone, out: Any
-  ) -> tuple[jax.Array, jax.Array]:
-    prefix = model.num_prefix_tokens
-    return tokens.select(out, num_prefix_tokens=prefix, **self.select)
+# Trees of parameters that train together.
+PARTS = ("student", "methods")
 
 
 def gradients(
-  objective: Objective, params: Any, teacher_params: Any, micro: Any
+  objective: Objective,
+  params: Any,
+  teacher_params: Mapping[str, Any],
+  weights: Mapping[str, Any],
+  micro: Any,
 ) -> tuple[Any, dict[str, jax.Array]]:
   """Gradients of a batch's mean total loss, and the mean of each term.
 
   Args:
-    objective: models, loss terms and loss weights.
-    params: {"student": ..., "head": ...}.
-    teacher_params: the frozen teacher's; None without one.
+    objective: models, methods and loss weights.
+    params: {"student": ..., "methods": {name: ...}}.
+    teacher_params: {name of the teacher: its parameters}.
+    weights: {term: weight}, from `Objective.weights_at`.
     micro: {"image": float32 [B, H, W, 3] in [0, 1], "target": float32 [B, C],
-      "mask": from `draw_mask`, "key": PRNG key for dropout}.
+      "draws": from `Objective.draws`, "key": PRNG key for dropout}.
 
   Returns:
     A tree like `params`, and scalars {"loss", "accuracy", one per term}.
   """
-  view = objective.teacher_view(teacher_params, micro["image"])
+  views = objective.teacher_views(teacher_params, micro["image"])
 
   def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-    terms, logits = objective.losses(
+    values, logits = objective.losses(
       params,
-      view,
+      views,
       micro["image"],
       micro["target"],
-      micro["mask"],
+      micro["draws"],
       micro["key"],
     )
-    means = {term: jnp.mean(value) for term, value in terms.items()}
-    total: Any = sum(
-      objective.loss_weights[term] * means[term] for term in means
-    )
+    means = {term: jnp.mean(value) for term, value in values.items()}
+    total: Any = sum(weights[term] * means[term] for term in means)
     hit = jnp.argmax(logits, -1) == jnp.argmax(micro["target"], -1)
     return total, {"loss": total, "accuracy": jnp.mean(hit), **means}
 
   return jax.grad(loss, has_aux=True)(params)
-
-
-def draw_mask(objective: Objective, key: jax.Array, batch: int) -> jax.Array:
-  """The tokens to replace, bool [B, N]; [B, 0] without a head.
-
-  Args:
-    objective: holds the head's ratio and the student's grid.
-    key: typed PRNG key.
-    batch: B.
-  """
-  if objective.head is None:
-    return jnp.zeros((batch, 0), bool)
-  ratio = objective.head.mask_ratio
-  return tokens.random_mask(key, batch, objective.num_tokens, ratio)

@@ -12,7 +12,15 @@ from vitkd_jax import check
 
 # Names of leaves without weight decay: norms, biases, prefix tokens and the
 # position embedding. The mask token decays, as in the paper.
-_NO_DECAY = ("bias", "scale", "cls", "dist", "reg", "pos_embedding")
+_NO_DECAY = (
+  "bias",
+  "scale",
+  "cls",
+  "dist",
+  "reg",
+  "pos_embedding",
+  "orthogonal",  # VkD's projector, which is its QR decomposition alone
+)
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import ml_collections
 
 from vitkd_jax import check
-from vitkd_jax.distill import heads, losses
+from vitkd_jax.runs import legacy
 from vitkd_jax.training import annotations
 from vitkd_jax.training import fields as student_fields
 
@@ -25,11 +25,9 @@ SECTIONS = (
   "data",
   "augment",
   "student",
-  "teacher",
-  "head",
-  "select",
-  "weights",
-  "logits",
+  "teachers",
+  "methods",
+  "task",
   "schedule",
   "optimizer",
   "run",
@@ -79,7 +77,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-  """Section `teacher`: the model whose maps and logits the student learns.
+  """A section of `teachers`: a model whose maps and logits a student learns.
 
   Attributes:
     weights: file, folder or workdir of the weights, or shipped:NAME.
@@ -98,20 +96,14 @@ class Teacher:
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
-  """Section `head`: see `heads.ViTKD`, whose defaults these are."""
+class Task:
+  """Section `task`: what the student learns from the labels.
 
-  mask_ratio: float = heads.ViTKD.mask_ratio
-  reduction: str = heads.ViTKD.reduction
-  always_align: bool = heads.ViTKD.always_align
+  Attributes:
+    weight: of the cross-entropy with the labels; 0 learns from teachers alone.
+  """
 
-
-@dataclasses.dataclass(frozen=True)
-class Logits:
-  """Section `logits`: see `objective.Objective`."""
-
-  temperature: float = losses.TEMPERATURE
-  gamma: float = losses.GAMMA
+  weight: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +174,7 @@ def split(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
   Raises:
     ValueError: the config has an unknown section.
   """
-  sections = student_fields.given(config).to_dict()
+  sections = legacy.modern(student_fields.given(config).to_dict())
   for name in sections.keys() - set(SECTIONS):
     near = check.nearest(name, SECTIONS)
     raise ValueError(f"unknown config section {name!r}; {near}")

@@ -15,8 +15,8 @@ class TrainState:
 
   Attributes:
     step: int32 scalar, number of updates done; also the position in the data.
-    params: {"student": ..., "head": ...} float32; the head trains beside the
-      student and is dropped at export ({} without token-map losses).
+    params: {"student": ..., "methods": {name: ...}} float32; what belongs to
+      the methods trains beside the student and is dropped at export.
     opt_state: the optimiser's state.
     ema: moving average of the student's parameters; None without one.
     metrics: {name: float32 [2]}, (sum, count) since the last log.
@@ -42,7 +42,7 @@ def make_init(
   """A function from a PRNG key to the initial TrainState, to be jitted.
 
   Args:
-    init_params: from a PRNG key to {"student", "head"}.
+    init_params: from a PRNG key to {"student", "methods"}.
     optimizer: optimises both.
     metric_names: metrics that a step accumulates.
     with_ema: keep a moving average of the student.

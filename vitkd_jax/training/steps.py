@@ -34,11 +34,11 @@ def make_train_step(
   moving average and metrics included, and counted in the state.
 
   Args:
-    objective: models, loss terms and loss weights.
+    objective: models, methods and loss weights.
     augment: from `augment.make_augment`.
-    optimizer: optimises {"student", "head"}.
+    optimizer: optimises {"student", "methods"}.
     schedule: learning rate by step, for the metric alone.
-    seed: seed of augmentation, masks and dropout.
+    seed: seed of augmentation, methods' draws and dropout.
     log_every: number of steps over which metrics accumulate.
     ema_decay: decay of the student's moving average, in [0, 1); None for no
       average.
@@ -59,20 +59,22 @@ def make_train_step(
     batch: Mapping[str, jax.Array],
   ) -> tuple[states.TrainState, dict[str, Any]]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    key_augment, key_mask, key_drop = jax.random.split(key, 3)
+    key_augment, key_draws, key_drop = jax.random.split(key, 3)
     image, target = augment(key_augment, batch["image"], batch["label"])
-    whole = {"image": image, "target": target}
-    whole["mask"] = objectives.draw_mask(objective, key_mask, image.shape[0])
+    draws = objective.draws(key_draws, image.shape[0])
+    whole = {"image": image, "target": target, "draws": draws}
+    weights = objective.weights_at(state.step)
     compute = functools.partial(
       objectives.gradients,
       objective,
       gather(state.params),
       gather(teacher_params),
+      weights,
     )
     grads, means = _accumulate(compute, whole, key_drop, accumulate)
 
-    norms = {part: optax.tree.norm(grads[part]) for part in ("student", "head")}
-    norm = jnp.hypot(norms["student"], norms["head"])
+    norms = {part: optax.tree.norm(grads[part]) for part in objectives.PARTS}
+    norm = jnp.hypot(*norms.values())
     # Independent of the update's result, so that the skip fuses with the
     # optimiser. AdamW's update of a finite gradient is finite.
     bad = ~jnp.isfinite(
@@ -91,8 +93,8 @@ def make_train_step(
       **{f"grad_norm_{part}": value for part, value in norms.items()},
     }
     for term in objective.terms:
-      measured[f"raw_{term}"] = means[term]
-      measured[f"weighted_{term}"] = objective.loss_weights[term] * means[term]
+      measured[term] = means[term]
+      measured[f"weighted/{term}"] = weights[term] * means[term]
     fresh = state.step % log_every == 0
     metrics = {
       name: jnp.where(fresh, 0.0, state.metrics[name])
@@ -112,7 +114,7 @@ def make_train_step(
 
 def _accumulate(
   compute: Callable[[Any], Any],
-  whole: dict[str, jax.Array],
+  whole: dict[str, Any],
   key_drop: jax.Array,
   count: int,
 ) -> Any:
@@ -123,17 +125,16 @@ def _accumulate(
   # A TPU slices rows much faster than pixels of three channels.
   rows = whole | {"image": einops.rearrange(image, "b h w c -> b h (w c)")}
   # Every count-th example, so that a micro-batch is spread over all devices.
-  micro = {
-    name: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
-    for name, x in rows.items()
-  }
+  micro = jax.tree.map(
+    lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), rows
+  )
   micro["key"] = jax.random.split(key_drop, count)
 
-  def one(part: dict[str, jax.Array]) -> Any:
+  def one(part: dict[str, Any]) -> Any:
     pixels = part["image"].reshape(-1, *image.shape[1:])
     return compute(part | {"image": pixels})
 
-  def add(total: Any, part: dict[str, jax.Array]) -> tuple[Any, None]:
+  def add(total: Any, part: dict[str, Any]) -> tuple[Any, None]:
     return jax.tree.map(jnp.add, total, one(part)), None
 
   shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro))

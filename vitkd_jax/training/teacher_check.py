@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitkd_jax.cluster import sharding
-from vitkd_jax.distill import terms as loss_terms
 from vitkd_jax.evaluation import running
 from vitkd_jax.training import experiment
 
@@ -37,22 +36,24 @@ class Score:
     )
 
 
-def compares_logits(parts: experiment.Experiment) -> bool:
-  """Whether a loss term takes the teacher's classes for the dataset's.
+def with_classes(parts: experiment.Experiment) -> list[str]:
+  """Names of the teachers whose classes a method takes for the dataset's.
 
   Args:
     parts: the training.
   """
-  return any(term in loss_terms.LOGIT_TERMS for term in parts.objective.terms)
+  objective = parts.objective
+  return [x for x in objective.teachers if objective.learned_from(x).logits]
 
 
-def lines(score: Score) -> list[str]:
+def lines(name: str, score: Score) -> list[str]:
   """What the log says of a score, with a warning where it is near chance.
 
   Args:
+    name: of the teacher.
     score: from `score`.
   """
-  said = [f"teacher's accuracy: {score}"]
+  said = [f"{name}'s accuracy: {score}"]
   if not score.good:
     said.append(
       "WARNING: the teacher hardly knows these classes, but the student learns "
@@ -63,27 +64,28 @@ def lines(score: Score) -> list[str]:
 
 
 def score(
-  parts: experiment.Experiment, batch: dict[str, jax.Array], every: int = 1
+  parts: experiment.Experiment,
+  name: str,
+  batch: dict[str, jax.Array],
+  every: int = 1,
 ) -> Score:
-  """The teacher's accuracy on a batch; all processes call it together.
+  """A teacher's accuracy on a batch; all processes call it together.
 
   It runs once, so that compile time dominates: the teacher's blocks are
   scanned, which compiles a single block, and code for a CPU is not optimised.
 
   Args:
-    parts: a training whose teacher has the dataset's classes.
+    parts: the training.
+    name: of a teacher that has the dataset's classes.
     batch: "image" uint8 [B, H, W, 3] and "label" int32 [B], on the mesh.
     every: use every `every`-th example; the number of gradient-accumulation
       steps keeps the memory at that of a training step.
   """
-  objective = parts.objective
-  teacher, stats = objective.teacher, objective.teacher_stats
-  assert teacher is not None
-  assert stats is not None
+  teacher = parts.objective.teachers[name]
 
   def compute(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
-    model, params = teacher.quick_to_compile(params)
-    logits = running.logits(model, *stats, params, image[::every])
+    model, params = teacher.model.quick_to_compile(params)
+    logits = running.logits(model, *teacher.stats, params, image[::every])
     return jnp.mean(jnp.argmax(logits, -1) == label[::every])
 
   on_cpu = parts.mesh.devices.flat[0].platform == "cpu"
@@ -92,5 +94,5 @@ def score(
     out_shardings=sharding.replicated(parts.mesh),
     compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
   )
-  top1 = compute(parts.teacher_params, batch["image"], batch["label"])
+  top1 = compute(parts.teacher_params[name], batch["image"], batch["label"])
   return Score(float(np.asarray(top1)), 1 / parts.info.num_classes)

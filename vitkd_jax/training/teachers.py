@@ -52,21 +52,23 @@ class Teacher:
 
 
 def load(
+  name: str,
   config: sections.Teacher,
   info: datasets.Info,
   image_size: tuple[int, int],
-  logit_terms: Sequence[str] = (),
+  by_logits: Sequence[str] = (),
   pinned: Pin | None = None,
 ) -> Teacher:
-  """The teacher of a config.
+  """A teacher of a config.
 
-  Its classes may differ from the dataset's where no loss compares logits.
+  Its classes may differ from the dataset's where no method compares logits.
 
   Args:
-    config: section `teacher`.
+    name: of the teacher in the config.
+    config: its section.
     info: dataset description.
     image_size: (H, W) in pixels.
-    logit_terms: loss terms that compare logits.
+    by_logits: methods that compare logits with it.
     pinned: the weights that the run's first start took; of a teacher's
       checkpoints the same step is read, even if there are newer ones.
 
@@ -75,20 +77,20 @@ def load(
       classes is another.
   """
   model = vit.Model(None, variant=config.variant)
-  checks.check_patches("teacher", model.patch_size, *image_size)
+  checks.check_patches(f"teacher {name}", model.patch_size, *image_size)
   loaded = _read(config, image_size, pinned.step if pinned else None)
-  if logit_terms and loaded.num_classes != info.num_classes:
+  if by_logits and loaded.num_classes != info.num_classes:
     raise ValueError(
       f"expected a teacher of {info.name}'s {info.num_classes} classes for the "
-      f"loss terms {', '.join(logit_terms)}, got {loaded.num_classes or 'no'} "
+      f"logits of {', '.join(by_logits)}, got {loaded.num_classes or 'no'} "
       f"classes in {config.weights}; use another teacher, or token maps alone "
       "(method=vitkd)"
     )
-  _check_resolution(config, loaded.notes, image_size)
+  _check_resolution(name, config, loaded.notes, image_size)
   model = vit.Model(loaded.num_classes, variant=config.variant, **loaded.fields)
   frozen, params = model.frozen(loaded.params, config.dtype)
   notes = loaded.notes
-  if logit_terms:
+  if by_logits:
     names = students.stated(config.weights).class_names
     notes += scoring.compare_classes(
       f"the teacher {config.weights}", names, info
@@ -141,14 +143,16 @@ def _pin(loaded: students.Loaded, pinned: Pin | None) -> Pin:
 
 
 def plan(
+  name: str,
   config: sections.Teacher,
   info: datasets.Info,
   image_size: tuple[int, int],
 ) -> Teacher:
-  """The teacher of a config as shapes; reads no weights.
+  """A teacher of a config as shapes; reads no weights.
 
   Args:
-    config: section `teacher`.
+    name: of the teacher in the config.
+    config: its section.
     info: dataset description.
     image_size: (H, W) in pixels.
 
@@ -156,7 +160,7 @@ def plan(
     ValueError: the variant is unknown, or its patches do not divide the images.
   """
   model = vit.Model(info.num_classes, variant=config.variant)
-  checks.check_patches("teacher", model.patch_size, *image_size)
+  checks.check_patches(f"teacher {name}", model.patch_size, *image_size)
 
   frozen = model
 
@@ -171,6 +175,7 @@ def plan(
 
 
 def _check_resolution(
+  name: str,
   config: sections.Teacher,
   notes: Sequence[str],
   image_size: tuple[int, int],
@@ -181,6 +186,6 @@ def _check_resolution(
     raise ValueError(
       f"expected a teacher trained at {image_size[0]}x{image_size[1]}, got "
       f"{config.weights} ({resized[0]}); use a teacher of this resolution, or "
-      "set config.teacher.resize_posemb=True (the one published trial of that "
-      "ended below its baseline)"
+      f"set config.teachers.{name}.resize_posemb=True (the one published trial "
+      "of that ended below its baseline)"
     )

@@ -119,15 +119,15 @@ def _run_lines(
   config = run.get("config")
   if not config:
     return lines
-  teacher = config.get("teacher") or {}
-  step = run.get("teacher_step")
-  if teacher.get("weights"):
+  for name, teacher in (config.get("teachers") or {}).items():
+    pin = (run.get("teachers") or {}).get(name) or {}
+    step = pin.get("step")
     lines += [
       "",
       f"Teacher: `{teacher.get('variant')}` from "
-      f"`{os.path.basename(str(teacher['weights']).rstrip('/'))}`, "
+      f"`{os.path.basename(str(teacher.get('weights')).rstrip('/'))}`, "
       + ("" if step is None else f"step {step}, ")
-      + f"SHA-256 `{run.get('teacher_sha256')}`.",
+      + f"SHA-256 `{pin.get('sha256')}`.",
     ]
   shown = json.dumps(config, indent=2, default=str)
   return lines + ["", "## The run's config", "", "```json", shown, "```"]

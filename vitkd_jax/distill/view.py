@@ -1,0 +1,319 @@
+"""What a method sees of a batch, and what it says beforehand that it needs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vitkd_jax.distill import tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """What is known of a model in a training before it runs.
+
+  Attributes:
+    width: D of its token maps.
+    depth: number of blocks.
+    grid: rows and columns of its patch tokens.
+    num_prefix_tokens: number of tokens before the patch tokens of a map.
+    num_classes: C; None or 0 without a head.
+    dtype_mm: dtype of its matrix products.
+    has_class_token: whether the first prefix token is a CLS token.
+    has_head: whether its logits are one linear layer of `View.pooled`.
+  """
+
+  width: int
+  depth: int
+  grid: tuple[int, int]
+  num_prefix_tokens: int = 0
+  num_classes: int | None = None
+  dtype_mm: Any = "float32"
+  has_class_token: bool = False
+  has_head: bool = False
+
+  @property
+  def num_tokens(self) -> int:
+    """N, the number of its patch tokens."""
+    return math.prod(self.grid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Taps:
+  """Parts of a model's view.
+
+  Attributes:
+    logits: whether its logits.
+    pooled: whether the features that its head reads.
+    head: whether its head, see `View.head`.
+    cls: (block, place) of each CLS token, as for `maps`.
+    maps: (block, place) of each token map; negative blocks count from the last,
+      and "encoded" is after the last block, whatever block is named.
+  """
+
+  logits: bool = False
+  pooled: bool = False
+  head: bool = False
+  cls: tuple[tuple[int, str], ...] = ()
+  maps: tuple[tuple[int, str], ...] = ()
+
+  def __or__(self, other: "Taps") -> "Taps":
+    """The parts of both."""
+    return Taps(
+      logits=self.logits or other.logits,
+      pooled=self.pooled or other.pooled,
+      head=self.head or other.head,
+      cls=tuple(dict.fromkeys((*self.cls, *other.cls))),
+      maps=tuple(dict.fromkeys((*self.maps, *other.maps))),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+  """What a method needs of the models, before anything runs.
+
+  Attributes:
+    student: parts of the student's view.
+    teacher: parts of the teacher's view; None where no teacher is needed.
+  """
+
+  student: Taps = Taps()
+  teacher: Taps | None = None
+
+
+@flax.struct.dataclass
+class View:
+  """What a model shows of a batch; only what some method needs.
+
+  A teacher's is without gradient.
+
+  Attributes:
+    logits: [B, C]; a distilled student's are those of its distillation token.
+    pooled: [B, D], what the head reads.
+    head: (kernel [D, C], bias [C]) of a teacher.
+    tokens: CLS tokens [B, D] by (block, place), see `cls`.
+    maps: patch tokens [B, N, D] by (block, place), see `map`.
+    side: what is known of the model.
+  """
+
+  # None where no method reads them, which a type would make each method check.
+  logits: Any
+  pooled: Any
+  head: Any
+  tokens: dict[tuple[int, str], jax.Array]
+  maps: dict[tuple[int, str], jax.Array]
+  side: Side = flax.struct.field(pytree_node=False)
+
+  def map(self, block: int, place: str = "+mlp") -> jax.Array:
+    """The patch tokens [B, N, D] at a place of a block.
+
+    Args:
+      block: negative ones count from the last.
+      place: see `tokens.PLACES`.
+    """
+    return self.maps[_key(block, place, self.side.depth)]
+
+  def cls(self, block: int, place: str = "+mlp") -> jax.Array:
+    """The CLS token [B, D] at a place of a block.
+
+    Args:
+      block: negative ones count from the last.
+      place: see `tokens.PLACES`.
+    """
+    return self.tokens[_key(block, place, self.side.depth)]
+
+
+@flax.struct.dataclass
+class Label:
+  """What the dataset says of a batch.
+
+  Attributes:
+    target: float32 [B, C], mixed and smoothed.
+    smoothing: of the labels, in [0, 1).
+  """
+
+  target: jax.Array
+  smoothing: float = flax.struct.field(pytree_node=False, default=0.0)
+
+  @property
+  def mixed(self) -> jax.Array:
+    """float32 [B, C], mixed but not smoothed: 0 where a class has no share."""
+    classes = self.target.shape[-1]
+    share = self.target - self.smoothing / classes
+    share /= 1 - self.smoothing
+    # What smoothing added is taken away but for its rounding.
+    return jnp.where(share < 1e-6, 0.0, share)
+
+  @property
+  def hard(self) -> jax.Array:
+    """int32 [B], the class with the largest share."""
+    return jnp.argmax(self.target, axis=-1)
+
+
+def make(
+  side: Side,
+  taps: Taps,
+  logits: jax.Array,
+  out: Mapping[str, Any],
+  head: Mapping[str, jax.Array] | None = None,
+) -> View:
+  """The view of a model, from what it returns.
+
+  Args:
+    side: what is known of the model.
+    taps: the parts to show.
+    logits: [B, C], first output of the model.
+    out: its second output, see `models.protocol.Backbone`.
+    head: {"kernel", "bias"} of its head; None without one.
+  """
+  return View(
+    logits=out.get("logits_dist", logits) if taps.logits else None,
+    pooled=out["head_input"] if taps.pooled else None,
+    head=(head["kernel"], head["bias"]) if head and taps.head else None,
+    tokens={
+      _key(block, place, side.depth): tokens.patches(out, block, place, 0)[:, 0]
+      for block, place in taps.cls
+    },
+    maps={
+      _key(block, place, side.depth): tokens.patches(
+        out, block, place, side.num_prefix_tokens
+      )
+      for block, place in taps.maps
+    },
+    side=side,
+  )
+
+
+def zeros(side: Side, taps: Taps, batch: int = 1) -> View:
+  """A view of zeros, for the shapes of a method's parameters.
+
+  Args:
+    side: what is known of the model.
+    taps: the parts to show.
+    batch: B.
+  """
+  map_shape = (batch, side.num_tokens, side.width)
+  return View(
+    logits=jnp.zeros((batch, side.num_classes or 0)) if taps.logits else None,
+    pooled=jnp.zeros((batch, side.width)) if taps.pooled else None,
+    head=(
+      jnp.zeros((side.width, side.num_classes or 0)),
+      jnp.zeros(side.num_classes or 0),
+    )
+    if taps.head
+    else None,
+    tokens={
+      _key(block, place, side.depth): jnp.zeros((batch, side.width))
+      for block, place in taps.cls
+    },
+    maps={
+      _key(block, place, side.depth): jnp.zeros(map_shape)
+      for block, place in taps.maps
+    },
+    side=side,
+  )
+
+
+def pairs(
+  student: View,
+  teacher: View,
+  blocks: Sequence[int],
+  teacher_blocks: Sequence[int] | None,
+  place: str,
+) -> Iterator[tuple[jax.Array, jax.Array]]:
+  """Maps to compare, [B, N, D_s] and [B, N, D_t] on the student's grid.
+
+  Args:
+    student: the student's view.
+    teacher: the teacher's.
+    blocks: of the student.
+    teacher_blocks: of the teacher, as many; none for the same as the student's.
+    place: see `tokens.PLACES`.
+  """
+  grids = teacher.side.grid, student.side.grid
+  for block, other in zip(blocks, teacher_blocks or blocks, strict=True):
+    yield (
+      student.map(block, place),
+      tokens.resample(teacher.map(other, place), *grids),
+    )
+
+
+def needs_of_pairs(
+  student: Side,
+  teacher: Side,
+  blocks: Sequence[int],
+  teacher_blocks: Sequence[int] | None,
+  place: str,
+) -> Needs:
+  """The needs of a method that compares `pairs`.
+
+  Args:
+    student: the student.
+    teacher: the teacher.
+    blocks: see `pairs`.
+    teacher_blocks: see `pairs`.
+    place: see `pairs`.
+
+  Raises:
+    ValueError: a model lacks a block, or there are not as many of both.
+  """
+  if not blocks:
+    raise ValueError("expected at least one block in blocks, got none")
+  if teacher_blocks and len(teacher_blocks) != len(blocks):
+    raise ValueError(
+      f"expected as many teacher_blocks as blocks, {len(blocks)}, got "
+      f"{len(teacher_blocks)}"
+    )
+  own = tuple((block, place) for block in blocks)
+  theirs = tuple((block, place) for block in teacher_blocks or blocks)
+  check_maps(student, own)
+  check_maps(teacher, theirs)
+  return Needs(Taps(maps=own), Taps(maps=theirs))
+
+
+def check_pooled(side: Side, who: str) -> None:
+  """Checks that a model has one feature that its head reads.
+
+  Args:
+    side: the model.
+    who: "student" or "teacher".
+
+  Raises:
+    ValueError: it has none, or several.
+  """
+  if not side.has_head:
+    raise ValueError(
+      f"expected a {who} with one linear head on its pooled features, got one "
+      "without a head, or with two (distilled), or with a layer between"
+    )
+
+
+# The needs of a method that compares logits alone.
+LOGITS = Needs(Taps(logits=True), Taps(logits=True))
+
+
+def check_maps(side: Side, maps: tuple[tuple[int, str], ...]) -> None:
+  """Checks that a model has the token maps that a method compares.
+
+  Args:
+    side: the model.
+    maps: (block, place) of each.
+
+  Raises:
+    ValueError: a place is unknown, or there is no such block.
+  """
+  for block, place in maps:
+    tokens.check_place(place)
+    if place != "encoded" and not -side.depth <= block < side.depth:
+      raise ValueError(
+        f"names block {block}, but a model has {side.depth} block"
+        + "s" * (side.depth > 1)
+      )
+
+
+def _key(block: int, place: str, depth: int) -> tuple[int, str]:
+  return (depth - 1, place) if place == "encoded" else (block % depth, place)
