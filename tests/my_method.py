@@ -29,5 +29,11 @@ class Broken(Mine):
     return ["logits"]
 
 
+class Raising(Mine):
+  @staticmethod
+  def needs(fields, student, teacher):
+    return Needs(Taps(pool=True))
+
+
 class Wordless(nn.Module):
   pass

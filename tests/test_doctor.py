@@ -1,6 +1,7 @@
 """What the doctor says of a training, and of a step compiled for a slice."""
 
 import pathlib
+import re
 
 import ml_collections
 import pytest
@@ -73,6 +74,14 @@ def test_a_training_is_examined(tiny_config):
   # A random teacher is found out, a random head learns.
   assert said["teacher's accuracy"].good is False
   assert said["gradients of the methods"].good
+  shares = [
+    re.search(r"(\d+)% of the total and (\d+)% of the student", found.found)
+    for name, found in said.items()
+    if name.endswith(" loss")
+  ]
+  assert len(shares) == 4
+  for column in (1, 2):  # each rounded to a percent
+    assert abs(sum(int(share[column]) for share in shares) - 100) <= 2
   assert said["vitkd/mimic loss"].good
   assert "GFLOP per step and device" in said["work"].found
 
@@ -81,7 +90,7 @@ def test_a_training_is_examined(tiny_config):
 def baseline(tiny_config):
   """A student alone, whose head starts at zero."""
   plain = tiny_config.to_dict() | {"methods": {}, "augment": {}}
-  for name in ("teachers", "methods", "task"):
+  for name in ("teachers", "methods", "task"):  # may be left out
     del plain[name]
   plain["student"] |= {"head_zeroinit": True}
   return ml_collections.ConfigDict(plain)

@@ -153,6 +153,11 @@ def test_a_term_alone_is_what_it_is_beside_the_others(name):
     np.testing.assert_allclose(found[term], value, rtol=1e-6)
 
 
+def test_each_is_the_class_of_a_module_of_its_name():
+  for name, kind in methods.METHODS.items():
+    assert kind.__module__ == f"vitkd_jax.distill.methods.{name}"
+
+
 def test_names_alone_decide_on_keys():
   key = jax.random.key(0)
   names = ["vitkd", "nkd", "kl", "mine"]

@@ -89,6 +89,7 @@ def test_a_method_of_ones_own_trains(plain):
     ("my_method:Other", "has no attribute 'Other'"),
     ("my_method:Wordless", "lacks terms and needs"),
     ("my_method:Broken", "expected needs() to return a Needs, got ['logits']"),
+    ("my_method:Raising", "Raising.needs: TypeError: Taps.__init__() got an"),
     ("math:pi", "to name a class of flax.linen.Module, got 3.14"),
   ],
 )

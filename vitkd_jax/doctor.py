@@ -28,7 +28,7 @@ import numpy as np
 from vitkd_jax.cluster import sharding
 from vitkd_jax.commandline import command
 from vitkd_jax.data import augment
-from vitkd_jax.estimate import findings, flops
+from vitkd_jax.estimate import findings, flops, gradients
 from vitkd_jax.training import experiment, inputs, teacher_check
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training import state as states
@@ -178,40 +178,26 @@ def _gradients(
   parts: experiment.Experiment, state: states.TrainState, batch: Batch
 ) -> Iterator[Finding]:
   """One batch's loss terms, and whether every parameter gets a gradient."""
-  objective = parts.objective
-  weights = objective.weights_at(jnp.int32(0))
-
-  @jax.jit
-  def compute(
-    params: Any, teacher_params: Any, image: jax.Array, label: jax.Array
-  ) -> tuple[Any, dict[str, jax.Array]]:
-    keys = jax.random.split(jax.random.key(parts.run.seed), 3)
-    image, target = parts.augment(keys[0], image, label)
-    draws = objective.draws(keys[1], image.shape[0])
-    micro = dict(image=image, target=target, draws=draws, key=keys[2])
-    grads, means = objectives.gradients(
-      objective, params, teacher_params, weights, micro
-    )
-    return jax.tree.map(lambda g: jnp.sqrt(jnp.sum(g * g)), grads), means
-
-  norms, means = jax.device_get(
-    compute(state.params, parts.teacher_params, batch["image"], batch["label"])
+  compute = gradients.make(parts)
+  found = compute(state.params, batch)
+  loss, norm = (
+    sum(each.values()) for each in (found.weighted, found.student_norms)
   )
-  for term in objective.terms:
-    raw, weighted = means[term], float(weights[term]) * means[term]
+  for term, raw in found.means.items():
+    weighted, own = found.weighted[term], found.student_norms[term]
     yield Finding(
       f"{term} loss",
-      f"{raw:.4g} raw, {weighted:.4g} weighted ({weighted / means['loss']:.0%} "
-      "of the total) before the first step",
+      f"{raw:.4g} raw, {weighted:.4g} weighted, {weighted / loss:.0%} of the "
+      f"total and {own / norm:.0%} of the student's gradient norms, before the "
+      "first step",
       bool(np.isfinite(raw)),
     )
+  norms = found.leaf_norms
   dead = _without_gradient(norms)
   opened = _opened(state.params)
   waiting = opened is not None and dead["student"]
   if waiting:  # do they get one once the head is no longer zero?
-    norms, _ = jax.device_get(
-      compute(opened, parts.teacher_params, batch["image"], batch["label"])
-    )
+    norms = compute(opened, batch).leaf_norms
     dead = _without_gradient(norms)
   for part in objectives.PARTS:
     total = len(jax.tree.leaves(norms[part]))

@@ -232,8 +232,11 @@ def _make(
     needs = kind.needs(  # type: ignore[attr-defined]
       module, student, teachers[teacher] if teacher else None
     )
-  except ValueError as error:
-    raise ValueError(f"config.{key}: {error}") from None
+  except Exception as error:  # a class of one's own raises what it likes
+    text = f"{error}".strip().partition("\n")[0]
+    if not isinstance(error, ValueError):
+      text = f"{kind.__name__}.needs: {type(error).__name__}: {text}"
+    raise ValueError(f"config.{key}: {text}") from None
   lengths.check_group(f"config.{key}", module, length)
   if not isinstance(needs, view.Needs):
     raise ValueError(

@@ -26,6 +26,7 @@ import jax
 
 from vitkd_jax.distill.methods import (
   cka,
+  deit_soft,
   dist,
   dkd,
   hard,
@@ -36,10 +37,12 @@ from vitkd_jax.distill.methods import (
   regress,
   spectral,
   srrl,
+  token_similarity,
   ttm,
   uskd,
   vitkd,
   wsld,
+  wttm,
 )
 
 # In the order in which a training adds up their terms.
@@ -48,9 +51,9 @@ METHODS: dict[str, type[nn.Module]] = {
   "nkd": nkd.NKD,
   "kl": kl.KL,
   "hard": hard.Hard,
-  "deit_soft": hard.DeiTSoft,
+  "deit_soft": deit_soft.DeiTSoft,
   "ttm": ttm.TTM,
-  "wttm": ttm.WTTM,
+  "wttm": wttm.WTTM,
   "dkd": dkd.DKD,
   "wsld": wsld.WSLD,
   "dist": dist.DIST,
@@ -61,7 +64,7 @@ METHODS: dict[str, type[nn.Module]] = {
   "mgd": mgd.MGD,
   "srrl": srrl.SRRL,
   "cka": cka.CKA,
-  "token_similarity": cka.TokenSimilarity,
+  "token_similarity": token_similarity.TokenSimilarity,
 }
 
 
