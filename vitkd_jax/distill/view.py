@@ -141,7 +141,16 @@ class Label:
 
   @property
   def mixed(self) -> jax.Array:
-    """float32 [B, C], mixed but not smoothed: 0 where a class has no share."""
+    """float32 [B, C], mixed but not smoothed: 0 where a class has no share.
+
+    Raises:
+      ValueError: nothing is left of the labels.
+    """
+    if self.smoothing >= 1:
+      raise ValueError(
+        f"expected a label smoothing < 1, got {self.smoothing}: nothing is "
+        "left of the labels"
+      )
     classes = self.target.shape[-1]
     share = self.target - self.smoothing / classes
     share /= 1 - self.smoothing
