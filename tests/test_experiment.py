@@ -115,7 +115,7 @@ def edit(config, path, value):
       "encoded",
       "low_place in a block, such as",
     ),
-    ("student.depth", 1, "names block 1, but the shallower model has 1 block"),
+    ("student.depth", 1, "names block 1, but a model has 1 block"),
     ("student.pool_type", "none", "same shape, got (16, 16, 10) and (16, 10)"),
     ("methods.nkd.tau", 2.0, "config.methods.nkd.tau; the nearest is"),
     ("schedule.kind", "linear", "to be one of 'mmcls', 'deit', got 'linear'"),
@@ -232,7 +232,7 @@ def test_a_shallow_student_without_select_is_refused(tiny_config):
   """The default blocks are the method's, and may be more than it has."""
   tiny_config.student.depth = 1
   del tiny_config.methods.vitkd.low_blocks
-  with pytest.raises(ValueError, match=r"shallower model has 1 block$"):
+  with pytest.raises(ValueError, match=r"a model has 1 block$"):
     experiment.build(tiny_config)
   tiny_config.methods = dict(kl={})  # no maps: any depth will do
   assert "kl" in experiment.build(tiny_config).objective.terms
