@@ -56,9 +56,9 @@ def test_the_launcher_ends_the_others(start, tmp_path):
 def test_one_that_comes_late_to_the_first_step_is_waited_for(start, tmp_path):
   with start(
     tmp_path / "run",
-    "--config.run.epochs=0.5",
+    "--config.run.epochs=1.0",
     processes=2,
-    devices=1,
+    devices=2,
     env={"FAULT": "late:0"},
   ) as training:
     training.end()

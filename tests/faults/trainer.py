@@ -35,7 +35,7 @@ def _noted(batches, step):
     if _FAULT == "sleep" and index == 1 and step == int(_AT):
       time.sleep(3600)
     if _FAULT == "late" and index == 1 and step == int(_AT):
-      time.sleep(35)
+      time.sleep(45)
     if _FAULT in ("full", "tight") and step == int(_AT):
       first = os.path.join(flags.FLAGS.workdir, "checkpoints", "5")
       while not os.path.isdir(first):  # it is still being saved
