@@ -45,7 +45,9 @@ def test_ctrl_c_while_it_compiles_leaves_promptly(start, tmp_path):
 
 def test_a_closed_terminal_saves_on_all_processes(start, tmp_path):
   workdir = tmp_path / "run"
-  with start(workdir, processes=2, devices=1) as training:
+  # Far longer than the processes take to agree on a step, on whatever machine.
+  long = "--config.run.epochs=300.0"
+  with start(workdir, long, processes=2, devices=1) as training:
     training.until_step(7)
     os.killpg(training.process.pid, signal.SIGHUP)
     output = training.end(0)
