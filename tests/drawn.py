@@ -9,7 +9,8 @@ from vitkd_jax.models import vit
 def params(num_classes=5, seed=0, *, image_size=28, deviation=0.3, **fields):
   """Of `vit.Model(num_classes, **fields)`, as NumPy; nothing is compiled."""
   model = vit.Model(num_classes, **fields)
-  image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
+  height, width = np.broadcast_to(image_size, 2).tolist()  # or a pair
+  image = jax.ShapeDtypeStruct((1, height, width, 3), np.float32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
   rng = np.random.default_rng(seed)
 

@@ -45,7 +45,7 @@ def run(server):
     "student": {"variant": VARIANT},
     "data": {"name": "fashion_mini", "eval_split": "test[:20]"},
     "run": {"seed": 0, "batch_size": 16},
-    "weights": {"task": 1.0},
+    "weights": {"task": 1.0, "kl": 1.0},
     "teacher": {"weights": "gs://x/teacher", "variant": "S/16"},
   }
   record = {"config": config, "teacher_sha256": "ab" * 32, "teacher_step": 7}

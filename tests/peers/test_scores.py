@@ -75,7 +75,7 @@ def case(request, tmp_path_factory):
   cut = crop.centre(images) or (lambda data: decode.to_rgb(decode.decode(data)))
   pixels = np.stack([cut(data) for data in files])
   model = vit.Model(10, **FIELDS)
-  params = drawn.params(10, image_size=images.size[0], **FIELDS)
+  params = drawn.params(10, image_size=images.size, **FIELDS)
   inputs = augment.normalize(np.float32(pixels) / 255, MEAN, STD)
   with jax.default_matmul_precision("highest"):
     logits = np.array(jax.jit(model.apply)({"params": params}, inputs)[0])
