@@ -14,6 +14,8 @@ import jax
 import pytest
 
 from vitkd_jax.commandline import command, manual
+from vitkd_jax.distill import methods
+from vitkd_jax.training import method_sections
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/quickstart.py"
@@ -191,6 +193,12 @@ def test_every_key_of_a_config_has_a_meaning(name):
   for section, values in manual.sections_of(config):
     known = manual.meanings(section, values)
     assert set(values.keys()) - {"weights"} <= known.keys(), section
+
+
+def test_every_key_of_every_method_has_a_meaning():
+  for name, kind in methods.METHODS.items():
+    known = manual.meanings(f"methods.{name}", {})
+    assert method_sections.keys(kind).keys() <= known.keys(), name
 
 
 @pytest.mark.parametrize(

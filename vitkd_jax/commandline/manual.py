@@ -14,6 +14,7 @@ import textwrap
 from typing import Any
 
 from absl import flags
+import flax.linen as nn
 import ml_collections
 
 from vitkd_jax.data import augment
@@ -130,7 +131,8 @@ def meanings(section: str, values: Mapping[str, Any]) -> dict[str, str]:
     readers = (sections.Teacher,)
   elif folder == "methods":
     kind = method_sections.kind_of(name, values)
-    readers = (kind, method_sections.Common)
+    own = (x for x in kind.__mro__ if issubclass(x, nn.Module))
+    readers = (*own, method_sections.Common)
   found: dict[str, str] = {}
   for reader in reversed(readers):
     found |= _described(inspect.getdoc(reader) or "")

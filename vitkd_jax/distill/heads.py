@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -115,17 +114,9 @@ class ViTKD(nn.Module):
       "mask_token", nn.initializers.zeros, (1, 1, self.teacher_width)
     )
     x = jnp.where(mask[..., None], linear.spread(token, x), x)
-    x = einops.rearrange(x, "b (h w) d -> b h w d", h=rows, w=columns)
-    for i in range(2):
-      x = linear.Conv(
-        self.teacher_width,
-        (3, 3),
-        dtype=self.dtype_mm,
-        kernel_init=projectors.kernel_init,
-        bias_init=projectors.bias_init(9 * self.teacher_width),
-        name=f"generator_{i}",
-      )(nn.relu(x) if i else x)
-    return einops.rearrange(x, "b h w d -> b (h w) d")
+    return projectors.generate(
+      x, (rows, columns), dtype_mm=self.dtype_mm, name="generator"
+    )
 
   def _check(
     self,

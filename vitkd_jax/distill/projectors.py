@@ -4,6 +4,7 @@ from collections.abc import Callable
 import math
 from typing import Any
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,34 @@ class Projector(nn.Module):
       dtype=self.dtype_mm,
       kernel_init=nn.initializers.truncated_normal(0.02),
     )
+
+
+def generate(
+  x: jax.Array, grid: tuple[int, int], *, dtype_mm: Any, name: str
+) -> jax.Array:
+  """Two 3x3 convolutions with a ReLU between, of the calling module.
+
+  Args:
+    x: [B, N, D].
+    grid: rows and columns of its tokens.
+    dtype_mm: dtype of matrix products.
+    name: of the parameters, NAME_0 and NAME_1.
+
+  Returns:
+    [B, N, D].
+  """
+  width = x.shape[-1]
+  x = einops.rearrange(x, "b (h w) d -> b h w d", h=grid[0], w=grid[1])
+  for i in range(2):
+    x = linear.Conv(
+      width,
+      (3, 3),
+      dtype=dtype_mm,
+      kernel_init=kernel_init,
+      bias_init=bias_init(9 * width),
+      name=f"{name}_{i}",
+    )(nn.relu(x) if i else x)
+  return einops.rearrange(x, "b h w d -> b (h w) d")
 
 
 def flops(kind: str, inputs: int, width: int, hidden: int) -> float:

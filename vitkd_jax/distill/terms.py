@@ -12,10 +12,20 @@ def name(method: str, kind: str, term: str) -> str:
 
   Args:
     method: name of the method in the config.
-    kind: key of `methods.METHODS`; the same as `method` unless it says so.
+    kind: from `kind`.
     term: of the method.
   """
   return method if term == kind else f"{method}/{term}"
+
+
+def kind(method: str, values: Mapping[str, Any]) -> str:
+  """Key of `methods.METHODS`: the method's name, unless its section says.
+
+  Args:
+    method: name of the method in the config.
+    values: its section.
+  """
+  return values.get("kind") or method
 
 
 def weights(
@@ -29,7 +39,6 @@ def weights(
   """
   found = {TASK: task.get("weight", 1.0)}
   for method, values in methods.items():
-    kind = values.get("kind") or method
     for term, weight in (values.get("weights") or {}).items():
-      found[name(method, kind, term)] = weight
+      found[name(method, kind(method, values), term)] = weight
   return {term: weight for term, weight in found.items() if weight}

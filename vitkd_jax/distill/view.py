@@ -1,6 +1,6 @@
 """What a method sees of a batch, and what it says beforehand that it needs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import math
 from typing import Any
@@ -227,63 +227,6 @@ def zeros(side: Side, taps: Taps, batch: int = 1) -> View:
   )
 
 
-def pairs(
-  student: View,
-  teacher: View,
-  blocks: Sequence[int],
-  teacher_blocks: Sequence[int] | None,
-  place: str,
-) -> Iterator[tuple[jax.Array, jax.Array]]:
-  """Maps to compare, [B, N, D_s] and [B, N, D_t] on the student's grid.
-
-  Args:
-    student: the student's view.
-    teacher: the teacher's.
-    blocks: of the student.
-    teacher_blocks: of the teacher, as many; none for the same as the student's.
-    place: see `tokens.PLACES`.
-  """
-  grids = teacher.side.grid, student.side.grid
-  for block, other in zip(blocks, teacher_blocks or blocks, strict=True):
-    yield (
-      student.map(block, place),
-      tokens.resample(teacher.map(other, place), *grids),
-    )
-
-
-def needs_of_pairs(
-  student: Side,
-  teacher: Side,
-  blocks: Sequence[int],
-  teacher_blocks: Sequence[int] | None,
-  place: str,
-) -> Needs:
-  """The needs of a method that compares `pairs`.
-
-  Args:
-    student: the student.
-    teacher: the teacher.
-    blocks: see `pairs`.
-    teacher_blocks: see `pairs`.
-    place: see `pairs`.
-
-  Raises:
-    ValueError: a model lacks a block, or there are not as many of both.
-  """
-  if not blocks:
-    raise ValueError("expected at least one block in blocks, got none")
-  if teacher_blocks and len(teacher_blocks) != len(blocks):
-    raise ValueError(
-      f"expected as many teacher_blocks as blocks, {len(blocks)}, got "
-      f"{len(teacher_blocks)}"
-    )
-  own = tuple((block, place) for block in blocks)
-  theirs = tuple((block, place) for block in teacher_blocks or blocks)
-  check_maps(student, own)
-  check_maps(teacher, theirs)
-  return Needs(Taps(maps=own), Taps(maps=theirs))
-
-
 def check_pooled(side: Side, who: str) -> None:
   """Checks that a model has one feature that its head reads.
 
@@ -299,10 +242,6 @@ def check_pooled(side: Side, who: str) -> None:
       f"expected a {who} with one linear head on its pooled features, got one "
       "without a head, or with two (distilled), or with a layer between"
     )
-
-
-# The needs of a method that compares logits alone.
-LOGITS = Needs(Taps(logits=True), Taps(logits=True))
 
 
 def check_maps(side: Side, maps: tuple[tuple[int, str], ...]) -> None:

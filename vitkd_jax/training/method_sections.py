@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 import dataclasses
 import importlib
-import inspect
 import os
 import sys
 from typing import Any
@@ -60,7 +59,7 @@ def kind_of(name: str, values: Mapping[str, Any]) -> type[nn.Module]:
   build = values.get("build")
   if build:
     return _own(f"config.methods.{name}.build", build)
-  kind = values.get("kind") or name
+  kind = terms.kind(name, values)
   if kind not in published.METHODS:
     raise ValueError(
       f"unknown method {kind!r} (config.methods.{name}); "
@@ -76,11 +75,10 @@ def keys(kind: type[nn.Module]) -> dict[str, tuple[Any, Any]]:
   Args:
     kind: its class.
   """
-  types = inspect.get_annotations(kind)
   return {
     field.name: (
       None if field.default is dataclasses.MISSING else field.default,
-      types.get(field.name, field.type),
+      field.type,
     )
     for field in dataclasses.fields(kind)  # type: ignore[arg-type]
     if field.name not in _NOT_KEYS
@@ -108,7 +106,7 @@ def make(
   order = list(published.METHODS)
 
   def place(name: str) -> tuple[int, str]:
-    kind = section[name].get("kind") or name
+    kind = terms.kind(name, section[name])
     return (order.index(kind) if kind in order else len(order), name)
 
   for name, values in section.items():
@@ -116,11 +114,13 @@ def make(
       raise ValueError(
         f"expected config.methods.{name} to be a section, got {values!r}"
       )
-  return {
-    name: _make(name, section[name], student, teachers, length)
-    for name in sorted(section, key=place)
-    if any(weights(name, section[name]).values())
-  }
+  found = {}
+  for name in sorted(section, key=place):
+    values = section[name]
+    chosen = {term: w for term, w in weights(name, values).items() if w}
+    if chosen:
+      found[name] = _make(name, values, chosen, student, teachers, length)
+  return found
 
 
 def completed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -200,6 +200,7 @@ def weights(name: str, values: Mapping[str, Any]) -> dict[str, float]:
 def _make(
   name: str,
   values: Mapping[str, Any],
+  chosen: Mapping[str, float],
   student: view.Side,
   teachers: Mapping[str, view.Side],
   length: lengths.Length,
@@ -218,7 +219,6 @@ def _make(
     for k, v in own.items()
     if k in known
   }
-  chosen = {term: w for term, w in weights(name, values).items() if w}
   if "only" in {field.name for field in dataclasses.fields(kind)}:  # type: ignore[arg-type]
     fields["only"] = tuple(chosen)
   teacher = teacher_of(name, values, teachers)
@@ -242,7 +242,8 @@ def _make(
     raise ValueError(
       f"config.{key}: expected needs() to return a Needs, got {needs!r}"
     )
-  names = {term: terms.name(name, common.kind or name, term) for term in chosen}
+  named = terms.kind(name, values)
+  names = {term: terms.name(name, named, term) for term in chosen}
   for bound in ("ramp_epochs", "until_epoch"):
     if getattr(common, bound) < 0:
       raise ValueError(

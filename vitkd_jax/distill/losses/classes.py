@@ -24,9 +24,7 @@ def check_logits(
   arrays.check_same_shape(
     ("student_logits", "teacher_logits"), student_logits, teacher_logits
   )
-  for name, value in positive.items():
-    if not value > 0:
-      raise ValueError(f"expected {name} > 0, got {value}")
+  check_positive(**positive)
 
 
 def check_num_classes(
@@ -48,6 +46,20 @@ def check_num_classes(
     raise ValueError(
       f"expected at least {least} classes for {loss}, got {classes}: {reason}"
     )
+
+
+def check_positive(**options: float) -> None:
+  """Checks options that have to be positive.
+
+  Args:
+    **options: numbers > 0, by the name of the option.
+
+  Raises:
+    ValueError: one is not positive, or not a number.
+  """
+  for name, value in options.items():
+    if not value > 0:
+      raise ValueError(f"expected {name} > 0, got {value}")
 
 
 def check_at_least_zero(**weights: float) -> None:

@@ -17,6 +17,7 @@ its randomness of a whole batch, arrays [B, ...] by name. The call returns
 {term: [B] float32}, unweighted: weights and the mean over the batch are the
 training's. A method of several terms has a field `only`, the names of those to
 compute. One that needs no teacher says `learns_alone = True`, and gets None.
+`distill.forms` has what methods of logits, and of token maps, share.
 """
 
 import zlib

@@ -1,15 +1,13 @@
 """DeiT's soft distillation (arXiv:2012.12877, section 4)."""
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 
-from vitkd_jax.distill import losses
-from vitkd_jax.distill.view import LOGITS, Label, Needs, Side, View
+from vitkd_jax.distill import forms, losses
+from vitkd_jax.distill.losses import classes
+from vitkd_jax.distill.view import Label
 
 
-class DeiTSoft(nn.Module):
+class DeiTSoft(forms.LogitMethod):
   """DeiT's soft distillation, divided by the classes: `losses.deit_soft`.
 
   With DeiT's alpha of 0.5 the labels have the other half:
@@ -22,37 +20,27 @@ class DeiTSoft(nn.Module):
   terms = {"deit_soft": 0.5}  # noqa: RUF012, read only
   temperature: float = 1.0
 
-  @staticmethod
-  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
-    """The logits of both.
+  def check(self, num_classes: int) -> None:
+    """Refuses a temperature that is not positive.
 
     Args:
-      fields: of this class.
-      student: the student.
-      teacher: the teacher.
+      num_classes: of the dataset.
 
     Raises:
-      ValueError: the temperature is not positive.
+      ValueError: there is one.
     """
-    del student, teacher
-    if not fields.temperature > 0:
-      raise ValueError(f"expected temperature > 0, got {fields.temperature}")
-    return LOGITS
+    del num_classes
+    classes.check_positive(temperature=self.temperature)
 
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
-  ) -> dict[str, jax.Array]:
-    """{"deit_soft": [B]}.
+  def compare(
+    self, student: jax.Array, teacher: jax.Array, label: Label
+  ) -> jax.Array:
+    """The term, [B] float32.
 
     Args:
-      student: the student's view.
-      teacher: the teacher's.
+      student: logits [B, C].
+      teacher: logits [B, C].
       label: not used.
-      draws: none.
     """
-    del label, draws
-    return {
-      "deit_soft": losses.deit_soft(
-        student.logits, teacher.logits, temperature=self.temperature
-      )
-    }
+    del label
+    return losses.deit_soft(student, teacher, temperature=self.temperature)

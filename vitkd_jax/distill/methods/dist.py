@@ -1,15 +1,13 @@
 """DIST: correlations instead of a divergence (arXiv:2205.10536)."""
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 
-from vitkd_jax.distill import losses
-from vitkd_jax.distill.view import LOGITS, Label, Needs, Side, View
+from vitkd_jax.distill import forms, losses
+from vitkd_jax.distill.losses import classes
+from vitkd_jax.distill.view import Label
 
 
-class DIST(nn.Module):
+class DIST(forms.LogitMethod):
   """Correlations of probabilities within images and classes: `losses.dist`.
 
   Attributes:
@@ -27,51 +25,36 @@ class DIST(nn.Module):
   temperature: float = 1.0
   group: int = 0
 
-  @staticmethod
-  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
-    """The logits of both.
+  def check(self, num_classes: int) -> None:
+    """Refuses fields out of their range, or too few classes.
 
     Args:
-      fields: of this class.
-      student: the student.
-      teacher: the teacher.
+      num_classes: of the dataset.
 
     Raises:
-      ValueError: a field is out of its range, or there are too few classes.
+      ValueError: there is one.
     """
-    del teacher
-    if not fields.temperature > 0:
-      raise ValueError(f"expected temperature > 0, got {fields.temperature}")
-    if not fields.beta >= 0:
-      raise ValueError(f"expected beta >= 0, got {fields.beta}")
-    if not fields.gamma >= 0:
-      raise ValueError(f"expected gamma >= 0, got {fields.gamma}")
-    if (student.num_classes or 0) < 3:
-      raise ValueError(
-        f"expected at least 3 classes, got a dataset of {student.num_classes}: "
-        "the correlation of two numbers is 1 or -1"
-      )
-    return LOGITS
+    classes.check_positive(temperature=self.temperature)
+    classes.check_at_least_zero(beta=self.beta, gamma=self.gamma)
+    reason = "the correlation of two numbers is 1 or -1"
+    forms.check_classes(num_classes, 3, reason)
 
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
-  ) -> dict[str, jax.Array]:
-    """{"dist": [B]}.
+  def compare(
+    self, student: jax.Array, teacher: jax.Array, label: Label
+  ) -> jax.Array:
+    """The term, [B] float32.
 
     Args:
-      student: the student's view.
-      teacher: the teacher's.
+      student: logits [B, C].
+      teacher: logits [B, C].
       label: not used.
-      draws: none.
     """
-    del label, draws
-    return {
-      "dist": losses.dist(
-        student.logits,
-        teacher.logits,
-        beta=self.beta,
-        gamma=self.gamma,
-        temperature=self.temperature,
-        group=self.group or None,
-      )
-    }
+    del label
+    return losses.dist(
+      student,
+      teacher,
+      beta=self.beta,
+      gamma=self.gamma,
+      temperature=self.temperature,
+      group=self.group or None,
+    )

@@ -1,15 +1,13 @@
 """Decoupled knowledge distillation (arXiv:2203.08679)."""
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 
-from vitkd_jax.distill import losses
-from vitkd_jax.distill.view import LOGITS, Label, Needs, Side, View
+from vitkd_jax.distill import forms, losses
+from vitkd_jax.distill.losses import classes
+from vitkd_jax.distill.view import Label
 
 
-class DKD(nn.Module):
+class DKD(forms.LogitMethod):
   """Target class and other classes apart, see `losses.dkd`.
 
   The defaults are the authors' on ImageNet, which ramp the weight up:
@@ -28,52 +26,36 @@ class DKD(nn.Module):
   temperature: float = 1.0
   standardise: bool = False
 
-  @staticmethod
-  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
-    """The logits of both.
+  def check(self, num_classes: int) -> None:
+    """Refuses fields out of their range, or too few classes.
 
     Args:
-      fields: of this class.
-      student: the student.
-      teacher: the teacher.
+      num_classes: of the dataset.
 
     Raises:
-      ValueError: a field is out of its range, or there are too few classes.
+      ValueError: there is one.
     """
-    del teacher
-    if not fields.temperature > 0:
-      raise ValueError(f"expected temperature > 0, got {fields.temperature}")
-    if not fields.alpha >= 0:
-      raise ValueError(f"expected alpha >= 0, got {fields.alpha}")
-    if not fields.beta >= 0:
-      raise ValueError(f"expected beta >= 0, got {fields.beta}")
-    if (student.num_classes or 0) < 3:
-      raise ValueError(
-        f"expected at least 3 classes, got a dataset of {student.num_classes}: "
-        "the softmax over a single non-target class is constant"
-      )
-    return LOGITS
+    classes.check_positive(temperature=self.temperature)
+    classes.check_at_least_zero(alpha=self.alpha, beta=self.beta)
+    reason = "the softmax over a single non-target class is constant"
+    forms.check_classes(num_classes, 3, reason)
 
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
-  ) -> dict[str, jax.Array]:
-    """{"dkd": [B]}.
+  def compare(
+    self, student: jax.Array, teacher: jax.Array, label: Label
+  ) -> jax.Array:
+    """The term, [B] float32.
 
     Args:
-      student: the student's view.
-      teacher: the teacher's.
+      student: logits [B, C].
+      teacher: logits [B, C].
       label: its largest class is the target.
-      draws: none.
     """
-    del draws
-    return {
-      "dkd": losses.dkd(
-        student.logits,
-        teacher.logits,
-        label.hard,
-        alpha=self.alpha,
-        beta=self.beta,
-        temperature=self.temperature,
-        standardise=self.standardise,
-      )
-    }
+    return losses.dkd(
+      student,
+      teacher,
+      label.hard,
+      alpha=self.alpha,
+      beta=self.beta,
+      temperature=self.temperature,
+      standardise=self.standardise,
+    )

@@ -1,15 +1,13 @@
 """Distillation by softened logits (arXiv:1503.02531)."""
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 
-from vitkd_jax.distill import losses
-from vitkd_jax.distill.view import LOGITS, Label, Needs, Side, View
+from vitkd_jax.distill import forms, losses
+from vitkd_jax.distill.losses import classes
+from vitkd_jax.distill.view import Label
 
 
-class KL(nn.Module):
+class KL(forms.LogitMethod):
   """tau^2 KL(teacher || student), see `losses.kl`.
 
   FunMatch (arXiv:2106.05237) is this alone: config.task.weight=0.
@@ -24,45 +22,36 @@ class KL(nn.Module):
   temperature: float = losses.TEMPERATURE
   standardise: bool = False
 
-  @staticmethod
-  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
-    """The logits of both.
+  def check(self, num_classes: int) -> None:
+    """Refuses a temperature that is not positive, or too few classes.
 
     Args:
-      fields: of this class.
-      student: the student.
-      teacher: the teacher.
+      num_classes: of the dataset.
 
     Raises:
-      ValueError: a field is out of its range, or there are too few classes.
+      ValueError: there is one.
     """
-    del teacher
-    if not fields.temperature > 0:
-      raise ValueError(f"expected temperature > 0, got {fields.temperature}")
-    if fields.standardise and (student.num_classes or 0) < 3:
+    classes.check_positive(temperature=self.temperature)
+    if self.standardise and num_classes < 3:
       raise ValueError(
         "expected at least 3 classes with standardise, got a dataset of "
-        f"{student.num_classes}: two standardised logits are constant"
+        f"{num_classes}: two standardised logits are constant"
       )
-    return LOGITS
 
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
-  ) -> dict[str, jax.Array]:
-    """{"kl": [B]}.
+  def compare(
+    self, student: jax.Array, teacher: jax.Array, label: Label
+  ) -> jax.Array:
+    """The term, [B] float32.
 
     Args:
-      student: the student's view.
-      teacher: the teacher's.
+      student: logits [B, C].
+      teacher: logits [B, C].
       label: not used.
-      draws: none.
     """
-    del label, draws
-    return {
-      "kl": losses.kl(
-        student.logits,
-        teacher.logits,
-        temperature=self.temperature,
-        standardise=self.standardise,
-      )
-    }
+    del label
+    return losses.kl(
+      student,
+      teacher,
+      temperature=self.temperature,
+      standardise=self.standardise,
+    )

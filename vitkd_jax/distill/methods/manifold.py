@@ -3,22 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from vitkd_jax.distill import losses
-from vitkd_jax.distill.view import (
-  Label,
-  Needs,
-  Side,
-  View,
-  needs_of_pairs,
-  pairs,
-)
+from vitkd_jax.distill import forms, losses
+from vitkd_jax.distill.view import Side
 
 
-class Manifold(nn.Module):
+class Manifold(forms.MapMethod):
   """Squared distances of the tokens' Gram matrices, in three ways.
 
   `patch` relates the tokens of an image, `sample` those at one place of all
@@ -26,10 +17,6 @@ class Manifold(nn.Module):
   authors train by it and kl alone: config.task.weight=0.
 
   Attributes:
-    blocks: of the student; negative ones count from the last.
-    teacher_blocks: of the teacher, as many; none for those of the student.
-    place: where in them: "+mlp" or "+sa" (residual stream), "mlp" or "sa", or
-      "encoded" (after the last LayerNorm).
     num_tokens: K, how many tokens `rand` draws from a group.
     group: consecutive images that `sample` and `rand` relate to each other, as
       one GPU's batch of the authors' (128 to 256); 0 for the whole batch, whose
@@ -40,29 +27,23 @@ class Manifold(nn.Module):
   terms = {"patch": 4.0, "sample": 0.1, "rand": 0.2}  # noqa: RUF012, read only
   across_batch = True
   blocks: Sequence[int] = (0, 1, 2, 3, -4, -3, -2, -1)
-  teacher_blocks: Sequence[int] | None = None
-  place: str = "+mlp"
   num_tokens: int = losses.NUM_RANDOM_TOKENS
   group: int = 0
   only: tuple[str, ...] = ("patch", "sample", "rand")
 
-  @staticmethod
-  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
-    """The token maps of both.
+  def check(self, student: Side, teacher: Side) -> None:
+    """Refuses a number of tokens below 1.
 
     Args:
-      fields: of this class.
       student: the student.
       teacher: the teacher.
 
     Raises:
-      ValueError: a model lacks a block, or there are no tokens to draw.
+      ValueError: there is one.
     """
-    if fields.num_tokens < 1:
-      raise ValueError(f"expected num_tokens >= 1, got {fields.num_tokens}")
-    return needs_of_pairs(
-      student, teacher, fields.blocks, fields.teacher_blocks, fields.place
-    )
+    del student, teacher
+    if self.num_tokens < 1:
+      raise ValueError(f"expected num_tokens >= 1, got {self.num_tokens}")
 
   def draws(
     self, key: jax.Array, batch: int, student: Side
@@ -79,35 +60,36 @@ class Manifold(nn.Module):
     shape = batch, len(self.blocks), student.num_tokens
     return {"scores": jax.random.uniform(key, shape)}
 
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
+  def compare(
+    self,
+    number: int,
+    student: jax.Array,
+    teacher: jax.Array,
+    side: Side,
+    draws: Any,
   ) -> dict[str, jax.Array]:
-    """{"patch": [B], "sample": [B], "rand": [B]}, means over the maps.
+    """{term: [B] float32} of one pair.
 
     Args:
-      student: the student's view.
-      teacher: the teacher's; its maps are resampled to the student's grid.
-      label: not used.
+      number: of the pair.
+      student: map [B, N, D_s].
+      teacher: map [B, N, D_t].
+      side: the student.
       draws: from `draws`.
     """
-    del label
+    del side
     group = self.group or None
-    values: dict[str, list[jax.Array]] = {term: [] for term in self.only}
-    found = pairs(
-      student, teacher, self.blocks, self.teacher_blocks, self.place
-    )
-    for i, (s, t) in enumerate(found):
-      if "patch" in values:
-        values["patch"].append(losses.manifold_patch(s, t))
-      if "sample" in values:
-        values["sample"].append(losses.manifold_sample(s, t, group=group))
-      if "rand" in values:
-        scores = draws["scores"][:, i]
-        values["rand"].append(
-          losses.manifold_rand(
-            s, t, scores, num_tokens=self.num_tokens, group=group
-          )
-        )
-    return {
-      term: jnp.mean(jnp.stack(each), axis=0) for term, each in values.items()
-    }
+    found = {}
+    if "patch" in self.only:
+      found["patch"] = losses.manifold_patch(student, teacher)
+    if "sample" in self.only:
+      found["sample"] = losses.manifold_sample(student, teacher, group=group)
+    if "rand" in self.only:
+      found["rand"] = losses.manifold_rand(
+        student,
+        teacher,
+        draws["scores"][:, number],
+        num_tokens=self.num_tokens,
+        group=group,
+      )
+    return found

@@ -1,15 +1,12 @@
 """NKD (arXiv:2303.13005): logits apart at the target class and elsewhere."""
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 
-from vitkd_jax.distill import losses
-from vitkd_jax.distill.view import LOGITS, Label, Needs, Side, View
+from vitkd_jax.distill import forms, losses
+from vitkd_jax.distill.view import Label
 
 
-class NKD(nn.Module):
+class NKD(forms.LogitMethod):
   """Normalised knowledge distillation, see `losses.nkd`.
 
   Attributes:
@@ -21,50 +18,40 @@ class NKD(nn.Module):
   temperature: float = losses.TEMPERATURE
   gamma: float = losses.GAMMA
 
-  @staticmethod
-  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
-    """The logits of both.
+  def check(self, num_classes: int) -> None:
+    """Refuses fields out of their range, or too few classes.
 
     Args:
-      fields: of this class.
-      student: the student.
-      teacher: the teacher.
+      num_classes: of the dataset.
 
     Raises:
-      ValueError: a field is out of its range, or there are too few classes.
+      ValueError: there is one.
     """
-    del teacher
-    if not (fields.temperature > 0 and fields.gamma >= 0):
+    if not (self.temperature > 0 and self.gamma >= 0):
       raise ValueError(
         "expected temperature > 0 and gamma >= 0, got "
-        f"{fields.temperature} and {fields.gamma}"
+        f"{self.temperature} and {self.gamma}"
       )
-    if (student.num_classes or 0) < 3:
-      raise ValueError(
-        f"expected at least 3 classes, got a dataset of {student.num_classes}: "
-        "the softmax over a single non-target class is constant; use the "
-        "method kl"
-      )
-    return LOGITS
+    reason = (
+      "the softmax over a single non-target class is constant; use the method "
+      "kl"
+    )
+    forms.check_classes(num_classes, 3, reason)
 
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
-  ) -> dict[str, jax.Array]:
-    """{"nkd": [B]}.
+  def compare(
+    self, student: jax.Array, teacher: jax.Array, label: Label
+  ) -> jax.Array:
+    """The term, [B] float32.
 
     Args:
-      student: the student's view.
-      teacher: the teacher's.
+      student: logits [B, C].
+      teacher: logits [B, C].
       label: its target's largest class counts.
-      draws: none.
     """
-    del draws
-    return {
-      "nkd": losses.nkd(
-        student.logits,
-        teacher.logits,
-        label.target,
-        temperature=self.temperature,
-        gamma=self.gamma,
-      )
-    }
+    return losses.nkd(
+      student,
+      teacher,
+      label.target,
+      temperature=self.temperature,
+      gamma=self.gamma,
+    )

@@ -1,28 +1,17 @@
 """Regression of a teacher's features by a trained projector."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from vitkd_jax.distill import losses, projectors
-from vitkd_jax.distill.view import (
-  Label,
-  Needs,
-  Side,
-  Taps,
-  View,
-  check_pooled,
-  needs_of_pairs,
-  pairs,
-)
+from vitkd_jax.distill import forms, losses, projectors
+from vitkd_jax.distill.losses import arrays
+from vitkd_jax.distill.view import Needs, Side, Taps, View, check_pooled
 
 _TAPS = ("map", "cls", "pooled")
 
 
-class Regress(nn.Module):
+class Regress(forms.MapMethod):
   """A metric between projected features of the student and the teacher's.
 
   One term for the family, whose published points are settings of it, see
@@ -32,10 +21,6 @@ class Regress(nn.Module):
   Attributes:
     tap: what is compared: "map" (patch tokens), "cls" (the CLS token) or
       "pooled" (what the head reads; of no block).
-    blocks: of the student; negative ones count from the last.
-    teacher_blocks: of the teacher, as many; none for those of the student.
-    place: where in them: "+mlp" or "+sa" (residual stream), "mlp" or "sa", or
-      "encoded" (after the last LayerNorm).
     projector: from the student's width to the teacher's, see
       `projectors.Projector`.
     hidden: width of the hidden layer of the projector "mlp".
@@ -47,9 +32,6 @@ class Regress(nn.Module):
 
   terms = {"regress": 0.2}  # noqa: RUF012, read only
   tap: str = "map"
-  blocks: Sequence[int] = (-1,)
-  teacher_blocks: Sequence[int] | None = None
-  place: str = "+mlp"
   projector: str = "linear"
   hidden: int = 768
   metric: str = "mse"
@@ -69,32 +51,12 @@ class Regress(nn.Module):
     Raises:
       ValueError: an unknown value, or a model lacks what is tapped.
     """
-    norms = tuple(losses.NORMS)
-    for name, known in (
-      ("tap", _TAPS),
-      ("projector", projectors.KINDS),
-      ("metric", tuple(losses.METRICS)),
-      ("student_norm", norms),
-      ("teacher_norm", norms),
-      ("reduction", losses.REDUCTIONS),
-    ):
-      if getattr(fields, name) not in known:
-        raise ValueError(
-          f"expected {name} to be one of {', '.join(known)}, got "
-          f"{getattr(fields, name)!r}"
-        )
-    if fields.projector == "none" and student.width != teacher.width:
-      raise ValueError(
-        f"expected a teacher as wide as the student, {student.width}, with "
-        f"projector 'none', got {teacher.width}"
-      )
     if fields.tap == "pooled":
+      fields.check(student, teacher)
       check_pooled(student, "student")
       check_pooled(teacher, "teacher")
       return Needs(Taps(pooled=True), Taps(pooled=True))
-    needs = needs_of_pairs(
-      student, teacher, fields.blocks, fields.teacher_blocks, fields.place
-    )
+    needs = forms.MapMethod.needs(fields, student, teacher)
     if fields.tap == "map":
       return needs
     for who, side in (("student", student), ("teacher", teacher)):
@@ -103,39 +65,78 @@ class Regress(nn.Module):
     assert needs.teacher is not None
     return Needs(Taps(cls=needs.student.maps), Taps(cls=needs.teacher.maps))
 
-  @nn.compact
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
-  ) -> dict[str, jax.Array]:
-    """{"regress": [B]}, the mean over the blocks.
+  def check(self, student: Side, teacher: Side) -> None:
+    """Refuses unknown values, and widths that have no projector.
+
+    Args:
+      student: the student.
+      teacher: the teacher.
+
+    Raises:
+      ValueError: there is one.
+    """
+    arrays.check_known("tap", self.tap, _TAPS)
+    arrays.check_known("projector", self.projector, projectors.KINDS)
+    arrays.check_known("metric", self.metric, losses.METRICS)
+    arrays.check_known("student_norm", self.student_norm, losses.NORMS)
+    arrays.check_known("teacher_norm", self.teacher_norm, losses.NORMS)
+    arrays.check_known("reduction", self.reduction, losses.REDUCTIONS)
+    if self.projector == "none" and student.width != teacher.width:
+      raise ValueError(
+        f"expected a teacher as wide as the student, {student.width}, with "
+        f"projector 'none', got {teacher.width}"
+      )
+
+  def pairs(self, student: View, teacher: View) -> Any:
+    """What to compare, by the tap.
 
     Args:
       student: the student's view.
-      teacher: the teacher's; its maps are resampled to the student's grid.
-      label: not used.
+      teacher: the teacher's.
+    """
+    if self.tap == "pooled":
+      return [(student.pooled, teacher.pooled)]
+    if self.tap == "map":
+      return super().pairs(student, teacher)
+    return [
+      (student.cls(block, self.place), teacher.cls(other, self.place))
+      for block, other in self._block_pairs()
+    ]
+
+  def compare(
+    self,
+    number: int,
+    student: jax.Array,
+    teacher: jax.Array,
+    side: Side,
+    draws: Any,
+  ) -> dict[str, jax.Array]:
+    """{"regress": [B] float32} of one pair.
+
+    Args:
+      number: of the pair.
+      student: features [B, N, D_s] or [B, D_s].
+      teacher: features [B, N, D_t] or [B, D_t].
+      side: the student.
       draws: none.
     """
-    del label, draws
-    values = []
-    for i, (s, t) in enumerate(self._pairs(student, teacher)):
-      s = projectors.Projector(
-        teacher.side.width,
-        self.projector,
-        hidden=self.hidden,
-        dtype_mm=student.side.dtype_mm,
-        name=f"projector_{i}",
-      )(s)
-      values.append(
-        losses.regression(
-          s,
-          t,
-          metric=self.metric,
-          student_norm=self.student_norm,
-          teacher_norm=self.teacher_norm,
-          reduction=self.reduction,
-        )
-      )
-    return {"regress": jnp.mean(jnp.stack(values), axis=0)}
+    del draws
+    projected = projectors.Projector(
+      teacher.shape[-1],
+      self.projector,
+      hidden=self.hidden,
+      dtype_mm=side.dtype_mm,
+      name=f"projector_{number}",
+    )(student)
+    value = losses.regression(
+      projected,
+      teacher,
+      metric=self.metric,
+      student_norm=self.student_norm,
+      teacher_norm=self.teacher_norm,
+      reduction=self.reduction,
+    )
+    return {"regress": value}
 
   @property
   def across_batch(self) -> bool:
@@ -155,16 +156,3 @@ class Regress(nn.Module):
       self.projector, student.width, teacher.width, self.hidden
     )
     return maps * tokens * each
-
-  def _pairs(self, student: View, teacher: View) -> Any:
-    if self.tap == "pooled":
-      return [(student.pooled, teacher.pooled)]
-    if self.tap == "map":
-      return pairs(
-        student, teacher, self.blocks, self.teacher_blocks, self.place
-      )
-    others = self.teacher_blocks or self.blocks
-    return [
-      (student.cls(block, self.place), teacher.cls(other, self.place))
-      for block, other in zip(self.blocks, others, strict=True)
-    ]

@@ -1,86 +1,63 @@
 """Similarities between the tokens of an image, as probabilities."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from vitkd_jax.distill import losses, projectors
-from vitkd_jax.distill.view import (
-  Label,
-  Needs,
-  Side,
-  View,
-  needs_of_pairs,
-  pairs,
-)
+from vitkd_jax.distill import forms, losses, projectors
+from vitkd_jax.distill.losses import classes
+from vitkd_jax.distill.view import Side
 
 
-class TokenSimilarity(nn.Module):
+class TokenSimilarity(forms.MapMethod):
   """KL between the tokens' similarities, see `losses.token_similarity`.
 
   LightlyTrain's local term, with its linear map of the student's tokens.
 
   Attributes:
-    blocks: of the student; negative ones count from the last.
-    teacher_blocks: of the teacher, as many; none for those of the student.
-    place: where in them: "+mlp" or "+sa" (residual stream), "mlp" or "sa", or
-      "encoded" (after the last LayerNorm).
     temperature: tau > 0, of both.
   """
 
   terms = {"token_similarity": 1.0}  # noqa: RUF012, read only
-  blocks: Sequence[int] = (-1,)
-  teacher_blocks: Sequence[int] | None = None
-  place: str = "+mlp"
   temperature: float = losses.TOKEN_TEMPERATURE
 
-  @staticmethod
-  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
-    """The token maps of both.
+  def check(self, student: Side, teacher: Side) -> None:
+    """Refuses a temperature that is not positive.
 
     Args:
-      fields: of this class.
       student: the student.
       teacher: the teacher.
 
     Raises:
-      ValueError: a model lacks a block, or tau is not positive.
+      ValueError: there is one.
     """
-    if not fields.temperature > 0:
-      raise ValueError(f"expected temperature > 0, got {fields.temperature}")
-    return needs_of_pairs(
-      student, teacher, fields.blocks, fields.teacher_blocks, fields.place
-    )
+    del student, teacher
+    classes.check_positive(temperature=self.temperature)
 
-  @nn.compact
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
+  def compare(
+    self,
+    number: int,
+    student: jax.Array,
+    teacher: jax.Array,
+    side: Side,
+    draws: Any,
   ) -> dict[str, jax.Array]:
-    """{"token_similarity": [B]}, the mean over the maps.
+    """{term: [B] float32} of one pair.
 
     Args:
-      student: the student's view.
-      teacher: the teacher's; its maps are resampled to the student's grid.
-      label: not used.
+      number: of the pair.
+      student: map [B, N, D_s].
+      teacher: map [B, N, D_t].
+      side: the student.
       draws: none.
     """
-    del label, draws
-    found = pairs(
-      student, teacher, self.blocks, self.teacher_blocks, self.place
+    del draws
+    projected = projectors.Projector(
+      teacher.shape[-1],
+      dtype_mm=side.dtype_mm,
+      name=f"projector_{number}",
+    )(student)
+    value = losses.token_similarity(
+      projected, teacher, temperature=self.temperature
     )
-    values = [
-      losses.token_similarity(
-        projectors.Projector(
-          teacher.side.width,
-          dtype_mm=student.side.dtype_mm,
-          name=f"projector_{i}",
-        )(s),
-        t,
-        temperature=self.temperature,
-      )
-      for i, (s, t) in enumerate(found)
-    ]
-    return {"token_similarity": jnp.mean(jnp.stack(values), axis=0)}
+    return {"token_similarity": value}

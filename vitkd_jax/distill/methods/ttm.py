@@ -1,15 +1,13 @@
 """Transformed teacher matching (arXiv:2402.11148)."""
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 
-from vitkd_jax.distill import losses
-from vitkd_jax.distill.view import LOGITS, Label, Needs, Side, View
+from vitkd_jax.distill import forms, losses
+from vitkd_jax.distill.losses import classes
+from vitkd_jax.distill.view import Label
 
 
-class TTM(nn.Module):
+class TTM(forms.LogitMethod):
   """KL to the teacher's probabilities raised to a power: `losses.ttm`.
 
   The weight is that of the authors' pair ResNet34-18; for ViTs they published
@@ -22,34 +20,27 @@ class TTM(nn.Module):
   terms = {"ttm": 1.6}  # noqa: RUF012, read only
   gamma: float = 0.8
 
-  @staticmethod
-  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
-    """The logits of both.
+  def check(self, num_classes: int) -> None:
+    """Refuses a gamma that is not positive.
 
     Args:
-      fields: of this class.
-      student: the student.
-      teacher: the teacher.
+      num_classes: of the dataset.
 
     Raises:
-      ValueError: gamma is not positive.
+      ValueError: there is one.
     """
-    del student, teacher
-    if not fields.gamma > 0:
-      raise ValueError(f"expected gamma > 0, got {fields.gamma}")
-    return LOGITS
+    del num_classes
+    classes.check_positive(gamma=self.gamma)
 
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
-  ) -> dict[str, jax.Array]:
-    """{"ttm": [B]}.
+  def compare(
+    self, student: jax.Array, teacher: jax.Array, label: Label
+  ) -> jax.Array:
+    """The term, [B] float32.
 
     Args:
-      student: the student's view.
-      teacher: the teacher's.
+      student: logits [B, C].
+      teacher: logits [B, C].
       label: not used.
-      draws: none.
     """
-    del label, draws
-    value = losses.ttm(student.logits, teacher.logits, gamma=self.gamma)
-    return {"ttm": value}
+    del label
+    return losses.ttm(student, teacher, gamma=self.gamma)

@@ -5,8 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from vitkd_jax.distill import losses, projectors
-from vitkd_jax.distill.view import Label, Needs, Side, Taps, View
+from vitkd_jax.distill import forms, losses, projectors
+from vitkd_jax.distill.view import Label, Needs, Side, Taps, View, check_maps
 
 
 class USKD(nn.Module):
@@ -45,16 +45,11 @@ class USKD(nn.Module):
     if not student.has_class_token:
       raise ValueError("expected a student with a CLS token, got none")
     block = _block(fields.block, student.depth)
-    if not -student.depth <= block < student.depth:
-      raise ValueError(
-        f"names block {block}, but the student has {student.depth}"
-      )
-    if (student.num_classes or 0) < 4:
-      raise ValueError(
-        f"expected at least 4 classes, got a dataset of {student.num_classes}: "
-        "a softmax over a single class is constant"
-      )
-    return Needs(Taps(logits=True, cls=((block, "+mlp"),)))
+    cls = ((block, "+mlp"),)
+    check_maps(student, cls)
+    reason = "a softmax over a single class is constant"
+    forms.check_classes(student.num_classes or 0, 4, reason)
+    return Needs(Taps(logits=True, cls=cls))
 
   @nn.compact
   def __call__(

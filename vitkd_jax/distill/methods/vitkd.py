@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitkd_jax.distill import heads, losses, tokens
+from vitkd_jax.distill import forms, heads, losses, tokens
+from vitkd_jax.distill.losses import arrays
 from vitkd_jax.distill.view import Label, Needs, Side, Taps, View, check_maps
 
 
@@ -54,13 +55,8 @@ class ViTKD(nn.Module):
     Raises:
       ValueError: a field is out of its range, or a model lacks a block.
     """
-    if not 0 <= fields.mask_ratio < 1:
-      raise ValueError(f"expected 0 <= mask_ratio < 1, got {fields.mask_ratio}")
-    if fields.reduction not in losses.REDUCTIONS:
-      raise ValueError(
-        f"expected reduction to be one of {', '.join(losses.REDUCTIONS)}, got "
-        f"{fields.reduction!r}"
-      )
+    forms.check_mask_ratio(fields.mask_ratio)
+    arrays.check_known("reduction", fields.reduction, losses.REDUCTIONS)
     if fields.low_place == "encoded":
       raise ValueError(
         "expected low_place in a block, such as '+mlp', got 'encoded', which "

@@ -1,15 +1,13 @@
 """Weighted soft labels (arXiv:2102.00650)."""
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 
-from vitkd_jax.distill import losses
-from vitkd_jax.distill.view import LOGITS, Label, Needs, Side, View
+from vitkd_jax.distill import forms, losses
+from vitkd_jax.distill.losses import classes
+from vitkd_jax.distill.view import Label
 
 
-class WSLD(nn.Module):
+class WSLD(forms.LogitMethod):
   """Soft labels, less where the student is better already: `losses.wsld`.
 
   Attributes:
@@ -19,40 +17,28 @@ class WSLD(nn.Module):
   terms = {"wsld": 2.5}  # noqa: RUF012, read only
   temperature: float = 2.0
 
-  @staticmethod
-  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
-    """The logits of both.
+  def check(self, num_classes: int) -> None:
+    """Refuses a temperature that is not positive.
 
     Args:
-      fields: of this class.
-      student: the student.
-      teacher: the teacher.
+      num_classes: of the dataset.
 
     Raises:
-      ValueError: the temperature is not positive.
+      ValueError: there is one.
     """
-    del student, teacher
-    if not fields.temperature > 0:
-      raise ValueError(f"expected temperature > 0, got {fields.temperature}")
-    return LOGITS
+    del num_classes
+    classes.check_positive(temperature=self.temperature)
 
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
-  ) -> dict[str, jax.Array]:
-    """{"wsld": [B]}.
+  def compare(
+    self, student: jax.Array, teacher: jax.Array, label: Label
+  ) -> jax.Array:
+    """The term, [B] float32.
 
     Args:
-      student: the student's view.
-      teacher: the teacher's.
+      student: logits [B, C].
+      teacher: logits [B, C].
       label: its largest class is the target.
-      draws: none.
     """
-    del draws
-    return {
-      "wsld": losses.wsld(
-        student.logits,
-        teacher.logits,
-        label.hard,
-        temperature=self.temperature,
-      )
-    }
+    return losses.wsld(
+      student, teacher, label.hard, temperature=self.temperature
+    )

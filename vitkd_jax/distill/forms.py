@@ -1,0 +1,230 @@
+"""What methods of one form share: those of logits, and those of token maps."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitkd_jax.distill import tokens
+from vitkd_jax.distill.view import (
+  Label,
+  Needs,
+  Side,
+  Taps,
+  View,
+  check_maps,
+)
+
+
+class LogitMethod(nn.Module):
+  """A method of one term, which compares the logits of both models.
+
+  A class of this form has `terms`, `compare` and, where there are values that
+  cannot work, `check`.
+  """
+
+  terms: ClassVar[Mapping[str, float]]
+
+  @staticmethod
+  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
+    """The logits of both.
+
+    Args:
+      fields: of the class.
+      student: the student.
+      teacher: the teacher.
+
+    Raises:
+      ValueError: a field is out of its range, or there are too few classes.
+    """
+    del teacher
+    fields.check(student.num_classes or 0)
+    return Needs(Taps(logits=True), Taps(logits=True))
+
+  def check(self, num_classes: int) -> None:
+    """Refuses fields, or a number of classes, that cannot work.
+
+    Args:
+      num_classes: of the dataset.
+
+    Raises:
+      ValueError: there is one.
+    """
+
+  def compare(
+    self, student: jax.Array, teacher: jax.Array, label: Label
+  ) -> jax.Array:
+    """The term, [B] float32.
+
+    Args:
+      student: logits [B, C].
+      teacher: logits [B, C].
+      label: what the dataset says.
+    """
+    raise NotImplementedError
+
+  def __call__(
+    self, student: View, teacher: View, label: Label, draws: Any
+  ) -> dict[str, jax.Array]:
+    """{term: [B]}.
+
+    Args:
+      student: the student's view.
+      teacher: the teacher's.
+      label: what the dataset says.
+      draws: none.
+    """
+    del draws
+    (term,) = self.terms
+    return {term: self.compare(student.logits, teacher.logits, label)}
+
+
+class MapMethod(nn.Module):
+  """A method that compares token maps in pairs, and takes the mean over them.
+
+  A class of this form has `terms`, `compare` and, where there are values that
+  cannot work, `check`.
+
+  Attributes:
+    blocks: of the student; negative ones count from the last.
+    teacher_blocks: of the teacher, as many; none for those of the student.
+    place: where in them: "+mlp" or "+sa" (residual stream), "mlp" or "sa", or
+      "encoded" (after the last LayerNorm).
+  """
+
+  terms: ClassVar[Mapping[str, float]]
+  blocks: Sequence[int] = (-1,)
+  teacher_blocks: Sequence[int] | None = None
+  place: str = "+mlp"
+
+  @staticmethod
+  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
+    """The token maps of both.
+
+    Args:
+      fields: of the class.
+      student: the student.
+      teacher: the teacher.
+
+    Raises:
+      ValueError: a field is out of its range, a model lacks a block, or there
+        are not as many blocks of both.
+    """
+    fields.check(student, teacher)
+    if not fields.blocks:
+      raise ValueError("expected at least one block in blocks, got none")
+    if fields.teacher_blocks and len(fields.teacher_blocks) != len(
+      fields.blocks
+    ):
+      raise ValueError(
+        f"expected as many teacher_blocks as blocks, {len(fields.blocks)}, got "
+        f"{len(fields.teacher_blocks)}"
+      )
+    own, theirs = (
+      tuple((block, fields.place) for block in blocks)
+      for blocks in (fields.blocks, fields.teacher_blocks or fields.blocks)
+    )
+    check_maps(student, own)
+    check_maps(teacher, theirs)
+    return Needs(Taps(maps=own), Taps(maps=theirs))
+
+  def check(self, student: Side, teacher: Side) -> None:
+    """Refuses fields, or models, that cannot work.
+
+    Args:
+      student: the student.
+      teacher: the teacher.
+
+    Raises:
+      ValueError: there is one.
+    """
+
+  def pairs(
+    self, student: View, teacher: View
+  ) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """What to compare: maps [B, N, D_s] and [B, N, D_t] on the student's grid.
+
+    Args:
+      student: the student's view.
+      teacher: the teacher's.
+    """
+    grids = teacher.side.grid, student.side.grid
+    for block, other in self._block_pairs():
+      yield (
+        student.map(block, self.place),
+        tokens.resample(teacher.map(other, self.place), *grids),
+      )
+
+  def _block_pairs(self) -> Iterator[tuple[int, int]]:
+    return zip(self.blocks, self.teacher_blocks or self.blocks, strict=True)
+
+  def compare(
+    self,
+    number: int,
+    student: jax.Array,
+    teacher: jax.Array,
+    side: Side,
+    draws: Any,
+  ) -> dict[str, jax.Array]:
+    """{term: [B] float32} of one pair.
+
+    Args:
+      number: of the pair.
+      student: map [B, N, D_s].
+      teacher: map [B, N, D_t].
+      side: the student.
+      draws: from `draws`.
+    """
+    raise NotImplementedError
+
+  @nn.compact
+  def __call__(
+    self, student: View, teacher: View, label: Label, draws: Any
+  ) -> dict[str, jax.Array]:
+    """{term: [B]}, the mean over the pairs.
+
+    Args:
+      student: the student's view.
+      teacher: the teacher's; its maps are resampled to the student's grid.
+      label: not used.
+      draws: from `draws`.
+    """
+    del label
+    found = [
+      self.compare(number, *pair, student.side, draws)
+      for number, pair in enumerate(self.pairs(student, teacher))
+    ]
+    return jax.tree.map(lambda *each: jnp.mean(jnp.stack(each), axis=0), *found)
+
+
+def check_classes(num_classes: int, least: int, reason: str) -> None:
+  """Refuses a dataset of too few classes.
+
+  Args:
+    num_classes: of the dataset.
+    least: smallest number that works.
+    reason: why no smaller one does.
+
+  Raises:
+    ValueError: there are fewer.
+  """
+  if num_classes < least:
+    raise ValueError(
+      f"expected at least {least} classes, got a dataset of {num_classes}: "
+      f"{reason}"
+    )
+
+
+def check_mask_ratio(ratio: float) -> None:
+  """Refuses a ratio outside [0, 1).
+
+  Args:
+    ratio: of what is masked.
+
+  Raises:
+    ValueError: it is outside.
+  """
+  if not 0 <= ratio < 1:
+    raise ValueError(f"expected 0 <= mask_ratio < 1, got {ratio}")
