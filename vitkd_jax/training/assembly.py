@@ -62,33 +62,32 @@ def make_objective(
   if task.weight < 0:
     raise ValueError(f"expected config.task.weight >= 0, got {task.weight}")
   configs = _teachers(section)
-  planned = {
-    name: teachers.plan(name, config, info, image_size)
+  sides = {
+    name: _side(
+      teachers.make_model(name, config, info.num_classes, image_size),
+      image_size,
+    )
     for name, config in configs.items()
   }
-  methods = method_sections.make(
-    section["methods"],
-    side,
-    {name: _side(x.model, image_size) for name, x in planned.items()},
-    length,
-  )
+  methods = method_sections.make(section["methods"], side, sides, length)
   if not methods and not task.weight:
     raise ValueError(
       "expected config.task.weight > 0 or a method with a weight > 0 in "
       "config.methods, got neither: there is nothing to learn"
     )
   for name, method in methods.items():
-    _check_grids(name, method, side, planned, configs, image_size)
+    _check_grids(name, method, side, sides, configs)
   loaded = {}
   for name, config in configs.items():
     learners = [n for n, method in methods.items() if method.teacher == name]
     if not learners:
       continue  # of weight 0
-    found = planned[name]
     if from_file:
-      by_logits = [n for n in learners if _taps(methods[n]).logits]
+      by_logits = [n for n in learners if methods[n].taught.logits]
       pin = (pinned or {}).get(name)
       found = teachers.load(name, config, info, image_size, by_logits, pin)
+    else:
+      found = teachers.plan(name, config, info, image_size)
     where = sharding.tree(found.params, mesh, split=run.fsdp_teacher)
     params = sharding.place(found.params, where)
     loaded[name] = dataclasses.replace(found, params=params)
@@ -126,10 +125,6 @@ def _side(model: protocol.Backbone, image_size: tuple[int, int]) -> view.Side:
   )
 
 
-def _taps(method: objectives.Method) -> view.Taps:
-  return method.needs.teacher or view.Taps()
-
-
 def _teachers(
   section: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, sections.Teacher]:
@@ -158,15 +153,14 @@ def _check_grids(
   name: str,
   method: objectives.Method,
   student: view.Side,
-  planned: Mapping[str, teachers.Teacher],
+  sides: Mapping[str, view.Side],
   configs: Mapping[str, sections.Teacher],
-  image_size: tuple[int, int],
 ) -> None:
   """Refuses maps on different grids unless the config has them resampled."""
   teacher = method.teacher
-  if teacher is None or not _taps(method).maps or configs[teacher].resample:
+  if teacher is None or not method.taught.maps or configs[teacher].resample:
     return
-  grid = planned[teacher].model.grid(*image_size)
+  grid = sides[teacher].grid
   if grid != student.grid:
     raise ValueError(
       f"expected the token grid of config.teachers.{teacher} to be the "

@@ -52,6 +52,11 @@ class Method:
   names: Mapping[str, str]
   weights: Mapping[str, Weight]
 
+  @property
+  def taught(self) -> view.Taps:
+    """The parts of its teacher's view; none of them without a teacher."""
+    return self.needs.teacher or view.Taps()
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -125,11 +130,7 @@ class Objective:
     Args:
       name: of the teacher.
     """
-    taps = (
-      method.needs.teacher or view.Taps()
-      for method in self.methods.values()
-      if method.teacher == name
-    )
+    taps = (x.taught for x in self.methods.values() if x.teacher == name)
     return functools.reduce(operator.or_, taps, view.Taps())
 
   def init_params(self, key: jax.Array, image_shape: tuple) -> dict[str, Any]:
@@ -145,23 +146,20 @@ class Objective:
     label = view.Label(jnp.zeros((1, self.student_side.num_classes or 0)))
     found = {}
     for name, method in self.methods.items():
-      own = methods.fold(key_methods, name)
+      own, teacher = methods.fold(key_methods, name), None
+      if method.teacher:
+        side = self.teachers[method.teacher].side
+        teacher = view.zeros(side, method.taught)
       made = method.module.init(
         own,
         view.zeros(self.student_side, method.needs.student),
-        self._zeros_of_teacher(method),
+        teacher,
         label,
         self._draws(method, own, 1),
       )
       if "params" in made:
         found[name] = made["params"]
     return {"student": params, "methods": found}
-
-  def _zeros_of_teacher(self, method: Method) -> view.View | None:
-    if method.teacher is None or method.needs.teacher is None:
-      return None
-    side = self.teachers[method.teacher].side
-    return view.zeros(side, method.needs.teacher)
 
   def _draws(self, method: Method, key: jax.Array, batch: int) -> Any:
     draws: Any = getattr(method.module, "draws", None)

@@ -51,6 +51,28 @@ class Teacher:
   notes: tuple[str, ...] = ()
 
 
+def make_model(
+  name: str,
+  config: sections.Teacher,
+  num_classes: int | None,
+  image_size: tuple[int, int],
+) -> vit.ViT:
+  """The model of a teacher, before its weights are read.
+
+  Args:
+    name: of the teacher in the config.
+    config: its section.
+    num_classes: C; None without a head.
+    image_size: (H, W) in pixels.
+
+  Raises:
+    ValueError: the variant is unknown, or its patches do not divide the images.
+  """
+  model = vit.Model(num_classes, variant=config.variant)
+  checks.check_patches(f"teacher {name}", model.patch_size, *image_size)
+  return model
+
+
 def load(
   name: str,
   config: sections.Teacher,
@@ -76,8 +98,7 @@ def load(
     ValueError: the file cannot be read, or its resolution or its number of
       classes is another.
   """
-  model = vit.Model(None, variant=config.variant)
-  checks.check_patches(f"teacher {name}", model.patch_size, *image_size)
+  make_model(name, config, None, image_size)  # before anything is read
   loaded = _read(config, image_size, pinned.step if pinned else None)
   if by_logits and loaded.num_classes != info.num_classes:
     raise ValueError(
@@ -159,9 +180,7 @@ def plan(
   Raises:
     ValueError: the variant is unknown, or its patches do not divide the images.
   """
-  model = vit.Model(info.num_classes, variant=config.variant)
-  checks.check_patches(f"teacher {name}", model.patch_size, *image_size)
-
+  model = make_model(name, config, info.num_classes, image_size)
   frozen = model
 
   def make(key: jax.Array) -> Any:
