@@ -2,6 +2,7 @@
 
 import functools
 
+from flax import traverse_util
 import jax
 import numpy as np
 
@@ -29,21 +30,11 @@ def shapes(model, height=8, width=12):
 
 
 def flat(tree):
-  return {
-    "/".join(key.key for key in path): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
+  return traverse_util.flatten_dict(tree, sep="/")
 
 
 def nested(leaves):
-  tree = {}
-  for path, leaf in leaves.items():
-    *parents, last = path.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = leaf
-  return tree
+  return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 @functools.cache

@@ -77,7 +77,7 @@ def findings_of(
   # step's images, split over the devices as in training.
   batch = {name: x[:: parts.run.accumulate] for name, x in batch.items()}
   batch = sharding.global_batch(batch, parts.mesh)
-  yield _student_images(parts, batch)
+  yield _normalised("student", parts.objective.student_stats, batch)
   for name in parts.objective.teachers:
     yield f"running {name} on the batch"
     yield from _teacher(parts, name, batch)
@@ -125,10 +125,6 @@ def _data(parts: experiment.Experiment, batch: Batch) -> Iterator[Finding]:
   )
   spread = float(np.std(batch["image"]))
   yield Finding("pixels", f"standard deviation {spread:.1f} of 255", spread > 1)
-
-
-def _student_images(parts: experiment.Experiment, batch: Batch) -> Finding:
-  return _normalised("student", parts.objective.student_stats, batch)
 
 
 def _normalised(who: str, stats: objectives.Stats, batch: Batch) -> Finding:

@@ -1,6 +1,6 @@
 """Summarises runs: seeds grouped by method, methods compared."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 import dataclasses
 import math
 import os
@@ -13,11 +13,6 @@ from vitkd_jax.runs import history, reading
 
 # Sections that define the method; all others should be equal across methods.
 _METHOD = ("methods", "task", "teachers")
-# Keys that differ between repetitions of a run, or change no result.
-_REPEATED = (
-  "run.seed",
-  *(key.removeprefix("config.") for key in history.FREE),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,24 +199,17 @@ def _flatten(run: reading.Run) -> dict[str, str | None]:
     for name, pin in run.teachers.items()
   }
   flat: dict[str, str | None] = {**hashes}
-  for key, value in _leaves(run.config):
-    known = hashes.get(key.removesuffix("weights") + "sha256")
-    if key in _REPEATED or value is None:  # a key that is not set
+  for key, value in history.flatten(run.config).items():
+    sha256 = key.removesuffix("weights") + "sha256"
+    # A teacher whose hash is not known is told apart by its path.
+    path = key.startswith("teachers.") and hashes.get(sha256) is None
+    repeated = key == "run.seed" or history.free(f"config.{key}")
+    if value is None or (repeated and not path):
       continue
-    if history.free(f"config.{key}") and known is not None:
-      continue  # a teacher's path; else it is known by its path alone
     if key.startswith("methods.") and not value:  # unused, or its default
       continue
     flat[key] = repr(value)
   return flat
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-  for name, value in (tree or {}).items():
-    if isinstance(value, dict):
-      yield from _leaves(value, f"{prefix}{name}.")
-    else:
-      yield f"{prefix}{name}", value
 
 
 def _key(run: reading.Run) -> tuple[tuple[str, str | None], ...]:

@@ -31,6 +31,21 @@ FREE = (
 )
 
 
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """{full name of a key: its value} of a config's nested sections.
+
+  Args:
+    tree: of dicts; anything else is a value.
+    prefix: name of the tree.
+  """
+  if not isinstance(tree, dict):
+    return {prefix: tree}
+  flat: dict[str, Any] = {}
+  for name, value in tree.items():
+    flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
+  return flat
+
+
 def free(name: str) -> bool:
   """Whether a key may change between two starts of one run.
 

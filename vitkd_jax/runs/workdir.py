@@ -132,19 +132,10 @@ def _saved(folder: epath.Path) -> bool:
   )
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(tree, dict):
-    return {prefix: tree}
-  flat: dict[str, Any] = {}
-  for name, value in tree.items():
-    flat |= _flatten(value, f"{prefix}.{name}" if prefix else name)
-  return flat
-
-
 def _differences(
   old: dict[str, Any], new: dict[str, Any], default: history.Default
 ) -> Iterator[tuple[str, tuple[Any, Any]]]:
-  old, new = _flatten(old), _flatten(new)
+  old, new = history.flatten(old), history.flatten(new)
   for name in old.keys() | new.keys():
     # An older config.json lacks newer keys.
     was, now = (flat.get(name, default(name)) for flat in (old, new))
