@@ -251,6 +251,23 @@ def test_a_half_written_line_is_passed_over(tmp_path, tail):
   assert again.series.keys() == whole.series.keys()
 
 
+@pytest.mark.parametrize("peak", [1e-3, 1.43e-3, 2e-2])
+def test_no_label_of_an_axis_is_cut_off(tmp_path, peak):
+  run = write_run(tmp_path / "run", "both")
+  text = (run / "metrics.jsonl").read_text()
+  rate = json.dumps({"learning_rate": peak})[1:-1]
+  text = text.replace('"learning_rate": 0.001', rate)
+  (run / "metrics.jsonl").write_text(text)
+  groups = summary.group(read_all(tmp_path))
+  for draw in (report.figures.accuracy, report.figures.training):
+    for theme in plotting.THEMES:
+      figure = draw(groups, theme)
+      figure.draw_without_rendering()
+      for axes in figure.axes:
+        for label in axes.get_yticklabels():
+          assert label.get_window_extent().x0 >= 0, label.get_text()
+
+
 def test_odd_runs_are_drawn(tmp_path, recwarn):
   """NaN, one evaluation, none, no positive value, names that need escaping."""
   bad = write_run(tmp_path / "nan", "baseline", until=60)

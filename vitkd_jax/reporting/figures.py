@@ -145,7 +145,8 @@ def training(
   names = max(([c.name for c in curves] for *_, curves in panels), key=len)
   columns = theme.columns(2)
   places = columns * math.ceil(len(panels) / columns)
-  figure, grid = plotting.panels(theme, places, 2.0, names)
+  # Seven characters, such as 0.00125, are beside a learning rate.
+  figure, grid = plotting.panels(theme, places, 2.0, names, left=0.8)
   for axes, (title, log, curves) in zip(grid, panels, strict=False):
     plotting.draw(axes, curves)
     axes.set_title(title)
