@@ -39,3 +39,21 @@ def test_reals_bounds_are_inclusive():
   check.reals(2.0, a=0, b=2.0)
   with pytest.raises(ValueError, match=r"^expected b in \[0, 2\], got 2"):
     check.reals(2.0, b=2.0001)
+
+
+@pytest.mark.parametrize(
+  "value, real",
+  [
+    (0, True),
+    (-1.5, True),
+    (10**308, True),
+    (10**309, False),  # of which `float` makes an OverflowError
+    (float("nan"), False),
+    (float("-inf"), False),
+    (True, False),
+    ("1", False),
+    (None, False),
+  ],
+)
+def test_a_number_that_a_float_can_hold(value, real):
+  assert check.is_real(value) is real

@@ -9,13 +9,14 @@ import pytest
 
 from vitkd_jax.cluster import preemption
 
-# SIGTERM is JAX's, whose place a handler takes that says so at once.
+# SIGTERM is JAX's, whose place a handler takes that says so at once; not by
+# `print`, as the signal may come before the `print` of "ready" has returned.
 _HEAD = """
-import contextlib, ctypes, signal, sys, time
+import contextlib, ctypes, os, signal, sys, time
 from vitkd_jax.cluster import preemption
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-signal.signal(signal.SIGTERM, lambda *_: print("SIGTERM", flush=True))
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"SIGTERM\\n"))
 """
 _SAVING = """
 with preemption.listening(), preemption.saving():

@@ -25,7 +25,10 @@ def pin(sha256):
 
 def make(**run):
   return ml_collections.ConfigDict(
-    {"run": {"seed": 0, "log_every": 10, **run}, "blocks": (0, 1)}
+    {
+      "run": {"seed": 0, "log_every": 10, **run},
+      "student": {"patch_size": (4, 4)},
+    }
   )
 
 
@@ -153,7 +156,19 @@ def test_files_without_a_config_are_refused(tmp_path, name):
     claim(tmp_path, make())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"config": 3}'])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "{",
+    "[]",
+    '{"config": 3}',
+    '{"config": {"weights": 3}}',
+    '{"config": {"methods": {"nkd": 3}}}',
+    '{"config": {}, "teachers": {"teacher": 3}}',
+    '{"config": {}, "teachers": 3}',
+  ],
+)
 def test_a_damaged_config_is_said(tmp_path, text):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(ValueError, match="is damaged"):

@@ -5,6 +5,7 @@ import difflib
 import json
 import math
 import numbers
+import sys
 from typing import Any
 
 
@@ -55,6 +56,20 @@ def integers(least: int, **values: Any) -> None:
       raise ValueError(f"expected an integer {name} >= {least}, got {value!r}")
 
 
+def is_real(value: Any) -> bool:
+  """Whether a value is a finite number that a float can hold, not a bool.
+
+  Args:
+    value: of any type.
+  """
+  return (
+    isinstance(value, numbers.Real)
+    and not isinstance(value, bool)
+    # `math.isfinite` raises OverflowError for larger integers.
+    and -sys.float_info.max <= value <= sys.float_info.max
+  )
+
+
 def reals(most: float = math.inf, **values: Any) -> None:
   """Refuses values that are not finite numbers from 0 to `most`.
 
@@ -67,8 +82,7 @@ def reals(most: float = math.inf, **values: Any) -> None:
   """
   bounded = most < math.inf
   for name, value in values.items():
-    real = isinstance(value, numbers.Real) and math.isfinite(value)
-    if not (real and 0 <= value <= most):
+    if not (is_real(value) and 0 <= value <= most):
       wanted = (
         f"{name} in [0, {most:g}]" if bounded else f"a finite {name} >= 0"
       )

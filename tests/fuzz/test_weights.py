@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
     ("timm_folder", 200),
     ("huggingface_folder", 200),
     ("workdir", 200),
+    ("old_workdir", 200),
   ],
 )
 def test_mutated(target, cases):

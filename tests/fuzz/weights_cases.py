@@ -7,6 +7,7 @@ import warnings
 
 import drawn
 from flax import traverse_util
+import ml_collections
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
@@ -46,8 +47,9 @@ def read(path, **given):
   fields = given | loaded.fields
   vit.Model(loaded.num_classes, **fields)
   if path.is_dir():
-    reading.record_of(str(path))
     reading.evaluation(str(path))
+    if reading.record_of(str(path)):
+      reading.carried_on(str(path), ml_collections.ConfigDict())
 
 
 def odd_array(array, rng):
@@ -311,14 +313,39 @@ def huggingface_folder() -> Target:
 
 def workdir() -> Target:
   """config.json of a workdir with its exported student."""
+  return _workdir(
+    {
+      "task": {"weight": 1.0},
+      "teachers": {"teacher": {"weights": "a", "variant": "S/16"}},
+      "methods": {"nkd": {"gamma": 1.0, "weights": {"nkd": 1.0}}},
+    },
+    {"teachers": {"teacher": {"sha256": "ab", "step": None}}},
+  )
+
+
+def old_workdir() -> Target:
+  """The same, from before methods had sections."""
+  return _workdir(
+    {
+      "teacher": {"weights": "a", "variant": "S/16"},
+      "head": {"reduction": "mean", "mask_ratio": 0.5},
+      "select": {"low_blocks": [0]},
+      "weights": {"task": 1.0, "mimic": 2.0, "generation": 0.0, "nkd": 1.0},
+      "logits": {"temperature": 1.0, "gamma": 1.5},
+    },
+    {"teacher_sha256": None},
+  )
+
+
+def _workdir(sections, about) -> Target:
   record = {
     "config": {
       "run": {"seed": 0, "epochs": 1, "ema_decay": 0.0},
       "data": {"name": "fashion_mini", "image_size": 28, "eval_resize": 32},
       "student": {**DEIT, "drop_path": 0.1, "scan": False},
-      "teacher": {"weights": "a", "variant": "S/16"},
+      **sections,
     },
-    "teacher_sha256": None,
+    **about,
   }
 
   def make(folder):

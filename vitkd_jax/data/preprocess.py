@@ -11,6 +11,8 @@ import math
 import numbers
 from typing import Any
 
+from vitkd_jax import check
+
 # Default crop of the evaluation, 224 of 256, as in torchvision and timm.
 CROP_PCT = 0.875
 
@@ -58,7 +60,9 @@ class Preprocess:
   def __post_init__(self) -> None:
     for name in ("size", "mean", "std"):
       value = getattr(self, name)
-      if not isinstance(value, list | tuple) or not all(map(is_number, value)):
+      if not isinstance(value, list | tuple) or not all(
+        map(check.is_real, value)
+      ):
         raise ValueError(f"{name}={value!r}: expected a sequence of numbers")
       object.__setattr__(self, name, tuple(value))
     if len(self.size) != 2 or not all(map(is_side, self.size)):
@@ -173,19 +177,6 @@ def from_dict(fields: Mapping[str, Any]) -> Preprocess:
     raise ValueError(
       f"preprocess={fields!r}: expected the fields of Preprocess"
     ) from None
-
-
-def is_number(value: object) -> bool:
-  """Whether a value is a finite real number, not a bool.
-
-  Args:
-    value: of any type.
-  """
-  return (
-    isinstance(value, numbers.Real)
-    and not isinstance(value, bool)
-    and math.isfinite(value)
-  )
 
 
 def is_side(value: object) -> bool:

@@ -89,7 +89,7 @@ def check(model: Any) -> None:
   if not _real(model.norm_eps) or not 0 <= model.norm_eps < 1:
     refuse("norm_eps", "a number in [0, 1)")
   scale = model.layerscale_init
-  if scale is not None and not (_real(scale) and math.isfinite(scale)):
+  if scale is not None and not (_real(scale) and abs(scale) < math.inf):
     refuse("layerscale_init", "a finite number or None")
   try:
     known = jnp.dtype(model.dtype_mm).name in DTYPES

@@ -99,7 +99,8 @@ def carried_on(
   """
   notes = []
   for (section, key), before in _BEFORE.items():
-    if section not in old or key in old[section] or section not in config:
+    values = old.get(section)
+    if values is None or key in values or section not in config:
       continue
     if config[section].get(key) != before:
       config = config.copy_and_resolve_references()

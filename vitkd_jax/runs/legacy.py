@@ -35,9 +35,10 @@ def modern(config: Mapping[str, Any]) -> dict[str, Any]:
     config: sections of a config, as plain dicts.
 
   Raises:
-    ValueError: it mixes older sections with those that replace them, or has a
-      weight of an unknown term.
+    ValueError: what should be a section is a value, or older sections are
+      mixed with those that replace them, or a weight is of an unknown term.
   """
+  check_sections(config)
   old = [name for name in SECTIONS if name in config]
   if not old:
     return dict(config)
@@ -50,7 +51,7 @@ def modern(config: Mapping[str, Any]) -> dict[str, Any]:
   found = {k: v for k, v in config.items() if k not in SECTIONS}
   teacher = config.get("teacher")
   found["teachers"] = {TEACHER: dict(teacher)} if teacher else {}
-  if not isinstance(config.get("weights"), Mapping):
+  if config.get("weights") is None:
     return found
   weights = dict(config["weights"])
   found["task"] = {"weight": weights.pop("task", 0.0)}
@@ -75,6 +76,24 @@ def modern(config: Mapping[str, Any]) -> dict[str, Any]:
   if not found["methods"]:
     found["teachers"] = {}  # it was not read
   return found
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+  """Checks that what should be a section is one, in old and new configs.
+
+  Args:
+    config: sections of a config, as plain dicts; None for an empty one.
+
+  Raises:
+    ValueError: one is a value.
+  """
+  tree = {f"config.{name}": values for name, values in config.items()}
+  for name in ("teachers", "methods"):
+    if isinstance(section := config.get(name), Mapping):
+      tree |= {f"config.{name}.{key}": v for key, v in section.items()}
+  for name, values in tree.items():
+    if values is not None and not isinstance(values, Mapping):
+      raise ValueError(f"expected {name} to be a section, got {values!r}")
 
 
 def pinned(record: Mapping[str, Any]) -> dict[str, Any]:

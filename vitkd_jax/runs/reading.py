@@ -34,7 +34,11 @@ def record(workdir: str) -> dict[str, Any] | None:
   found = _config_json(workdir)
   if found is None:
     return None
-  return legacy.pinned({**found, "config": history.meant(found["config"])})
+  try:
+    return legacy.pinned({**found, "config": history.meant(found["config"])})
+  except ValueError as error:
+    path = epath.Path(workdir) / "config.json"
+    raise ValueError(f"{path}: {error}") from None
 
 
 def record_of(path: str) -> dict[str, Any] | None:
@@ -79,8 +83,13 @@ def _config_json(workdir: str) -> dict[str, Any] | None:
     return None
   try:
     found = check.parse_json(path.read_bytes(), f"{path}")
-    return {**found, "config": dict(found["config"])}
-  except (ValueError, KeyError, TypeError):
+    found = {**found, "config": dict(found["config"])}
+    legacy.check_sections(found["config"])
+    if "teachers" in found:
+      pins = found["teachers"] or {}
+      found["teachers"] = {name: dict(pin) for name, pin in pins.items()}
+    return found
+  except (ValueError, KeyError, TypeError, AttributeError):
     raise ValueError(
       f"{path} is damaged and does not say which run this is; restore it, or "
       "use an empty workdir"

@@ -1,10 +1,11 @@
 """Whether a value has the type of an annotation, and that type in words."""
 
 from collections.abc import Sequence
-import math
 import types
 import typing
 from typing import Any
+
+from vitkd_jax import check
 
 _NAMES = {
   int: "an integer",
@@ -54,8 +55,7 @@ def _in_words(kind: Any) -> str:
 
 def _fits(value: Any, kind: Any) -> bool:
   if kind is float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return check.is_real(value)
   if kind is int:
     return isinstance(value, int) and not isinstance(value, bool)
   if kind in _NAMES:

@@ -142,8 +142,6 @@ def _teachers(
   found = {}
   for name, values in section["teachers"].items():
     key = f"teachers.{name}"
-    if not isinstance(values, Mapping):
-      raise ValueError(f"expected config.{key} to be a section, got {values!r}")
     found[name] = sections.make(sections.Teacher, key, values)
     _check_dtype(f"{key}.dtype", found[name].dtype)
   return found

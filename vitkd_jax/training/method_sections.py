@@ -109,11 +109,6 @@ def make(
     kind = terms.kind(name, section[name])
     return (order.index(kind) if kind in order else len(order), name)
 
-  for name, values in section.items():
-    if not isinstance(values, Mapping):
-      raise ValueError(
-        f"expected config.methods.{name} to be a section, got {values!r}"
-      )
   found = {}
   for name in sorted(section, key=place):
     values = section[name]
@@ -134,8 +129,7 @@ def completed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """
   plain = legacy.modern(config.to_dict())
   for name, values in (plain.get("methods") or {}).items():
-    if isinstance(values, dict):  # else `make` refuses it
-      values["weights"] = weights(name, values)
+    values["weights"] = weights(name, values)
   return ml_collections.ConfigDict(plain)
 
 

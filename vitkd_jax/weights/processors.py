@@ -95,7 +95,7 @@ def from_timm(
     raise ValueError(
       f"expected input_size to be channels, rows, columns, got {size!r}"
     )
-  if not preprocess.is_number(share) or not 0 < share <= 1:
+  if not check.is_real(share) or not 0 < share <= 1:
     raise ValueError(f"expected crop_pct in (0, 1], got {share!r}")
   check.known("crop_mode", mode, ("center", "squash"))
   _, rows, columns = size

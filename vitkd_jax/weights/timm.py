@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vitkd_jax import check
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
 from vitkd_jax.weights import processors, rules
@@ -195,7 +196,7 @@ def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     found["patch_size"] = (patch,) * 2 if isinstance(patch, int) else (*patch,)
   if "mlp_ratio" in arguments and "width" in found:
     width, ratio = found["width"], arguments["mlp_ratio"]
-    if not all(map(preprocess.is_number, (width, ratio))):
+    if not all(map(check.is_real, (width, ratio))):
       raise ValueError(
         "expected numbers as embed_dim and mlp_ratio, got "
         f"{str(width)[:60]} and {str(ratio)[:60]}"
