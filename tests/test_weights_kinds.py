@@ -11,7 +11,7 @@ from safetensors import numpy as safetensors_numpy
 
 from vitkd_jax import weights
 from vitkd_jax.models import vit
-from vitkd_jax.weights import loading
+from vitkd_jax.weights import loading, resolve
 
 SIZE = 28
 SMALL = dict(width=8, depth=2, num_heads=2, mlp_dim=32, patch_size=(7, 7))
@@ -232,6 +232,12 @@ def test_odd_values_of_a_config_are_one_sentence(tmp_path, config):
     loading.load_with_notes(path, variant="deit_tiny_patch16_224", **OPTIONS)
 
 
+def test_a_ratio_that_no_float_holds(tmp_path):
+  path = folder(tmp_path, "timm", embed_dim=192, mlp_ratio=1e308)
+  with pytest.raises(ValueError, match="finite numbers as embed_dim"):
+    resolve.stated(path)
+
+
 MAE = dict(DEIT, pool_type="gap", class_token=True, fc_norm=True)
 
 
@@ -290,6 +296,8 @@ def test_fields_of_the_pooling_that_disagree():
     (dict(class_token=False), "reads a CLS token"),
     (dict(norm_eps=-1), "norm_eps=-1"),
     (dict(class_token=1), "class_token=1"),
+    (dict(layerscale_init=10**400), "a finite float32"),
+    (dict(layerscale_init=1e39), "a finite float32"),
   ):
     with pytest.raises(ValueError, match=words):
       vit.Model(5, **DEIT, **fields)

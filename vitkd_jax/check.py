@@ -5,7 +5,6 @@ import difflib
 import json
 import math
 import numbers
-import sys
 from typing import Any
 
 
@@ -62,12 +61,12 @@ def is_real(value: Any) -> bool:
   Args:
     value: of any type.
   """
-  return (
-    isinstance(value, numbers.Real)
-    and not isinstance(value, bool)
-    # `math.isfinite` raises OverflowError for larger integers.
-    and -sys.float_info.max <= value <= sys.float_info.max
-  )
+  if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    return False
+  try:
+    return math.isfinite(value)
+  except OverflowError:  # an integer that no float holds
+    return False
 
 
 def reals(most: float = math.inf, **values: Any) -> None:

@@ -1,6 +1,5 @@
 """Valid values of a model's fields."""
 
-import math
 import numbers
 from typing import Any, NoReturn
 
@@ -40,6 +39,7 @@ _BOUNDS = {
 }
 _LARGEST_PATCH = 1 << 12
 _MOST_CLASSES = 10_000_000
+_LARGEST = float(jnp.finfo(jnp.float32).max)
 
 
 def check(model: Any) -> None:
@@ -89,8 +89,8 @@ def check(model: Any) -> None:
   if not _real(model.norm_eps) or not 0 <= model.norm_eps < 1:
     refuse("norm_eps", "a number in [0, 1)")
   scale = model.layerscale_init
-  if scale is not None and not (_real(scale) and abs(scale) < math.inf):
-    refuse("layerscale_init", "a finite number or None")
+  if scale is not None and not (_real(scale) and abs(scale) <= _LARGEST):
+    refuse("layerscale_init", "a finite float32 or None")
   try:
     known = jnp.dtype(model.dtype_mm).name in DTYPES
   except (TypeError, ValueError, KeyError):  # NumPy's, of nested values

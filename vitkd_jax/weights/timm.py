@@ -196,9 +196,11 @@ def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     found["patch_size"] = (patch,) * 2 if isinstance(patch, int) else (*patch,)
   if "mlp_ratio" in arguments and "width" in found:
     width, ratio = found["width"], arguments["mlp_ratio"]
-    if not all(map(check.is_real, (width, ratio))):
+    if not all(map(check.is_real, (width, ratio))) or not check.is_real(
+      width * ratio
+    ):
       raise ValueError(
-        "expected numbers as embed_dim and mlp_ratio, got "
+        "expected finite numbers as embed_dim and mlp_ratio, got "
         f"{str(width)[:60]} and {str(ratio)[:60]}"
       )
     found["mlp_dim"] = int(width * ratio)
