@@ -12,7 +12,7 @@ from vitkd_jax.data import augment
 from vitkd_jax.distill import methods as published
 from vitkd_jax.models import variants
 from vitkd_jax.training import fields as student_fields
-from vitkd_jax.training import method_sections
+from vitkd_jax.training import method_sections, sections
 
 T = TypeVar("T")
 
@@ -103,14 +103,14 @@ def methods(
   """Section `methods`: every key of each method, so that all can be overridden.
 
   Args:
-    names: of `METHODS`.
+    names: of `METHODS`, or others whose settings have a `kind`.
     **settings: {name: keys that differ from their published values}; those of
       methods that are not in `names` are ignored.
   """
   config = ml_collections.ConfigDict()
   for name in names:
-    kind = published.METHODS[name]
     own = settings.get(name, {})
+    kind = method_sections.kind_of(name, own)
     config[name] = section(method_sections.Common)
     for key, (default, annotation) in method_sections.keys(kind).items():
       config[name][key] = _value(default, annotation)
@@ -219,6 +219,20 @@ def student(**fields: Any) -> ml_collections.ConfigDict:
   return config
 
 
+def teacher(**values: Any) -> ml_collections.ConfigDict:
+  """A section of `teachers` with every key, model fields included.
+
+  Args:
+    **values: the keys that differ from their defaults; `fields` are the model
+      fields that differ from the variant's.
+  """
+  fields = values.pop("fields", {})
+  config = section(sections.Teacher, **values)
+  with config.ignore_type():
+    config.fields = student(**fields)
+  return config
+
+
 def section(
   kind: Callable[..., object], **values: Any
 ) -> ml_collections.ConfigDict:
@@ -246,5 +260,5 @@ def _value(default: Any, annotation: Any) -> Any:
   if default is not None:
     return default
   kind = next(t for t in typing.get_args(annotation) if t is not type(None))
-  sequence = typing.get_origin(kind) is Sequence
+  sequence = typing.get_origin(kind) in (Sequence, tuple)
   return ml_collections.config_dict.placeholder(tuple if sequence else kind)

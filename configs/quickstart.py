@@ -63,8 +63,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.methods = common.methods(methods, **METHODS)
   config.teachers = {}
   if methods:
-    config.teachers.teacher = common.section(
-      sections.Teacher,
+    config.teachers.teacher = common.teacher(
       weights="shipped:fashion_teacher",
       variant="vit_nano_patch4_28",
       dtype="float32",  # bfloat16 is slower on a CPU

@@ -31,7 +31,8 @@ PAIRS = {
   "l3-b": ("deit3_large_patch16_224", "deit_base_patch16_224"),
 }
 EXAMPLES = 1_281_167
-_ARGUMENTS = dict(
+# Arguments and their defaults.
+ARGUMENTS = dict(
   pair="s3-ti",
   method="both",
   recipe="mmcls",
@@ -48,8 +49,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   Args:
     arg: what follows the colon of --config, see above.
   """
-  local = common.parse_arg(arg, **_ARGUMENTS)["runlocal"]
-  defaults = _ARGUMENTS | (dict(epochs=2, batch_size=8) if local else {})
+  local = common.parse_arg(arg, **ARGUMENTS)["runlocal"]
+  defaults = ARGUMENTS | (dict(epochs=2, batch_size=8) if local else {})
   args = common.parse_arg(arg, **defaults)
   teacher, student = common.choose("pair", args["pair"], PAIRS)
   methods = common.method_names(args["method"])
@@ -79,13 +80,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # In the paper's recipe only the Base student is regularised like DeiT's.
   recipe(config, base=args["pair"] == "l3-b")
   if local:  # keep the warm-up's share of the training
-    config.schedule.warmup_epochs *= args["epochs"] / _ARGUMENTS["epochs"]
+    config.schedule.warmup_epochs *= args["epochs"] / ARGUMENTS["epochs"]
   config.task = common.section(sections.Task)
   config.methods = common.methods(methods)
   config.teachers = {}
   if methods:
-    config.teachers.teacher = common.section(
-      sections.Teacher,
+    config.teachers.teacher = common.teacher(
       weights=f"weights/{teacher}.fb_in22k_ft_in1k.safetensors",
       variant=teacher,
     )

@@ -30,6 +30,8 @@ CASES = [
   ("vitkd_i1k", "pair=b3-s,method=vitkd,recipe=deit"),
   ("vitkd_i1k", "pair=l3-b,method=nkd"),
   ("vitkd_i1k", "runlocal"),
+  ("multi_teacher_i1k", None),
+  ("multi_teacher_i1k", "student=b,recipe=deit,runlocal"),
   ("baseline_i1k", "pair=l3-b"),
   ("baseline_i1k", "recipe=deit,epochs=100"),
 ]

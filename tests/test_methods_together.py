@@ -1,30 +1,12 @@
 """Methods in a training: several teachers, one's own method, any mesh."""
 
-import contextlib
-
 import jax
 import numpy as np
 import pytest
+from stepping import steps
 
-from vitkd_jax.cluster import sharding
 from vitkd_jax.distill import methods
 from vitkd_jax.training import experiment
-
-
-def steps(config, devices, count=2):
-  """Parts, the state after some steps, and each step's metrics."""
-  config.run.log_every = 1
-  parts = experiment.build(config, devices=devices)
-  state, step = parts.create_state(), parts.make_train_step()
-  found = []
-  with contextlib.closing(parts.inputs.train(0)) as batches:
-    for _ in range(count):
-      batch = sharding.global_batch(next(batches), parts.mesh)
-      state, report = step(state, parts.teacher_params, batch)
-      metrics = jax.device_get(report["metrics"])
-      found.append({name: float(pair[0]) for name, pair in metrics.items()})
-      assert not report["bad"].any()
-  return parts, jax.device_get(state), found
 
 
 @pytest.fixture
@@ -84,7 +66,7 @@ def test_a_method_of_ones_own_trains(plain):
 @pytest.mark.parametrize(
   "build, said",
   [
-    ("my_method", "to be module:class, got 'my_method'"),
+    ("my_method", "to be module:name, got 'my_method'"),
     ("no_such_module:Mine", "No module named 'no_such_module'"),
     ("my_method:Other", "has no attribute 'Other'"),
     ("my_method:Wordless", "lacks terms and needs"),

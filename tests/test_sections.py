@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from vitkd_jax.training import sections
+from vitkd_jax.training import ranges, sections
 
 
 @pytest.mark.parametrize(
@@ -58,5 +58,5 @@ def test_a_wrong_type_is_told_with_the_right_one(kind, value, said):
 def test_numbers_out_of_their_range(values, said):
   given = dict(seed=0, epochs=1.0, batch_size=8) | values
   with pytest.raises(ValueError, match=r".") as refusal:
-    sections.check_run(sections.make(sections.Run, "run", given))
+    ranges.check(sections.make(sections.Run, "run", given))
   assert said in str(refusal.value)

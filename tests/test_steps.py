@@ -147,7 +147,7 @@ def test_teacher_is_neither_trained_nor_in_the_state(fixed, batches, start):
     def loss(params, teacher_params):
       views = parts.objective.teacher_views(teacher_params, image)
       terms, _ = parts.objective.losses(
-        params, views, image, target, draws, jax.random.key(0)
+        params, views, image, target, draws, {}, jax.random.key(0)
       )
       return sum(jnp.mean(value) for value in terms.values())
 

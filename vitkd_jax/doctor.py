@@ -159,6 +159,15 @@ def _teacher(
       f"and {objective.student_side.width}"
       + (", those of the teacher resampled" if grid != own else ""),
     )
+  if len(objective.teachers) > 1:
+    for (block, place), scale in teacher_check.scales(
+      parts, name, batch
+    ).items():
+      yield Finding(
+        f"{name}'s scale",
+        f"PHI-S multiplies the map {place} of block {block} by {scale:.4g} "
+        f"(config.teachers.{name}.scale is {teacher.scale:g})",
+      )
 
 
 def _accuracy(parts: experiment.Experiment, name: str, batch: Batch) -> Finding:

@@ -95,7 +95,9 @@ def _add_keys(
     group = parser.add_argument_group(f"section {section}")
     known = meanings(section, values)
     for key, value in values.items():
-      if isinstance(value, ml_collections.ConfigDict):  # weights by term
+      if key == "fields":
+        _add(group, f"config.{section}.fields.FIELD", "VALUE", known[key])
+      elif isinstance(value, ml_collections.ConfigDict):  # weights by term
         for term, weight in value.items():
           said = "weight of this loss term; 0 leaves it out"
           _add(group, f"config.{section}.{key}.{term}", str(weight), said)

@@ -25,6 +25,7 @@ class Side:
     dtype_mm: dtype of its matrix products.
     has_class_token: whether the first prefix token is a CLS token.
     has_head: whether its logits are one linear layer of `View.pooled`.
+    places: where in a block its maps are, some of `tokens.PLACES`.
   """
 
   width: int
@@ -35,6 +36,7 @@ class Side:
   dtype_mm: Any = "float32"
   has_class_token: bool = False
   has_head: bool = False
+  places: tuple[str, ...] = tokens.PLACES
 
   @property
   def num_tokens(self) -> int:
@@ -125,6 +127,17 @@ class View:
       place: see `tokens.PLACES`.
     """
     return self.tokens[_key(block, place, self.side.depth)]
+
+  def scaled(self, scale: float) -> "View":
+    """The same with its token maps and CLS tokens multiplied.
+
+    Args:
+      scale: the factor.
+    """
+    if scale == 1:
+      return self
+    maps, tokens = jax.tree.map(lambda x: x * scale, (self.maps, self.tokens))
+    return dataclasses.replace(self, maps=maps, tokens=tokens)
 
 
 @flax.struct.dataclass
@@ -256,6 +269,11 @@ def check_maps(side: Side, maps: tuple[tuple[int, str], ...]) -> None:
   """
   for block, place in maps:
     tokens.check_place(place)
+    if place not in side.places:
+      raise ValueError(
+        f"names the place {place!r}, but a model shows "
+        f"{' and '.join(side.places)} alone"
+      )
     if place != "encoded" and not -side.depth <= block < side.depth:
       raise ValueError(
         f"names block {block}, but a model has {side.depth} block"

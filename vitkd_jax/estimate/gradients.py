@@ -49,7 +49,9 @@ def make(parts: experiment.Experiment) -> Callable[[Any, Any], Found]:
     views = found.teacher_views(teacher_params, image)
 
     def weighted(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-      values, _ = found.losses(params, views, image, target, draws, keys[2])
+      values, _ = found.losses(
+        params, views, image, target, draws, weights, keys[2]
+      )
       means = {term: jnp.mean(value) for term, value in values.items()}
       each = [weights[term] * means[term] for term in found.terms]
       return jnp.stack(each), means

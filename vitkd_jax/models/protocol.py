@@ -25,6 +25,11 @@ class Backbone(Protocol):
   dtype_mm: Any
 
   @property
+  def places(self) -> tuple[str, ...]:
+    """Where in a block its maps are: "+mlp", "sa" and so on, and "encoded"."""
+    ...
+
+  @property
   def has_class_token(self) -> bool:
     """Whether the first token of a map is a CLS token."""
     ...

@@ -76,6 +76,9 @@ class ViT(nn.Module):
   fc_norm: bool = False
   norm_eps: float = 1e-6
 
+  # Where in a block `out` has maps, and after the blocks.
+  places = ("+mlp", "mlp", "+sa", "sa", "encoded")
+
   @property
   def has_class_token(self) -> bool:
     """Whether the first token is a CLS token."""

@@ -143,8 +143,9 @@ def _teachers(run: reading.Run) -> str | None:
   for name, teacher in (run.config.get("teachers") or {}).items():
     pin = run.teachers.get(name) or {}
     step, sha = pin.get("step"), pin.get("sha256")
+    model = teacher.get("variant") or teacher.get("build")
     found.append(
-      f"{teacher.get('variant')}, {teacher.get('weights')}"
+      f"{model}, {teacher.get('weights')}"
       + ("" if step is None else f", step {step:,}")
       + (f", SHA-256 {sha[:12]}…" if sha else "")
     )

@@ -12,6 +12,7 @@ _NAMES = {
   float: "a finite number",
   bool: "True or False",
   str: "text",
+  dict: "a section",
   type(None): "None",
 }
 

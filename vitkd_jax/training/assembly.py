@@ -1,6 +1,6 @@
 """From a config's sections to what a training minimises."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 from typing import Any
 
@@ -9,21 +9,26 @@ import jax
 from vitkd_jax import check
 from vitkd_jax.cluster import sharding
 from vitkd_jax.data import datasets
-from vitkd_jax.distill import view
+from vitkd_jax.distill import losses, view
 from vitkd_jax.models import checks, protocol, variants, vit
 from vitkd_jax.runs import students
 from vitkd_jax.training import lengths, method_sections, sections, teachers
 from vitkd_jax.training import objective as objectives
+from vitkd_jax.training.dropping import Dropping
 
 
-def _stats(variant: str, weights: str | None = None) -> objectives.Stats:
-  """Mean and std of the images: stated beside the weights, else the variant's.
+def _stats(
+  config: sections.Teacher, model: protocol.Backbone, from_file: bool
+) -> objectives.Stats:
+  """A teacher's mean and std: the config's, else the weights', the variant's.
 
   A teacher in another library's folder may have been trained with its own.
   """
-  said = students.stated(weights).preprocess if weights else None
-  source = said or variants.get(variant)
-  return source.mean, source.std
+  source: Any = model
+  if not config.build:
+    said = students.stated(config.weights).preprocess if from_file else None
+    source = said or variants.get(config.variant)
+  return config.mean or source.mean, config.std or source.std
 
 
 def make_objective(
@@ -62,19 +67,24 @@ def make_objective(
   if task.weight < 0:
     raise ValueError(f"expected config.task.weight >= 0, got {task.weight}")
   configs = _teachers(section)
-  sides = {
-    name: _side(
-      teachers.make_model(name, config, info.num_classes, image_size),
-      image_size,
+  sizes = {
+    name: (config.image_size,) * 2 if config.image_size else image_size
+    for name, config in configs.items()
+  }
+  made = {
+    name: teachers.make(
+      name, config, info.num_classes, sizes[name], from_file=from_file
     )
     for name, config in configs.items()
   }
+  sides = {name: _side(x.model, sizes[name]) for name, x in made.items()}
   methods = method_sections.make(section["methods"], side, sides, length)
   if not methods and not task.weight:
     raise ValueError(
       "expected config.task.weight > 0 or a method with a weight > 0 in "
       "config.methods, got neither: there is nothing to learn"
     )
+  dropping = _dropping(task, {x.teacher for x in methods.values()}, run)
   for name, method in methods.items():
     _check_grids(name, method, side, sides, configs)
   loaded = {}
@@ -85,31 +95,60 @@ def make_objective(
     if from_file:
       by_logits = [n for n in learners if methods[n].taught.logits]
       pin = (pinned or {}).get(name)
-      found = teachers.load(name, config, info, image_size, by_logits, pin)
+      found = teachers.load(
+        name, config, made[name], info, sizes[name], by_logits, pin
+      )
     else:
-      found = teachers.plan(name, config, info, image_size)
+      found = teachers.plan(config, made[name], sizes[name])
     where = sharding.tree(found.params, mesh, split=run.fsdp_teacher)
     params = sharding.place(found.params, where)
     loaded[name] = dataclasses.replace(found, params=params)
+  named = variants.get(section["student"]["variant"])
   objective = objectives.Objective(
     student=student,
-    student_stats=_stats(section["student"]["variant"]),
+    student_stats=(named.mean, named.std),
     student_side=side,
     task_weight=task.weight,
     teachers={
       name: objectives.Teacher(
         found.model,
-        _stats(
-          configs[name].variant, configs[name].weights if from_file else None
-        ),
-        _side(found.model, image_size),
+        _stats(configs[name], found.model, from_file),
+        _side(found.model, sizes[name]),
+        sizes[name],
+        configs[name].scale,
       )
       for name, found in loaded.items()
     },
     methods=methods,
+    dropping=dropping,
     label_smoothing=section["augment"].get("label_smoothing", 0.0),
   )
   return objective, loaded
+
+
+def _dropping(
+  task: sections.Task, names: Iterable[str | None], run: sections.Run
+) -> Dropping | None:
+  rate, normalisation = task.teacher_drop, task.drop_normalisation
+  if not 0 <= rate < 1:
+    raise ValueError(f"expected 0 <= config.task.teacher_drop < 1, got {rate}")
+  check.known(
+    "config.task.drop_normalisation", normalisation, losses.DROP_NORMALISATIONS
+  )
+  if not rate:
+    return None
+  if len(set(names) - {None}) < 2:
+    raise ValueError(
+      "expected several teachers with config.task.teacher_drop, got one: set "
+      "it to 0"
+    )
+  if normalisation == "unic" and run.accumulate > 1:
+    raise ValueError(
+      "config.task.drop_normalisation='unic' sums over the batch, so that "
+      f"config.run.accumulate={run.accumulate} changes it: set it to "
+      "'per_image', or config.run.accumulate=1"
+    )
+  return Dropping(rate, normalisation)
 
 
 def _side(model: protocol.Backbone, image_size: tuple[int, int]) -> view.Side:
@@ -122,6 +161,7 @@ def _side(model: protocol.Backbone, image_size: tuple[int, int]) -> view.Side:
     dtype_mm=model.dtype_mm,
     has_class_token=model.has_class_token,
     has_head=model.has_linear_head(),
+    places=model.places,
   )
 
 
@@ -141,10 +181,38 @@ def _teachers(
       )
   found = {}
   for name, values in section["teachers"].items():
-    key = f"teachers.{name}"
-    found[name] = sections.make(sections.Teacher, key, values)
-    _check_dtype(f"{key}.dtype", found[name].dtype)
+    found[name] = _teacher(f"teachers.{name}", values)
   return found
+
+
+def _teacher(key: str, values: Mapping[str, Any]) -> sections.Teacher:
+  found = sections.make(sections.Teacher, key, values)
+  if found.build and found.variant:
+    raise ValueError(
+      f"expected config.{key}.variant or config.{key}.build, got both"
+    )
+  for name in ("weights", "variant"):
+    if not found.build and not getattr(found, name):
+      raise ValueError(f"config.{key}.{name} is missing")
+  if not found.build:
+    _check_fields(f"{key}.fields", found.fields or {})
+  _check_dtype(f"{key}.dtype", found.dtype)
+  check.integers(0, **{f"config.{key}.image_size": found.image_size})
+  for name in ("scale", *(["std"] if found.std else [])):
+    value = getattr(found, name)
+    if min(value if name == "std" else (value,)) <= 0:
+      raise ValueError(f"expected config.{key}.{name} > 0, got {value}")
+  return found
+
+
+def _check_fields(key: str, fields: Mapping[str, Any]) -> None:
+  if "num_classes" in fields:
+    raise ValueError(
+      f"config.{key}.num_classes comes from the dataset; remove the key"
+    )
+  types = {"variant": str} | vit.ViT.__annotations__
+  known = {name: value for name, value in fields.items() if name in types}
+  sections.check_types(key, known, types)
 
 
 def _check_grids(
@@ -171,13 +239,7 @@ def _check_grids(
 def _student(fields: Mapping[str, Any], num_classes: int) -> vit.ViT:
   if not fields.get("variant"):
     raise ValueError("config.student.variant is missing")
-  if "num_classes" in fields:
-    raise ValueError(
-      "config.student.num_classes comes from the dataset; remove the key"
-    )
-  types = {"variant": str} | vit.ViT.__annotations__
-  known = {name: value for name, value in fields.items() if name in types}
-  sections.check_types("student", known, types)
+  _check_fields("student", fields)
   _check_dtype("student.dtype_mm", fields.get("dtype_mm", "float32"))
   return vit.Model(num_classes, **fields)
 

@@ -23,6 +23,7 @@ from vitkd_jax.training import (
   inputs,
   lengths,
   optim,
+  ranges,
   sections,
   steps,
   teachers,
@@ -247,7 +248,7 @@ def build(
   """
   section = sections.split(config)
   run = sections.make(sections.Run, "run", section["run"])
-  sections.check_run(run)
+  ranges.check(run)
   mesh = sharding.make_mesh(run.fsdp, devices)
   sharding.check_batch_size(run.batch_size, mesh, run.accumulate)
   mixes = ("mixup_alpha", "cutmix_alpha")

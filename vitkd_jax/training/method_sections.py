@@ -2,9 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 import dataclasses
-import importlib
-import os
-import sys
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +11,7 @@ from vitkd_jax import check
 from vitkd_jax.distill import methods as published
 from vitkd_jax.distill import terms, view
 from vitkd_jax.runs import legacy
-from vitkd_jax.training import lengths, objective, sections
+from vitkd_jax.training import lengths, objective, outside, sections
 
 # Of linen itself, and set from the weights.
 _NOT_KEYS = ("parent", "name", "only")
@@ -227,10 +224,8 @@ def _make(
       module, student, teachers[teacher] if teacher else None
     )
   except Exception as error:  # a class of one's own raises what it likes
-    text = f"{error}".strip().partition("\n")[0]
-    if not isinstance(error, ValueError):
-      text = f"{kind.__name__}.needs: {type(error).__name__}: {text}"
-    raise ValueError(f"config.{key}: {text}") from None
+    where = "" if isinstance(error, ValueError) else f"{kind.__name__}.needs: "
+    raise ValueError(f"config.{key}: {where}{outside.said(error)}") from None
   lengths.check_group(f"config.{key}", module, length)
   if not isinstance(needs, view.Needs):
     raise ValueError(
@@ -272,23 +267,14 @@ def _terms(name: str, kind: type[nn.Module]) -> dict[str, float]:
 
 
 def _own(key: str, path: str) -> type[nn.Module]:
-  """A user's class, by "module:class"; the working directory is searched."""
-  module, _, name = path.partition(":")
-  try:
-    sys.path.insert(0, os.getcwd())
-    try:
-      found = getattr(importlib.import_module(module), name)
-    finally:
-      sys.path.remove(os.getcwd())
-  except (ImportError, AttributeError, ValueError) as error:
-    raise ValueError(
-      f"expected {key} to be module:class, got {path!r} ({error})"
-    ) from None
+  """A user's class, by "module:class"."""
+  found = outside.find(key, path)
   if not (isinstance(found, type) and issubclass(found, nn.Module)):
     raise ValueError(
       f"expected {key} to name a class of flax.linen.Module, got {found!r}"
     )
   missing = [x for x in ("terms", "needs") if not hasattr(found, x)]
   if missing:
+    name = found.__name__
     raise ValueError(f"{key}: the class {name} lacks {' and '.join(missing)}")
   return found

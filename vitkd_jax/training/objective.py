@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from vitkd_jax.data import augment as augmentation
 from vitkd_jax.distill import losses, methods, terms, view
 from vitkd_jax.models import protocol
+from vitkd_jax.training.dropping import Dropping
 
 Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
 # A loss weight: a constant, or a function of the step.
@@ -27,11 +28,28 @@ class Teacher:
     model: the model.
     stats: its mean and std of images in [0, 1].
     side: what is known of it.
+    image_size: (H, W) in pixels of the images that it gets; None for the
+      student's.
+    scale: multiplies its token maps and CLS tokens.
   """
 
   model: protocol.Backbone
   stats: Stats
   side: view.Side
+  image_size: tuple[int, int] | None = None
+  scale: float = 1.0
+
+  def images(self, image: jax.Array) -> jax.Array:
+    """Images of its size, normalised for it.
+
+    Args:
+      image: float32 [B, H, W, 3] in [0, 1].
+    """
+    size = self.image_size or image.shape[1:3]
+    if size != image.shape[1:3]:
+      shape = (len(image), *size, 3)
+      image = jnp.clip(jax.image.resize(image, shape, "cubic"), 0, 1)
+    return augmentation.normalize(image, *self.stats)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +88,7 @@ class Objective:
     teachers: the frozen models by name, each learned from by some method.
     methods: by name, in the order of reports.
     label_smoothing: of the targets, in [0, 1).
+    dropping: leaves out teachers by image; None for the sum over all.
   """
 
   student: protocol.Backbone
@@ -79,6 +98,7 @@ class Objective:
   teachers: Mapping[str, Teacher] = dataclasses.field(default_factory=dict)
   methods: Mapping[str, Method] = dataclasses.field(default_factory=dict)
   label_smoothing: float = 0.0
+  dropping: Dropping | None = None
 
   @property
   def weights(self) -> dict[str, Weight]:
@@ -176,7 +196,11 @@ class Objective:
       name: self._draws(method, methods.fold(key, name), batch)
       for name, method in self.methods.items()
     }
-    return {name: drawn for name, drawn in found.items() if drawn}
+    if self.dropping:
+      found[_KEPT] = self.dropping.draw(
+        methods.fold(key, _KEPT), batch, len(self.teachers)
+      )
+    return {name: drawn for name, drawn in found.items() if len(drawn)}
 
   def teacher_views(
     self, teacher_params: Mapping[str, Any], image: jax.Array
@@ -189,16 +213,13 @@ class Objective:
     """
     views = {}
     for name, teacher in self.teachers.items():
-      own = augmentation.normalize(image, *teacher.stats)
-      logits, out = teacher.model.apply({"params": teacher_params[name]}, own)
-      shown = view.make(
-        teacher.side,
-        self.learned_from(name),
-        logits,
-        out,
-        teacher_params[name].get("head"),
+      params, taps = teacher_params[name], self.learned_from(name)
+      logits, out = teacher.model.apply(
+        {"params": params}, teacher.images(image)
       )
-      views[name] = jax.lax.stop_gradient(shown)
+      head = params["head"] if taps.head else None
+      shown = view.make(teacher.side, taps, logits, out, head)
+      views[name] = jax.lax.stop_gradient(shown.scaled(teacher.scale))
     return views
 
   def losses(
@@ -208,6 +229,7 @@ class Objective:
     image: jax.Array,
     target: jax.Array,
     draws: Mapping[str, Any],
+    weights: Mapping[str, Any],
     key_drop: jax.Array,
   ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Every term of a batch, unweighted, and the student's logits.
@@ -218,6 +240,8 @@ class Objective:
       image: float32 [B, H, W, 3] in [0, 1].
       target: float32 [B, C], mixed and smoothed.
       draws: from `draws`.
+      weights: {term: weight}, from `weights_at`, by which the teachers that
+        are dropped are chosen.
       key_drop: typed PRNG key for dropout and drop path.
 
     Returns:
@@ -246,8 +270,22 @@ class Objective:
         draws.get(name, {}),
       )
       values |= {full: found[term] for term, full in method.names.items()}
+    if self.dropping:
+      taught = [
+        [
+          term
+          for x in self.methods.values()
+          if x.teacher == name
+          for term in x.weights
+        ]
+        for name in self.teachers
+      ]
+      values = self.dropping.apply(values, weights, taught, draws[_KEPT])
     return {term: values[term] for term in self.terms}, logits
 
+
+# Of the draws; no method's name has a slash.
+_KEPT = "teachers/kept"
 
 # Trees of parameters that train together.
 PARTS = ("student", "methods")
@@ -282,6 +320,7 @@ def gradients(
       micro["image"],
       micro["target"],
       micro["draws"],
+      weights,
       micro["key"],
     )
     means = {term: jnp.mean(value) for term, value in values.items()}

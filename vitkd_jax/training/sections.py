@@ -82,14 +82,31 @@ class Teacher:
   Attributes:
     weights: file, folder or workdir of the weights, or shipped:NAME.
     variant: model name, see `variants.NAMED`.
+    fields: model fields that differ from the variant's, such as pool_type; by
+      default those that the weights state.
+    build: "module:function" that makes a teacher of one's own, in the place of
+      `variant`, see `models.function`; `fields` are its keyword arguments.
+    mean: of the images in [0, 1] that it was trained with, per channel; None
+      for what the weights state, else the variant's.
+    std: as `mean`.
+    image_size: side in pixels of the images that it gets, resized from the
+      student's; 0 for the student's own.
+    scale: multiplies its token maps and CLS tokens. PHI-S's balances teachers
+      that are regressed (arXiv:2410.01680); the doctor states it.
     dtype: dtype of parameters and matrix products.
     resample: resample its token maps to the student's grid if they differ.
     resize_posemb: accept a teacher of another resolution and resample its
       position embedding.
   """
 
-  weights: str
-  variant: str
+  weights: str = ""
+  variant: str = ""
+  fields: dict | None = None
+  build: str = ""
+  mean: tuple[float, float, float] | None = None
+  std: tuple[float, float, float] | None = None
+  image_size: int = 0
+  scale: float = 1.0
   dtype: str = "bfloat16"
   resample: bool = False
   resize_posemb: bool = False
@@ -97,13 +114,19 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """Section `task`: what the student learns from the labels.
+  """Section `task`: how the labels and the teachers share an image.
 
   Attributes:
     weight: of the cross-entropy with the labels; 0 learns from teachers alone.
+    teacher_drop: chance that a teacher other than an image's hardest is left
+      out of its loss, of which the others' mean is then taken (UNIC's 0.5, see
+      `losses.teacher_coefficients`); 0 for the sum over all teachers.
+    drop_normalisation: "per_image", or "unic" as its authors' code has it.
   """
 
   weight: float = 1.0
+  teacher_drop: float = 0.0
+  drop_normalisation: str = "per_image"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,48 +318,3 @@ def check_keywords(
       raise ValueError(f"config.{section}.{name} is missing")
   check_types(section, values, {n: p.annotation for n, p in keywords.items()})
   return keywords
-
-
-# Far beyond any training; the step is counted in int32.
-_MOST_EPOCHS = 1e6
-
-# Smallest valid value of each number in the section `run`.
-_LEAST = {
-  "batch_size": 1,
-  "accumulate": 1,
-  "fsdp": 1,
-  "log_every": 1,
-  "eval_every": 0,
-  "checkpoint_every": 0,
-  "checkpoint_minutes": 0,
-  "keep": 1,
-  "max_bad_steps": 1,
-  "step_timeout": 0,
-  "profile_at": 0,
-  "seed": 0,
-}
-
-
-def check_run(run: Run) -> None:
-  """Checks the ranges of a section `run`.
-
-  Args:
-    run: the section.
-
-  Raises:
-    ValueError: a number out of its range.
-  """
-  for name, least in _LEAST.items():
-    value = getattr(run, name)
-    if value < least:
-      raise ValueError(f"expected config.run.{name} >= {least}, got {value}")
-  if not 0 < run.epochs <= _MOST_EPOCHS:
-    raise ValueError(
-      f"expected 0 < config.run.epochs <= {_MOST_EPOCHS:.0f}, got {run.epochs}"
-    )
-  if run.seed >= 2**63:
-    raise ValueError(f"expected config.run.seed < 2**63, got {run.seed}")
-  if not 0 <= run.ema_decay < 1:
-    raise ValueError(
-      f"expected 0 <= config.run.ema_decay < 1, got {run.ema_decay}"
-    )

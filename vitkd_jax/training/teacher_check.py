@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitkd_jax.cluster import sharding
+from vitkd_jax.distill import losses
 from vitkd_jax.evaluation import running
 from vitkd_jax.training import experiment
 
@@ -61,6 +62,37 @@ def lines(name: str, score: Score) -> list[str]:
       "of its classes (python -m vitkd_jax.doctor)"
     )
   return said
+
+
+def scales(
+  parts: experiment.Experiment, name: str, batch: dict[str, jax.Array]
+) -> dict[tuple[int, str], float]:
+  """PHI-S's scale of each token map that a method reads, on a batch.
+
+  Args:
+    parts: the training.
+    name: of the teacher.
+    batch: "image" uint8 [B, H, W, 3], on the mesh.
+
+  Returns:
+    {(block, place): scale}, of the maps as config.teachers.NAME.scale leaves
+    them, see `losses.phi_s`.
+  """
+  objective = parts.objective
+  alone = dataclasses.replace(
+    objective, teachers={name: objective.teachers[name]}
+  )
+
+  @jax.jit
+  def compute(params: Any, image: jax.Array) -> Any:
+    shown = alone.teacher_views({name: params}, jnp.float32(image) / 255)[name]
+    return {
+      key: losses.phi_s(x.reshape(-1, x.shape[-1]))[1]
+      for key, x in shown.maps.items()
+    }
+
+  found = compute(parts.teacher_params[name], batch["image"])
+  return {key: float(value) for key, value in found.items()}
 
 
 def score(

@@ -1,18 +1,20 @@
 """The frozen teacher: its model and its parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vitkd_jax.data import datasets
 from vitkd_jax.evaluation import scoring
 from vitkd_jax.models import checks, protocol, vit
+from vitkd_jax.models.function import Function
 from vitkd_jax.runs import students
-from vitkd_jax.training import sections
+from vitkd_jax.training import outside, sections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,55 +43,112 @@ class Teacher:
   Attributes:
     model: applies `params`.
     params: parameters in the teacher's dtype; shapes where nothing was read.
+    fields: of the model, beside the variant's.
     pin: which weights they are.
     notes: what was read and changed at loading, in sentences.
   """
 
   model: protocol.Backbone
   params: Any
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   pin: Pin = Pin()
   notes: tuple[str, ...] = ()
 
 
-def make_model(
+def make(
   name: str,
   config: sections.Teacher,
   num_classes: int | None,
   image_size: tuple[int, int],
-) -> vit.ViT:
-  """The model of a teacher, before its weights are read.
+  *,
+  from_file: bool,
+) -> Teacher:
+  """A teacher before its weights are read; one of one's own, with them.
 
   Args:
     name: of the teacher in the config.
     config: its section.
     num_classes: C; None without a head.
-    image_size: (H, W) in pixels.
+    image_size: (H, W) in pixels of the images that it gets.
+    from_file: take the fields that its weights state.
 
   Raises:
-    ValueError: the variant is unknown, or its patches do not divide the images.
+    ValueError: the variant or a field is unknown, its patches do not divide the
+      images, or what `config.build` names is not of that form.
   """
-  model = vit.Model(num_classes, variant=config.variant)
+  if config.build:
+    built, params = _build(name, config, image_size)
+    checks.check_patches(f"teacher {name}", built.patch_size, *image_size)
+    return Teacher(built, params)
+  fields = _stated(config) if from_file else {}
+  fields |= config.fields or {}
+  try:
+    model = vit.Model(num_classes, variant=config.variant, **fields)
+  except ValueError as error:
+    raise ValueError(f"config.teachers.{name}: {error}") from None
   checks.check_patches(f"teacher {name}", model.patch_size, *image_size)
-  return model
+  return Teacher(model, None, fields)
+
+
+# Fields of a student that change nothing of a frozen model, or that `frozen`
+# sets.
+_OF_TRAINING = ("scan", "remat_policy", "drop_path", "dropout", "dtype_mm")
+
+
+def _stated(config: sections.Teacher) -> dict[str, Any]:
+  said = students.stated(config.weights)
+  if said.variant != config.variant:
+    return {}
+  return {k: v for k, v in said.fields.items() if k not in _OF_TRAINING}
+
+
+def _build(
+  name: str, config: sections.Teacher, image_size: tuple[int, int]
+) -> tuple[Function, Any]:
+  key = f"config.teachers.{name}.build"
+  function = outside.find(key, config.build)
+  try:
+    found = function(config.weights, image_size, **(config.fields or {}))
+  except Exception as error:  # it raises what it likes
+    raise ValueError(f"{key}: {outside.said(error)}") from error
+  if (
+    not isinstance(found, tuple)
+    or len(found) != 2
+    or not isinstance(found[0], Function)
+  ):
+    got = type(found).__name__
+    if isinstance(found, tuple):
+      got += f" of {', '.join(type(x).__name__ for x in found)}"
+    raise ValueError(
+      f"expected {key} to return (models.function.Function, parameters), got "
+      f"{got}"
+    )
+  model, params = found
+  try:
+    return model.counted(params, image_size), params
+  except Exception as error:
+    raise ValueError(f"{key}: {outside.said(error)}") from error
 
 
 def load(
   name: str,
   config: sections.Teacher,
+  made: Teacher,
   info: datasets.Info,
   image_size: tuple[int, int],
   by_logits: Sequence[str] = (),
   pinned: Pin | None = None,
 ) -> Teacher:
-  """A teacher of a config.
+  """A teacher of a config with its parameters.
 
   Its classes may differ from the dataset's where no method compares logits.
 
   Args:
     name: of the teacher in the config.
     config: its section.
+    made: from `make`.
     info: dataset description.
-    image_size: (H, W) in pixels.
+    image_size: (H, W) in pixels of the images that it gets.
     by_logits: methods that compare logits with it.
     pinned: the weights that the run's first start took; of a teacher's
       checkpoints the same step is read, even if there are newer ones.
@@ -98,15 +157,19 @@ def load(
     ValueError: the file cannot be read, or its resolution or its number of
       classes is another.
   """
-  make_model(name, config, None, image_size)  # before anything is read
-  loaded = _read(config, image_size, pinned.step if pinned else None)
-  if by_logits and loaded.num_classes != info.num_classes:
-    raise ValueError(
-      f"expected a teacher of {info.name}'s {info.num_classes} classes for the "
-      f"logits of {', '.join(by_logits)}, got {loaded.num_classes or 'no'} "
-      f"classes in {config.weights}; use another teacher, or token maps alone "
-      "(method=vitkd)"
+  if config.build:
+    leaves = jax.tree_util.tree_leaves_with_path(made.params)
+    pin = Pin(
+      students.sha256(
+        {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+      )
     )
+    _check_classes(made.model.num_classes, config.build, by_logits, info)
+    frozen, params = made.model.frozen(made.params, config.dtype)
+    return Teacher(frozen, params, pin=pin)
+  step = pinned.step if pinned else None
+  loaded = _read(config, made.fields, image_size, step)
+  _check_classes(loaded.num_classes, config.weights, by_logits, info)
   _check_resolution(name, config, loaded.notes, image_size)
   model = vit.Model(loaded.num_classes, variant=config.variant, **loaded.fields)
   frozen, params = model.frozen(loaded.params, config.dtype)
@@ -124,11 +187,14 @@ def load(
       f"{loaded.saved.step} --to flat --output teacher.safetensors",
     )
   pin = _pin(loaded, pinned)
-  return Teacher(frozen, params, pin, notes)
+  return Teacher(frozen, params, pin=pin, notes=notes)
 
 
 def _read(
-  config: sections.Teacher, image_size: tuple[int, int], step: int | None
+  config: sections.Teacher,
+  fields: Mapping[str, Any],
+  image_size: tuple[int, int],
+  step: int | None,
 ) -> students.Loaded:
   """The weights as they are, those of a given step if it is a checkpoint."""
   path = config.weights
@@ -141,6 +207,7 @@ def _read(
       num_classes="file",
       image_size=image_size,
       step=step,
+      **fields,
     )
   except ValueError as error:
     if step is None:
@@ -164,33 +231,38 @@ def _pin(loaded: students.Loaded, pinned: Pin | None) -> Pin:
 
 
 def plan(
-  name: str,
-  config: sections.Teacher,
-  info: datasets.Info,
-  image_size: tuple[int, int],
+  config: sections.Teacher, made: Teacher, image_size: tuple[int, int]
 ) -> Teacher:
-  """A teacher of a config as shapes; reads no weights.
+  """A teacher of a config as shapes; reads no weights but for `build`.
 
   Args:
-    name: of the teacher in the config.
     config: its section.
-    info: dataset description.
-    image_size: (H, W) in pixels.
-
-  Raises:
-    ValueError: the variant is unknown, or its patches do not divide the images.
+    made: from `make`, with the dataset's classes.
+    image_size: (H, W) in pixels of the images that it gets.
   """
-  model = make_model(name, config, info.num_classes, image_size)
-  frozen = model
+  model = frozen = made.model
 
-  def make(key: jax.Array) -> Any:
+  def init(key: jax.Array) -> Any:
     nonlocal frozen
-    params = model.init(key, jnp.zeros((1, *image_size, 3)))["params"]
+    params = made.params
+    if params is None:
+      params = model.init(key, jnp.zeros((1, *image_size, 3)))["params"]
     frozen, params = model.frozen(params, config.dtype)
     return params
 
-  params = jax.eval_shape(make, jax.random.key(0))
+  params = jax.eval_shape(init, jax.random.key(0))
   return Teacher(frozen, params)
+
+
+def _check_classes(
+  found: int | None, where: str, by_logits: Sequence[str], info: datasets.Info
+) -> None:
+  if by_logits and found != info.num_classes:
+    raise ValueError(
+      f"expected a teacher of {info.name}'s {info.num_classes} classes for the "
+      f"logits of {', '.join(by_logits)}, got {found or 'no'} classes in "
+      f"{where}; use another teacher, or token maps alone (method=vitkd)"
+    )
 
 
 def _check_resolution(

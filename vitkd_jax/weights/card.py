@@ -124,7 +124,7 @@ def _run_lines(
     step = pin.get("step")
     lines += [
       "",
-      f"Teacher: `{teacher.get('variant')}` from "
+      f"Teacher: `{teacher.get('variant') or teacher.get('build')}` from "
       f"`{os.path.basename(str(teacher.get('weights')).rstrip('/'))}`, "
       + ("" if step is None else f"step {step}, ")
       + f"SHA-256 `{pin.get('sha256')}`.",
