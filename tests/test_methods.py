@@ -4,6 +4,7 @@ The values are those of `losses`, which has tests and goldens; here is what a
 method adds: parameters that learn, draws, needs, terms.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -17,12 +18,14 @@ from vitkd_jax.distill import methods, projectors, view
 B, C = 4, 10
 STUDENT = view.Side(
   width=8, depth=4, grid=(2, 3), num_prefix_tokens=1, num_classes=C,
-  has_class_token=True, has_head=True,
+  has_class_token=True, has_head=True, qkv_heads=2,
 )  # fmt: skip
 TEACHER = view.Side(
   width=12, depth=4, grid=(4, 3), num_prefix_tokens=1, num_classes=C,
-  has_class_token=True, has_head=True,
+  has_class_token=True, has_head=True, qkv_heads=3,
 )  # fmt: skip
+# Relates tokens that must be the same of both.
+TWIN = dataclasses.replace(TEACHER, grid=STUDENT.grid)
 # Blocks of models as shallow as these.
 FIELDS = {
   "manifold": dict(blocks=(0, -1), num_tokens=5),
@@ -51,12 +54,14 @@ class Case:
 
   def __init__(self, name, fields):
     self.module = methods.METHODS[name](**fields)
-    teacher = None if getattr(self.module, "learns_alone", False) else TEACHER
+    teacher: view.Side | None = TWIN if name == "relation" else TEACHER
+    if getattr(self.module, "learns_alone", False):
+      teacher = None
     self.needs = self.module.needs(self.module, STUDENT, teacher)
     self.student = drawn(STUDENT, self.needs.student, seed=1)
     self.teacher = None
     if self.needs.teacher is not None:
-      self.teacher = drawn(TEACHER, self.needs.teacher, seed=2)
+      self.teacher = drawn(teacher, self.needs.teacher, seed=2)
     mixed = 0.7 * np.eye(C)[[1, 2, 3, 4]] + 0.3 * np.eye(C)[[5, 6, 7, 8]]
     target = jnp.asarray(0.9 * mixed + 0.1 / C, jnp.float32)
     self.label = view.Label(target, smoothing=0.1)

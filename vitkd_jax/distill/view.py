@@ -26,6 +26,7 @@ class Side:
     has_class_token: whether the first prefix token is a CLS token.
     has_head: whether its logits are one linear layer of `View.pooled`.
     places: where in a block its maps are, some of `tokens.PLACES`.
+    qkv_heads: heads of the query, key and value of a block; 0 for none.
   """
 
   width: int
@@ -37,6 +38,7 @@ class Side:
   has_class_token: bool = False
   has_head: bool = False
   places: tuple[str, ...] = tokens.PLACES
+  qkv_heads: int = 0
 
   @property
   def num_tokens(self) -> int:
@@ -55,6 +57,7 @@ class Taps:
     cls: (block, place) of each CLS token, as for `maps`.
     maps: (block, place) of each token map; negative blocks count from the last,
       and "encoded" is after the last block, whatever block is named.
+    qkv: blocks whose query, key and value are read.
   """
 
   logits: bool = False
@@ -62,6 +65,7 @@ class Taps:
   head: bool = False
   cls: tuple[tuple[int, str], ...] = ()
   maps: tuple[tuple[int, str], ...] = ()
+  qkv: tuple[int, ...] = ()
 
   def __or__(self, other: "Taps") -> "Taps":
     """The parts of both."""
@@ -71,6 +75,7 @@ class Taps:
       head=self.head or other.head,
       cls=tuple(dict.fromkeys((*self.cls, *other.cls))),
       maps=tuple(dict.fromkeys((*self.maps, *other.maps))),
+      qkv=tuple(dict.fromkeys((*self.qkv, *other.qkv))),
     )
 
 
@@ -99,6 +104,8 @@ class View:
     head: (kernel [D, C], bias [C]) of a teacher.
     tokens: CLS tokens [B, D] by (block, place), see `cls`.
     maps: patch tokens [B, N, D] by (block, place), see `map`.
+    qkv: (q, k, v) by block, each [B, T, heads, E] with prefix tokens, see
+      `relations`.
     side: what is known of the model.
   """
 
@@ -108,7 +115,16 @@ class View:
   head: Any
   tokens: dict[tuple[int, str], jax.Array]
   maps: dict[tuple[int, str], jax.Array]
+  qkv: dict[int, tuple[jax.Array, ...]]
   side: Side = flax.struct.field(pytree_node=False)
+
+  def relations(self, block: int) -> tuple[jax.Array, ...]:
+    """(q, k, v) of a block, each [B, T, heads, E].
+
+    Args:
+      block: negative ones count from the last.
+    """
+    return self.qkv[block % self.side.depth]
 
   def map(self, block: int, place: str = "+mlp") -> jax.Array:
     """The patch tokens [B, N, D] at a place of a block.
@@ -206,6 +222,10 @@ def make(
       )
       for block, place in taps.maps
     },
+    qkv={
+      block: out["encoder"][f"block{block:02d}"]["qkv"]
+      for block in (x % side.depth for x in taps.qkv)
+    },
     side=side,
   )
 
@@ -219,6 +239,13 @@ def zeros(side: Side, taps: Taps, batch: int = 1) -> View:
     batch: B.
   """
   map_shape = (batch, side.num_tokens, side.width)
+  heads = max(side.qkv_heads, 1)
+  qkv_shape = (
+    batch,
+    side.num_prefix_tokens + side.num_tokens,
+    heads,
+    side.width // heads,
+  )
   return View(
     logits=jnp.zeros((batch, side.num_classes or 0)) if taps.logits else None,
     pooled=jnp.zeros((batch, side.width)) if taps.pooled else None,
@@ -236,6 +263,7 @@ def zeros(side: Side, taps: Taps, batch: int = 1) -> View:
       _key(block, place, side.depth): jnp.zeros(map_shape)
       for block, place in taps.maps
     },
+    qkv={x % side.depth: (jnp.zeros(qkv_shape),) * 3 for x in taps.qkv},
     side=side,
   )
 

@@ -3,7 +3,7 @@
 Widths are D, tokens T and S, heads H, width of a head E, batch B.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import einops
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from vitkd_jax.models.linear import Init, matmul, spread
 
 _Affine = tuple[jax.Array, jax.Array]  # kernel and bias
+_QKV = tuple[jax.Array, jax.Array, jax.Array]
 
 # DeiT's `trunc_normal_(std=.02)` truncates at +-2 *absolute*, 100 standard
 # deviations, so it is a plain normal.
@@ -69,16 +70,16 @@ class Attention(nn.Module):
     num_heads: H; divides the width.
     init_scheme: "big_vision" or "deit" initialisation.
     dtype_mm: dtype of matrix products.
+    show_qkv: return query, key and value beside the result.
   """
 
   num_heads: int
   init_scheme: str = "big_vision"
   dtype_mm: Any = "float32"
+  show_qkv: bool = False
 
   @nn.compact
-  def __call__(
-    self, query: jax.Array, memory: jax.Array | None = None
-  ) -> jax.Array:
+  def __call__(self, query: jax.Array, memory: jax.Array | None = None) -> Any:
     """Attends from `query` to `memory`.
 
     Args:
@@ -86,7 +87,8 @@ class Attention(nn.Module):
       memory: [B, S, D]; None for self-attention.
 
     Returns:
-      [B, T, D] in `dtype_mm`.
+      [B, T, D] in `dtype_mm`; with `show_qkv` that and (q, k, v), each
+      [B, T, H, E] with bias, before the scale of the scores.
     """
     width, heads = query.shape[-1], self.num_heads
     split = (heads, width // heads)
@@ -110,18 +112,30 @@ class Attention(nn.Module):
     out = projection("out", (*split, width), (width,))
     query = query.astype(self.dtype_mm)
     if memory is not None:
-      return _attend_apart(query, parts, out, memory.astype(self.dtype_mm))
+      memory = memory.astype(self.dtype_mm)
+      result, qkv = _attend_apart(query, parts, out, memory)
+      return (result, qkv) if self.show_qkv else result
+
+    def alone(function: Callable[..., Any]) -> Callable[..., Any]:
+      # A branch computes all that it returns, read or not.
+      return function if self.show_qkv else lambda *args: function(*args)[0]
+
     return jax.lax.platform_dependent(
-      query, parts, out, cpu=_attend_stacked, default=_attend_apart
+      query,
+      parts,
+      out,
+      cpu=alone(_attend_stacked),
+      default=alone(_attend_apart),
     )
 
 
 def _attend_stacked(
   x: jax.Array, parts: Sequence[_Affine], out: _Affine
-) -> jax.Array:
+) -> tuple[jax.Array, _QKV]:
   """Self-attention of [B, T, D] by few large products, fast on a CPU.
 
   Query, key and value are one product, and no product has two leading axes.
+  They are returned, too.
   """
   kernel = jnp.stack([kernel for kernel, _ in parts], axis=1)
   bias = jnp.stack([bias for _, bias in parts])
@@ -134,7 +148,8 @@ def _attend_stacked(
   y = einops.rearrange(y, "b h t e -> b t (h e)")
   kernel, bias = out
   y = matmul(y, einops.rearrange(kernel, "h e d -> (h e) d"))
-  return y + spread(bias, y)
+  shown = einops.rearrange(qkv, "b t s h e -> s b t h e")
+  return y + spread(bias, y), (shown[0], shown[1], shown[2])
 
 
 def _attend_apart(
@@ -142,7 +157,7 @@ def _attend_apart(
   parts: Sequence[_Affine],
   out: _Affine,
   memory: jax.Array | None = None,
-) -> jax.Array:
+) -> tuple[jax.Array, _QKV]:
   """Attention from [B, T, D], by default to itself, without merging axes.
 
   On a TPU, heads of 64 fill half a tile, so merging or splitting them costs a
@@ -155,7 +170,7 @@ def _attend_apart(
   )
   weights = _weights(jnp.einsum("bthe,bshe->bhts", q, k, **_FLOAT32), q)
   y = jnp.einsum("bhts,bshe->bthe", weights, v)
-  return _project("bthe,hed->btd", y, *out)
+  return _project("bthe,hed->btd", y, *out), (q, k, v)
 
 
 def _project(

@@ -43,6 +43,7 @@ class Function:
   places = ("+mlp", "encoded")
   has_class_token = False
   num_prefix_tokens = 0
+  qkv_heads = 0
 
   def __post_init__(self) -> None:
     """Refuses sizes that cannot be.
@@ -144,6 +145,10 @@ class Function:
       The model and its parameters.
     """
     return self, params
+
+  def with_qkv(self) -> "Function":
+    """Not possible: it has none to show."""
+    raise NotImplementedError("a Function has no query, key and value")
 
   def counted(self, params: Any, image_size: tuple[int, int]) -> "Function":
     """The same model with the FLOPs that XLA counts in it.

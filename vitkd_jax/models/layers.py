@@ -128,6 +128,7 @@ class Encoder1DBlock(nn.Module):
     init_scheme: "big_vision" or "deit" initialisation.
     dtype_mm: dtype of matrix products.
     norm_eps: added to the variance in each LayerNorm.
+    show_qkv: return query, key and value among the parts.
   """
 
   mlp_dim: int | None = None
@@ -138,6 +139,7 @@ class Encoder1DBlock(nn.Module):
   init_scheme: str = "big_vision"
   dtype_mm: Any = "float32"
   norm_eps: float = 1e-6
+  show_qkv: bool = False
 
   @nn.compact
   def __call__(
@@ -145,7 +147,7 @@ class Encoder1DBlock(nn.Module):
     x: jax.Array,
     drop_path: jax.Array | None,
     deterministic: bool = True,
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+  ) -> tuple[jax.Array, dict[str, Any]]:
     """Applies the block.
 
     Args:
@@ -156,9 +158,9 @@ class Encoder1DBlock(nn.Module):
 
     Returns:
       The residual stream [B, T, D], and its parts `sa`, `+sa`, `mlp`, `+mlp`,
-      each [B, T, D].
+      each [B, T, D]; with `show_qkv` also `qkv`, three of [B, T, H, D / H].
     """
-    out = {}
+    out: dict[str, Any] = {}
 
     def branch(y: jax.Array, name: str) -> jax.Array:
       if self.layerscale_init is not None:  # arXiv:2103.17239, equation 8
@@ -181,8 +183,13 @@ class Encoder1DBlock(nn.Module):
     shared: Any = dict(init_scheme=self.init_scheme, dtype_mm=self.dtype_mm)
     x = nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
     y = Attention(
-      self.num_heads, name="MultiHeadDotProductAttention_0", **shared
+      self.num_heads,
+      name="MultiHeadDotProductAttention_0",
+      show_qkv=self.show_qkv,
+      **shared,
     )(nn.LayerNorm(self.norm_eps, name="LayerNorm_0")(x))
+    if self.show_qkv:
+      y, out["qkv"] = y
     x = out["+sa"] = x + branch(y, "sa")
     y = MlpBlock(self.mlp_dim, self.dropout, self.gelu, **shared)(
       nn.LayerNorm(self.norm_eps, name="LayerNorm_1")(x), deterministic

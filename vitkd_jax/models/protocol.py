@@ -81,6 +81,19 @@ class Backbone(Protocol):
     """
     ...
 
+  @property
+  def qkv_heads(self) -> int:
+    """Heads of the query, key and value that `with_qkv` shows; 0 for none."""
+    ...
+
+  def with_qkv(self) -> "Backbone":
+    """The same model, which returns `encoder.blockNN.qkv`, too.
+
+    That is (q, k, v), each [B, T, heads, E], with bias, before the scale of
+    the scores.
+    """
+    ...
+
   def forward_flops(self, grid: tuple[int, int]) -> tuple[float, float]:
     """FLOPs of one image's patch embedding, and of the rest of the model.
 

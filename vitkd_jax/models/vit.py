@@ -7,7 +7,6 @@ module.
 """
 
 import difflib
-import math
 from typing import Any
 
 import einops
@@ -15,7 +14,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitkd_jax.models import checks, equal, layers, linear, posemb, variants
+from vitkd_jax.models import (
+  checks,
+  equal,
+  flops,
+  layers,
+  linear,
+  posemb,
+  variants,
+)
 
 
 class ViT(nn.Module):
@@ -75,6 +82,7 @@ class ViT(nn.Module):
   class_token: bool | None = None
   fc_norm: bool = False
   norm_eps: float = 1e-6
+  show_qkv: bool = False  # see `with_qkv`
 
   # Where in a block `out` has maps, and after the blocks.
   places = ("+mlp", "mlp", "+sa", "sa", "encoded")
@@ -99,25 +107,26 @@ class ViT(nn.Module):
     return height // self.patch_size[0], width // self.patch_size[1]
 
   def forward_flops(self, grid: tuple[int, int]) -> tuple[float, float]:
-    """FLOPs of one image's patch embedding, and of the rest without a MAP head.
-
-    Counts matrix products only, a multiply-add as two FLOPs.
+    """As `flops.of_vit`.
 
     Args:
       grid: rows and columns of patch tokens.
     """
-    patches, width = math.prod(grid), self.width
-    length = patches + self.num_prefix_tokens
-    stem = 2.0 * patches * 3 * math.prod(self.patch_size) * width
-    block = 2.0 * length * width * (4 * width + 2 * (self.mlp_dim or 4 * width))
-    block += 4.0 * length**2 * width
-    classes = 2.0 * width * (self.num_classes or 0) * (1 + self.distilled)
-    return stem, self.depth * block + classes
+    return flops.of_vit(self, grid)
 
   def has_linear_head(self) -> bool:
     """Whether one layer, `head`, makes the logits of `head_input`."""
     beside = self.distilled or self.rep_size or self.pool_type == "none"
     return bool(self.num_classes) and not beside
+
+  @property
+  def qkv_heads(self) -> int:
+    """Heads of the query, key and value that `with_qkv` shows."""
+    return self.num_heads
+
+  def with_qkv(self) -> "ViT":
+    """The same model, with each block's query, key and value in its `out`."""
+    return self.clone(show_qkv=True)
 
   def frozen(self, params: Any, dtype: str) -> tuple["ViT", Any]:
     """The same function for a frozen model, without LayerScale.
@@ -195,6 +204,7 @@ class ViT(nn.Module):
         layerscale_init=self.layerscale_init,
         init_scheme=self.init_scheme,
         dtype_mm=self.dtype_mm,
+        show_qkv=self.show_qkv,
       ),
       name="Transformer",
     )(x, not train)
@@ -309,7 +319,7 @@ class ViT(nn.Module):
 FIELDS = tuple(
   name
   for name in ViT.__dataclass_fields__
-  if name not in ("num_classes", "parent", "name")
+  if name not in ("num_classes", "parent", "name", "show_qkv")
 )
 
 

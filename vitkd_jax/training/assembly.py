@@ -87,6 +87,8 @@ def make_objective(
   dropping = _dropping(task, {x.teacher for x in methods.values()}, run)
   for name, method in methods.items():
     _check_grids(name, method, side, sides, configs)
+  if any(x.needs.student.qkv for x in methods.values()):
+    student = student.with_qkv()
   loaded = {}
   for name, config in configs.items():
     learners = [n for n, method in methods.items() if method.teacher == name]
@@ -100,9 +102,12 @@ def make_objective(
       )
     else:
       found = teachers.plan(config, made[name], sizes[name])
+    model = found.model
+    if any(methods[x].taught.qkv for x in learners):
+      model = model.with_qkv()
     where = sharding.tree(found.params, mesh, split=run.fsdp_teacher)
     params = sharding.place(found.params, where)
-    loaded[name] = dataclasses.replace(found, params=params)
+    loaded[name] = dataclasses.replace(found, model=model, params=params)
   named = variants.get(section["student"]["variant"])
   objective = objectives.Objective(
     student=student,
@@ -162,6 +167,7 @@ def _side(model: protocol.Backbone, image_size: tuple[int, int]) -> view.Side:
     has_class_token=model.has_class_token,
     has_head=model.has_linear_head(),
     places=model.places,
+    qkv_heads=model.qkv_heads,
   )
 
 

@@ -10,7 +10,7 @@ from vitkd_jax.models import vit
 FIELDS = {
   name: (typing.get_args(field.type) or (field.type,))[0]
   for name, field in vit.ViT.__dataclass_fields__.items()
-  if name not in ("num_classes", "parent", "name")
+  if name in vit.FIELDS
 } | dict(patch_size=tuple, dtype_mm=str)
 
 

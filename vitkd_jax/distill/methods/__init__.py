@@ -36,6 +36,7 @@ from vitkd_jax.distill.methods import (
   mgd,
   nkd,
   regress,
+  relation,
   spectral,
   srrl,
   token_similarity,
@@ -66,6 +67,7 @@ METHODS: dict[str, type[nn.Module]] = {
   "srrl": srrl.SRRL,
   "cka": cka.CKA,
   "token_similarity": token_similarity.TokenSimilarity,
+  "relation": relation.Relation,
 }
 
 

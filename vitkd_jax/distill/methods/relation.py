@@ -1,0 +1,131 @@
+"""Relations of queries, keys and values (MiniLMv2, arXiv:2012.15828; G2SD)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitkd_jax.distill import losses, view
+from vitkd_jax.distill.losses import arrays
+from vitkd_jax.distill.view import Label, Needs, Side, Taps, View
+
+
+class Relation(nn.Module):
+  """KL between the relations of two attentions, see `losses.qkv_relation`.
+
+  Widths and heads may differ, tokens may not. MiniLMv2 takes one block of a
+  deep teacher that is not its last; G2SD relates all nine pairs.
+
+  Attributes:
+    blocks: of the student; negative ones count from the last.
+    teacher_blocks: of the teacher, as many; none for those of the student.
+    pairs: of "qq", "qk" ... "vv".
+    relation_heads: heads into which both are split anew, a divisor of both
+      widths; 0 for the student's.
+    tokens: "all", or "patches" to leave out CLS and other tokens before them.
+  """
+
+  terms = {"relation": 1.0}  # noqa: RUF012, read only
+  blocks: Sequence[int] = (-1,)
+  teacher_blocks: Sequence[int] | None = None
+  pairs: Sequence[str] = losses.MINILM_PAIRS
+  relation_heads: int = 0
+  tokens: str = "all"
+
+  @staticmethod
+  def needs(fields: Any, student: Side, teacher: Side) -> Needs:
+    """Query, key and value of both.
+
+    Args:
+      fields: of this class.
+      student: the student.
+      teacher: the teacher.
+
+    Raises:
+      ValueError: a field is out of its range, or the models cannot be
+        related.
+    """
+    if not fields.pairs:
+      raise ValueError("expected at least one pair in pairs, got none")
+    for pair in fields.pairs:
+      arrays.check_known("a pair", pair, losses.PAIRS)
+    arrays.check_known("tokens", fields.tokens, ("all", "patches"))
+    theirs = tuple(fields.teacher_blocks or fields.blocks)
+    if not fields.blocks or len(theirs) != len(fields.blocks):
+      raise ValueError(
+        f"expected one block or more in blocks, and as many in teacher_blocks, "
+        f"got {len(fields.blocks)} and {len(theirs)}"
+      )
+    for side, blocks in ((student, fields.blocks), (teacher, theirs)):
+      view.check_maps(side, tuple((block, side.places[0]) for block in blocks))
+      if not side.qkv_heads:
+        raise ValueError(
+          "expected models whose query, key and value can be read, got one "
+          "without"
+        )
+    counts = [fields.count(side) for side in (student, teacher)]
+    if counts[0] != counts[1] or student.grid != teacher.grid:
+      raise ValueError(
+        f"expected a teacher of the student's tokens, {counts[0]} on a grid of "
+        f"{student.grid[0]}x{student.grid[1]}, got {counts[1]} on "
+        f"{teacher.grid[0]}x{teacher.grid[1]}; if only the tokens before the "
+        "patches differ, set tokens='patches'"
+      )
+    heads = fields.relation_heads or student.qkv_heads
+    if heads < 1 or student.width % heads or teacher.width % heads:
+      raise ValueError(
+        f"expected relation_heads to divide the widths {student.width} "
+        f"(student) and {teacher.width} (teacher), got {heads}"
+      )
+    return Needs(Taps(qkv=tuple(fields.blocks)), Taps(qkv=theirs))
+
+  def count(self, side: Side) -> int:
+    """Number of tokens of a model that are related.
+
+    Args:
+      side: the model.
+    """
+    prefix = side.num_prefix_tokens if self.tokens == "all" else 0
+    return prefix + side.num_tokens
+
+  def __call__(
+    self, student: View, teacher: View, label: Label, draws: Any
+  ) -> Mapping[str, jax.Array]:
+    """{"relation": [B]}, the mean over the blocks.
+
+    Args:
+      student: the student's view.
+      teacher: the teacher's.
+      label: not used.
+      draws: none.
+    """
+    del label, draws
+
+    def shown(of: View, block: int) -> list[jax.Array]:
+      skipped = of.side.num_prefix_tokens if self.tokens == "patches" else 0
+      return [x[:, skipped:] for x in of.relations(block)]
+
+    each = [
+      losses.qkv_relation(
+        shown(student, own),
+        shown(teacher, theirs),
+        pairs=self.pairs,
+        relation_heads=self.relation_heads or None,
+      )
+      for own, theirs in zip(
+        self.blocks, self.teacher_blocks or self.blocks, strict=True
+      )
+    ]
+    return {"relation": jnp.mean(jnp.stack(each), axis=0)}
+
+  def flops(self, student: Side, teacher: Side) -> float:
+    """FLOPs of an image's forward pass, in matrix products.
+
+    Args:
+      student: the student.
+      teacher: the teacher.
+    """
+    each = 2.0 * self.count(student) ** 2 * (student.width + teacher.width)
+    return each * len(self.pairs) * len(self.blocks)

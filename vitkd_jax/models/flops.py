@@ -1,0 +1,23 @@
+"""FLOPs of models."""
+
+import math
+from typing import Any
+
+
+def of_vit(model: Any, grid: tuple[int, int]) -> tuple[float, float]:
+  """FLOPs of one image's patch embedding, and of the rest without a MAP head.
+
+  Counts matrix products only, a multiply-add as two FLOPs.
+
+  Args:
+    model: a `vit.ViT`.
+    grid: rows and columns of patch tokens.
+  """
+  patches, width = math.prod(grid), model.width
+  length = patches + model.num_prefix_tokens
+  stem = 2.0 * patches * 3 * math.prod(model.patch_size) * width
+  hidden = model.mlp_dim or 4 * width
+  block = 2.0 * length * width * (4 * width + 2 * hidden)
+  block += 4.0 * length**2 * width
+  classes = 2.0 * width * (model.num_classes or 0) * (1 + model.distilled)
+  return stem, model.depth * block + classes
