@@ -225,7 +225,7 @@ def test_a_patch_size_from_json_is_a_tuple():
     (dict(rep_size=-3), "rep_size=-3: expected True, False or a width"),
     (
       dict(layerscale_init="a"),
-      "layerscale_init='a': expected a finite number",
+      "layerscale_init='a': expected a finite float32",
     ),
     (dict(dtype_mm="float33"), "dtype_mm='float33': expected one of float32"),
     (dict(dtype_mm="int32"), "dtype_mm='int32': expected one of float32"),

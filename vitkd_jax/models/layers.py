@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitkd_jax.models.attention import Attention, kernel_init
-from vitkd_jax.models.linear import Dense, Init, spread
+from vitkd_jax.models.linear import Conv, Dense, Init, spread
 
 
 def _gelu_erf(x: jax.Array) -> jax.Array:
@@ -72,6 +72,33 @@ def mlp_bias_init(init: str) -> Init:
     "big_vision": nn.initializers.normal(stddev=1e-6),
     "deit": nn.initializers.zeros,
   }[init]
+
+
+def patch_embedding(
+  width: int, patch_size: tuple[int, int], init_scheme: str, dtype_mm: Any
+) -> Conv:
+  """The convolution `embedding` of the calling module.
+
+  Args:
+    width: D.
+    patch_size: rows and columns of a patch in pixels.
+    init_scheme: "big_vision" or "deit" initialisation.
+    dtype_mm: dtype of matrix products.
+  """
+  init: dict[str, Any] = {}
+  if init_scheme == "deit":  # PyTorch's default for a convolution
+    init["kernel_init"] = nn.initializers.variance_scaling(
+      1 / 3, "fan_in", "uniform"
+    )
+  return Conv(
+    width,
+    patch_size,
+    strides=patch_size,
+    padding="VALID",
+    dtype=dtype_mm,
+    name="embedding",
+    **init,
+  )
 
 
 class MlpBlock(nn.Module):

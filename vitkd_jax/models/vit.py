@@ -242,19 +242,8 @@ class ViT(nn.Module):
         f"{self.patch_size[0]}x{self.patch_size[1]}; choose a smaller "
         "patch_size"
       )
-    init: dict[str, Any] = {}
-    if self.init_scheme == "deit":  # PyTorch's default for a convolution
-      init["kernel_init"] = nn.initializers.variance_scaling(
-        1 / 3, "fan_in", "uniform"
-      )
-    return linear.Conv(
-      self.width,
-      self.patch_size,
-      strides=self.patch_size,
-      padding="VALID",
-      dtype=self.dtype_mm,
-      name="embedding",
-      **init,
+    return layers.patch_embedding(
+      self.width, self.patch_size, self.init_scheme, self.dtype_mm
     )(image)
 
   def _posemb(self, grid: tuple[int, int]) -> jax.Array:
