@@ -12,7 +12,7 @@ from vitkd_jax.data import augment
 from vitkd_jax.distill import methods as published
 from vitkd_jax.models import variants
 from vitkd_jax.training import fields as student_fields
-from vitkd_jax.training import method_sections, sections
+from vitkd_jax.training import method_sections, optimizer_section, sections
 
 T = TypeVar("T")
 
@@ -123,12 +123,19 @@ def methods(
 def adamw(clip_norm: float) -> ml_collections.ConfigDict:
   """Section `optimizer`: AdamW as in both recipes.
 
+  The keys of all optimisers are placeholders, so that another one, too, can be
+  named and set from the command line.
+
   Args:
     clip_norm: largest global norm of the gradient; 0 for no clipping.
   """
-  return ml_collections.ConfigDict(
-    dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.05, clip_norm=clip_norm)
+  config = ml_collections.ConfigDict(
+    dict(name="adamw", weight_decay=0.05, clip_norm=clip_norm)
   )
+  for key, kind in optimizer_section.every_key().items():
+    if key not in config:
+      config[key] = ml_collections.config_dict.placeholder(kind)
+  return config
 
 
 def mmcls(config: ml_collections.ConfigDict, *, base: bool) -> None:

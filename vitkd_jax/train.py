@@ -39,6 +39,7 @@ from vitkd_jax.training import (
   inputs,
   loop,
   method_sections,
+  optimizer_section,
   profiling,
   teachers,
 )
@@ -77,6 +78,7 @@ def train(
   with contextlib.ExitStack() as stack:
     with command.refusing():
       config = method_sections.completed(student_fields.given(config))
+      config = optimizer_section.completed(config)
       config, notes = reading.carried_on(workdir, config)
       parts = experiment.build(config, pinned=_pinned(workdir))
       if isinstance(parts.inputs, inputs.Inputs):

@@ -19,7 +19,13 @@ import ml_collections
 
 from vitkd_jax.data import augment
 from vitkd_jax.models import vit
-from vitkd_jax.training import method_sections, optim, sections
+from vitkd_jax.training import (
+  method_sections,
+  optim,
+  optimizer_section,
+  optimizers,
+  sections,
+)
 
 # Whose docstrings describe the keys of a section; of those of `teachers` and
 # `methods` each is a section.
@@ -30,7 +36,6 @@ _READERS: dict[str, tuple[Callable, ...]] = {
   "student": (vit.Model, vit.ViT),
   "task": (sections.Task,),
   "schedule": (sections.Schedule, optim.make_schedule),
-  "optimizer": (optim.make_optimizer,),
 }
 _HEADINGS = ("Args:", "Attributes:")
 
@@ -131,6 +136,10 @@ def meanings(section: str, values: Mapping[str, Any]) -> dict[str, str]:
   readers = _READERS.get(section, ())
   if folder == "teachers":
     readers = (sections.Teacher,)
+  elif folder == "optimizer":
+    name = values.get("name") or optimizer_section.DEFAULT
+    named = optimizers.OPTIMIZERS.get(name, optim.make_optimizer)
+    readers = (named, *optimizers.OPTIMIZERS.values(), optim.make_optimizer)
   elif folder == "methods":
     kind = method_sections.kind_of(name, values)
     own = (x for x in kind.__mro__ if issubclass(x, nn.Module))

@@ -6,7 +6,7 @@ from typing import Any
 
 from vitkd_jax.data import augment
 from vitkd_jax.distill import methods
-from vitkd_jax.training import method_sections, sections
+from vitkd_jax.training import method_sections, optimizer_section, sections
 
 _OWNERS = {
   "data": sections.Data,
@@ -26,6 +26,10 @@ def default(name: str) -> Any:
   if section == "augment":
     known = inspect.signature(augment.make_augment).parameters
     found = known[key].default if key in known else None
+    return None if found is inspect.Parameter.empty else _plain(found)
+  if section == "optimizer":
+    common = optimizer_section.COMMON
+    found = common[key].default if key in common else None
     return None if found is inspect.Parameter.empty else _plain(found)
   if section in ("methods", "teachers"):
     return _of_named(section, *(*name.split("."), "", "")[2:4])

@@ -23,6 +23,7 @@ from vitkd_jax.training import (
   inputs,
   lengths,
   optim,
+  optimizer_section,
   ranges,
   sections,
   steps,
@@ -302,9 +303,7 @@ def build(
       section["augment"],
       num_classes=info.num_classes,
     ),
-    optimizer=sections.call(
-      optim.make_optimizer, "optimizer", section["optimizer"], schedule
-    ),
+    optimizer=optimizer_section.make(section["optimizer"], schedule),
     schedule=schedule,
     mesh=mesh,
     total_steps=total_steps,

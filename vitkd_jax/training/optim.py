@@ -1,4 +1,4 @@
-"""Schedules, decay mask, optimiser and EMA of both recipes."""
+"""Schedules, decay mask, optimiser and moving average."""
 
 from collections.abc import Callable
 import math
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from vitkd_jax import check
+from vitkd_jax.training import optimizers
 
 # Names of leaves without weight decay: norms, biases, prefix tokens and the
 # position embedding. The mask token decays, as in the paper.
@@ -104,45 +105,28 @@ def decay_mask(params: Any) -> Any:
 def make_optimizer(
   schedule: Schedule,
   *,
-  b1: float,
-  b2: float,
-  eps: float,
-  weight_decay: float,
   clip_norm: float | None,
+  name: str = "adamw",
+  **options: Any,
 ) -> optax.GradientTransformation:
-  """AdamW with the recipes' decay mask, after clipping by the global norm.
+  """An optimiser with the recipes' decay mask, after clipping by global norm.
 
   Args:
     schedule: learning rate by step.
-    b1: decay of the first moment, in [0, 1).
-    b2: decay of the second moment, in [0, 1).
-    eps: added to the root of the second moment, > 0.
-    weight_decay: decoupled and multiplied by the learning rate, as in PyTorch;
-      >= 0.
-    clip_norm: largest global norm of the gradient, student and head together;
-      None or 0 for no clipping.
+    clip_norm: largest global norm of the gradient, student and methods
+      together; None or 0 for no clipping.
+    name: "adamw", "lamb", "lion", "sgd", "adafactor" or "muon".
+    **options: of that function in `optimizers`; each takes `weight_decay`.
 
   Raises:
-    ValueError: a number is out of its range.
+    ValueError: the name is unknown, or a number is out of its range.
   """
-  for name, decay in (("b1", b1), ("b2", b2)):
-    if not 0 <= decay < 1:
-      raise ValueError(f"expected 0 <= optimizer {name} < 1, got {decay}")
-  # The step relies on it: the update of a finite gradient is finite.
-  if not 0 < eps < math.inf:
-    raise ValueError(f"expected a finite optimizer eps > 0, got {eps}")
-  check.reals(weight_decay=weight_decay, clip_norm=clip_norm or 0.0)
-  adamw = optax.adamw(
-    schedule,
-    b1=b1,
-    b2=b2,
-    eps=eps,
-    weight_decay=weight_decay,
-    mask=decay_mask,
-  )
+  optimizers.keys(name)
+  check.reals(clip_norm=clip_norm or 0.0)
+  optimizer = optimizers.OPTIMIZERS[name](schedule, decay_mask, **options)
   if not clip_norm:
-    return adamw
-  return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+    return optimizer
+  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
 
 
 def update_ema(ema: Any, params: Any, decay: float) -> Any:
