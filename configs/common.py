@@ -211,19 +211,15 @@ def _augment() -> ml_collections.ConfigDict:
   )
 
 
-def student(**fields: Any) -> ml_collections.ConfigDict:
-  """Section `student`: the given fields; the others are the variant's.
+def student(**values: Any) -> ml_collections.ConfigDict:
+  """Section `student`: the given keys; the other fields are the variant's.
 
   The others are placeholders, so that each can be overridden.
 
   Args:
-    **fields: fields of the model.
+    **values: fields of the model, and keys of `fields.Own`.
   """
-  config = ml_collections.ConfigDict(fields)
-  for name, kind in student_fields.FIELDS.items():
-    if name not in fields:
-      config[name] = ml_collections.config_dict.placeholder(kind)
-  return config
+  return _placed(student_fields.FIELDS | student_fields.OWN, values)
 
 
 def teacher(**values: Any) -> ml_collections.ConfigDict:
@@ -236,7 +232,7 @@ def teacher(**values: Any) -> ml_collections.ConfigDict:
   fields = values.pop("fields", {})
   config = section(sections.Teacher, **values)
   with config.ignore_type():
-    config.fields = student(**fields)
+    config.fields = _placed(student_fields.FIELDS, fields)
   return config
 
 
@@ -259,6 +255,17 @@ def section(
   for name, (default, annotation) in keys.items():
     config[name] = _value(default, annotation)
   config.update(values)
+  return config
+
+
+def _placed(
+  kinds: Mapping[str, Any], values: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """The values, and a placeholder for each other key."""
+  config = ml_collections.ConfigDict(values)
+  for name, kind in kinds.items():
+    if name not in values:
+      config[name] = ml_collections.config_dict.placeholder(kind)
   return config
 
 

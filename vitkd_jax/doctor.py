@@ -101,6 +101,10 @@ def _plan(parts: experiment.Experiment) -> Iterator[Finding]:
   )
   terms = (f"{t} x {w}" for t, w in parts.objective.described().items())
   yield Finding("losses", ", ".join(terms))
+  if parts.start is not None:
+    begun = parts.start
+    for note in (f"{begun.keys.init}, {begun.pin}", *begun.notes):
+      yield Finding("first weights", note)
   rates = parts.schedule(jnp.arange(parts.total_steps + 1))
   yield Finding(
     "learning rate",

@@ -80,7 +80,12 @@ def train(
       config = method_sections.completed(student_fields.given(config))
       config = optimizer_section.completed(config)
       config, notes = reading.carried_on(workdir, config)
-      parts = experiment.build(config, pinned=_pinned(workdir))
+      parts = experiment.build(
+        config,
+        pinned=_pinned(workdir),
+        started=_started(workdir),
+        resumes=workdirs.has_checkpoint(workdir),
+      )
       if isinstance(parts.inputs, inputs.Inputs):
         parts.inputs.open()
       _claim(workdir, config, parts, stack)
@@ -114,6 +119,8 @@ def _train(
       restored = checkpoints.restore(
         parts.state_shapes(), parts.state_shardings()
       )
+      if restored is None and parts.start is not None:
+        parts.start.params()
     state = parts.create_state() if restored is None else restored.state
     first_step = _agreed(int(state.step))
     with writers.Writer(
@@ -129,6 +136,10 @@ def _train(
         for note in said:
           path = config.teachers[name].weights
           writer.line(f"teacher {path}: {note}")
+      if parts.start is not None and restored is None:
+        begun = parts.start
+        for note in (f"{begun.pin}", *begun.notes):
+          writer.line(f"student starts from {begun.keys.init}: {note}")
       if restored is not None:
         writer.line(f"resumed from the checkpoint of step {first_step}")
       if 0 < parts.run.profile_at <= first_step:
@@ -159,6 +170,12 @@ def _pinned(workdir: str) -> dict[str, teachers.Pin]:
   return {name: teachers.Pin(**pin) for name, pin in pins.items()}
 
 
+def _started(workdir: str) -> teachers.Pin | None:
+  """The weights that an earlier start of the run took for its student."""
+  init = (reading.record(workdir) or {}).get("init")
+  return teachers.Pin(**init) if init else None
+
+
 def _claim(
   workdir: str,
   config: ml_collections.ConfigDict,
@@ -172,6 +189,7 @@ def _claim(
     config,
     {name: dataclasses.asdict(x) for name, x in parts.teacher_pins.items()},
     command.line(),
+    init=dataclasses.asdict(parts.start.pin) if parts.start else None,
     default=defaults.default,
     about={
       "preprocess": dataclasses.asdict(_images(parts)),
@@ -234,7 +252,7 @@ def _export(
   path = workdirs.export_path(workdir)
   # Restarting a finished run leaves its file, and its hash, as they are.
   if jax.process_index() == 0 and not saving.holds(path, student):
-    fields = config.student.to_dict()
+    fields = student_fields.model(config.student.to_dict())
     weights.save(
       path,
       jax.device_get(student),

@@ -20,6 +20,7 @@ import ml_collections
 from vitkd_jax.data import augment
 from vitkd_jax.models import vit
 from vitkd_jax.training import (
+  fields,
   method_sections,
   optim,
   optimizer_section,
@@ -33,7 +34,7 @@ _READERS: dict[str, tuple[Callable, ...]] = {
   "run": (sections.Run,),
   "data": (sections.Data,),
   "augment": (augment.make_augment,),
-  "student": (vit.Model, vit.ViT),
+  "student": (vit.Model, vit.ViT, fields.Own),
   "task": (sections.Task,),
   "schedule": (sections.Schedule, optim.make_schedule),
 }

@@ -52,11 +52,11 @@ def free(name: str) -> bool:
   Args:
     name: full name of the key, such as "config.run.keep".
   """
-  # The SHA-256 of a teacher's weights is compared.
-  return name in FREE or bool(_TEACHERS_PATH.fullmatch(name))
+  return name in FREE or bool(_PATHS.fullmatch(name))
 
 
-_TEACHERS_PATH = re.compile(r"config\.teachers\.[^.]+\.weights")
+# The SHA-256 of these weights is compared.
+_PATHS = re.compile(r"config\.(teachers\.[^.]+\.weights|student\.init)")
 
 # Behaviour of runs from before a key existed, where its default is another.
 _BEFORE = {("data", "exif"): True}

@@ -88,6 +88,8 @@ def _config_json(workdir: str) -> dict[str, Any] | None:
     if "teachers" in found:
       pins = found["teachers"] or {}
       found["teachers"] = {name: dict(pin) for name, pin in pins.items()}
+    if found.get("init") is not None:
+      found["init"] = dict(found["init"])
     return found
   except (ValueError, KeyError, TypeError, AttributeError):
     raise ValueError(

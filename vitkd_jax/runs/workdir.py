@@ -30,12 +30,24 @@ def export_path(workdir: str) -> str:
   return os.path.join(workdir, resolve.EXPORTED)
 
 
+def has_checkpoint(workdir: str) -> bool:
+  """Whether a run has saved a checkpoint, intact or not.
+
+  Args:
+    workdir: a folder or a URL.
+  """
+  folder = epath.Path(checkpoint_dir(workdir))
+  # Those that are being written have longer names.
+  return folder.is_dir() and any(x.name.isdecimal() for x in folder.iterdir())
+
+
 def claim(
   workdir: str,
   config: ml_collections.ConfigDict,
   teachers: Mapping[str, Mapping[str, Any]] | None = None,
   command: str | None = None,
   *,
+  init: Mapping[str, Any] | None = None,
   default: history.Default,
   about: Mapping[str, Any] | None = None,
   write: bool = True,
@@ -51,13 +63,15 @@ def claim(
     teachers: {name: {"sha256": hash of a teacher's weights, "step": of its
       checkpoint, None for a file}}.
     command: the command line, to be recorded.
+    init: as for a teacher, of the weights that the student started from; None
+      for random ones.
     default: of a key that one of the two configs lacks.
     about: further entries of config.json by name, not compared.
     write: False to compare only.
 
   Raises:
-    ValueError: the workdir holds a run with another config or teacher, or files
-      of an unknown run; the message names what differs.
+    ValueError: the workdir holds a run with another config, teacher or first
+      weights, or files of an unknown run; the message names what differs.
   """
   folder = epath.Path(workdir)
   if folder.exists() and not folder.is_dir():
@@ -68,6 +82,7 @@ def claim(
       {
         "config": history.complete(legacy.modern(config.to_dict()), default),
         "teachers": teachers or {},
+        "init": init,
       },
       default=str,
     )

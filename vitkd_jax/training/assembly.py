@@ -12,7 +12,13 @@ from vitkd_jax.data import datasets
 from vitkd_jax.distill import losses, view
 from vitkd_jax.models import checks, protocol, variants, vit
 from vitkd_jax.runs import students
-from vitkd_jax.training import lengths, method_sections, sections, teachers
+from vitkd_jax.training import (
+  fields,
+  lengths,
+  method_sections,
+  sections,
+  teachers,
+)
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training.dropping import Dropping
 
@@ -60,7 +66,7 @@ def make_objective(
   Raises:
     ValueError: the sections do not go together; one sentence says why.
   """
-  student = _student(section["student"], info.num_classes)
+  student = _student(fields.model(section["student"]), info.num_classes)
   checks.check_patches("student", student.patch_size, *image_size)
   side = _side(student, image_size)
   task = sections.make(sections.Task, "task", section["task"])
@@ -242,12 +248,12 @@ def _check_grids(
     )
 
 
-def _student(fields: Mapping[str, Any], num_classes: int) -> vit.ViT:
-  if not fields.get("variant"):
+def _student(values: Mapping[str, Any], num_classes: int) -> vit.ViT:
+  if not values.get("variant"):
     raise ValueError("config.student.variant is missing")
-  _check_fields("student", fields)
-  _check_dtype("student.dtype_mm", fields.get("dtype_mm", "float32"))
-  return vit.Model(num_classes, **fields)
+  _check_fields("student", values)
+  _check_dtype("student.dtype_mm", values.get("dtype_mm", "float32"))
+  return vit.Model(num_classes, **values)
 
 
 def _check_dtype(name: str, dtype: object) -> None:

@@ -6,9 +6,15 @@ from typing import Any
 
 from vitkd_jax.data import augment
 from vitkd_jax.distill import methods
-from vitkd_jax.training import method_sections, optimizer_section, sections
+from vitkd_jax.training import (
+  fields,
+  method_sections,
+  optimizer_section,
+  sections,
+)
 
 _OWNERS = {
+  "student": fields.Own,
   "data": sections.Data,
   "task": sections.Task,
   "schedule": sections.Schedule,

@@ -30,6 +30,7 @@ from vitkd_jax.training import (
   teachers,
 )
 from vitkd_jax.training import objective as objectives
+from vitkd_jax.training import start as starts
 from vitkd_jax.training import state as states
 
 # Evaluators that run during training.
@@ -68,6 +69,7 @@ class Experiment:
     teacher_params: {name: parameters on the mesh} of the frozen teachers.
     teacher_pins: {name: which weights a teacher has}.
     teacher_notes: {name: how a teacher was loaded, in sentences}.
+    start: the weights that the student starts from; None for random ones.
   """
 
   run: sections.Run
@@ -82,6 +84,7 @@ class Experiment:
   teacher_params: dict[str, Any]
   teacher_pins: dict[str, teachers.Pin]
   teacher_notes: dict[str, tuple[str, ...]]
+  start: starts.Start | None = None
 
   @property
   def info(self) -> datasets.Info:
@@ -101,8 +104,8 @@ class Experiment:
   # Each step is one object, so that the trace made by `check` also serves the
   # compilation.
 
-  def make_init(self) -> Callable[[jax.Array], states.TrainState]:
-    """A function from a PRNG key to the initial TrainState."""
+  def make_init(self) -> Callable[..., states.TrainState]:
+    """A function to the initial TrainState, see `state.make_init`."""
     return states.make_init(
       init_params=lambda key: self.objective.init_params(
         key, (1, *self.image_shape)
@@ -114,8 +117,14 @@ class Experiment:
 
   def create_state(self) -> states.TrainState:
     """The initial TrainState, each leaf created on its devices."""
-    init = jax.jit(self.make_init(), out_shardings=self.state_shardings())
-    return init(jax.random.key(self.run.seed))
+    where = self.state_shardings()
+    init = jax.jit(self.make_init(), out_shardings=where)
+    key = jax.random.key(self.run.seed)
+    if self.start is None:
+      return init(key)
+    params = self.start.params()
+    shardings = {name: where.params["student"][name] for name in params}
+    return init(key, sharding.place(params, shardings))
 
   def state_shapes(self) -> states.TrainState:
     """The run's state as sharded ShapeDtypeStructs."""
@@ -231,6 +240,8 @@ def build(
   devices: Sequence[jax.Device] | None = None,
   planned: Planned | None = None,
   pinned: Mapping[str, teachers.Pin] | None = None,
+  started: teachers.Pin | None = None,
+  resumes: bool = False,
 ) -> Experiment:
   """The parts of a training; refuses every mistake in the config.
 
@@ -243,6 +254,8 @@ def build(
       ShapeDtypeStructs, and `devices` may be described ones.
     pinned: {name: a teacher's weights as an earlier start of the run pinned
       them}.
+    started: the weights that an earlier start of the run took for its student.
+    resumes: the run has a checkpoint, and so needs these no more.
 
   Raises:
     ValueError: the config cannot be built; one sentence says why.
@@ -310,6 +323,14 @@ def build(
     teacher_params={name: x.params for name, x in loaded.items()},
     teacher_pins={name: x.pin for name, x in loaded.items()},
     teacher_notes={name: x.notes for name, x in loaded.items()},
+    start=starts.make(
+      section["student"],
+      info,
+      images.image_size,
+      from_file=planned is None,
+      pinned=started,
+      resumes=resumes,
+    ),
   )
   parts.check()
   return parts

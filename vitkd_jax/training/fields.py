@@ -1,9 +1,13 @@
 """The section `student`: model fields, each the variant's unless it is set."""
 
+from collections.abc import Mapping
+import dataclasses
 import typing
+from typing import Any
 
 import ml_collections
 
+from vitkd_jax import check
 from vitkd_jax.models import vit
 
 # Type of each key of the section `student`, besides the variant's name.
@@ -12,6 +16,63 @@ FIELDS = {
   for name, field in vit.ViT.__dataclass_fields__.items()
   if name in vit.FIELDS
 } | dict(patch_size=tuple, dtype_mm=str)
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+  """What the section `student` takes beside the fields of its model.
+
+  Attributes:
+    init: weights to start from: a file, folder or workdir as for a teacher, or
+      shipped:NAME; empty for random ones. Position embeddings are resized. Its
+      SHA-256 is kept, but the file is not needed to resume from a checkpoint.
+    init_head: "keep" the head of these weights, which must have the dataset's
+      classes, or "init" to draw a new one.
+  """
+
+  init: str = ""
+  init_head: str = "keep"
+
+
+# Type of each of these keys.
+OWN = {field.name: field.type for field in dataclasses.fields(Own)}
+
+
+def own(section: Mapping[str, Any]) -> Own:
+  """The keys of the section `student` that are not fields of its model.
+
+  Args:
+    section: section `student`.
+
+  Raises:
+    ValueError: a value is invalid.
+  """
+  found = {name: section[name] for name in OWN if name in section}
+  for name, value in found.items():
+    if not isinstance(value, str):
+      raise ValueError(
+        f"expected config.student.{name} to be text, got {value!r}"
+      )
+  keys = Own(**found)
+  check.known("config.student.init_head", keys.init_head, ("keep", "init"))
+  return keys
+
+
+def model(section: Mapping[str, Any]) -> dict[str, Any]:
+  """The variant and the model fields of the section `student`.
+
+  Args:
+    section: section `student`.
+
+  Raises:
+    ValueError: an unknown key; the message names the nearest.
+  """
+  for name in section:
+    if name not in (*FIELDS, *OWN, "variant", "num_classes"):
+      raise ValueError(
+        f"unknown model field {name!r}; {check.nearest(name, (*FIELDS, *OWN))}"
+      )
+  return {name: x for name, x in section.items() if name not in OWN}
 
 
 def given(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -34,7 +95,8 @@ def given(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       )
     if not isinstance(copy, dict):
       continue
-    for name in FIELDS.keys() & copy.keys():
+    ours = FIELDS | (OWN if path == ["student"] else {})
+    for name in ours.keys() & copy.keys():
       written = section.get_type(name) is type(None)
       if copy[name] is None and not (written and name == "layerscale_init"):
         del copy[name]

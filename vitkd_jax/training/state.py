@@ -38,8 +38,10 @@ def make_init(
   optimizer: optax.GradientTransformation,
   metric_names: tuple[str, ...],
   with_ema: bool,
-) -> Callable[[jax.Array], TrainState]:
-  """A function from a PRNG key to the initial TrainState, to be jitted.
+) -> Callable[..., TrainState]:
+  """A function (key, start=None) -> the initial TrainState, to be jitted.
+
+  `start` has parameters of the student that take the place of drawn ones.
 
   Args:
     init_params: from a PRNG key to {"student", "methods"}.
@@ -48,8 +50,9 @@ def make_init(
     with_ema: keep a moving average of the student.
   """
 
-  def init(key: jax.Array) -> TrainState:
+  def init(key: jax.Array, start: dict[str, Any] | None = None) -> TrainState:
     params = init_params(key)
+    params["student"] = {**params["student"], **(start or {})}
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
