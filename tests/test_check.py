@@ -41,6 +41,20 @@ def test_reals_bounds_are_inclusive():
     check.reals(2.0, b=2.0001)
 
 
+def test_nothing_far_is_called_near():
+  assert check.nearest("reflct", ["zeros", "reflect"]) == (
+    "the nearest is 'reflect'"
+  )
+  assert check.nearest("imagenet2012", ["fashion_mnist", "mnist"]) == (
+    "the valid ones are fashion_mnist, mnist"
+  )
+  many = [f"w{i:02d}" for i in range(21)]
+  assert check.nearest("kkkk", many).endswith("w18, w19 and others")
+  assert check.nearest("a", []) == "it takes no key"
+  with pytest.raises(ValueError, match=r"'reflect', got 'kk'$"):
+    check.known("mode", "kk", ("zeros", "reflect"))
+
+
 @pytest.mark.parametrize(
   "value, real",
   [

@@ -121,7 +121,7 @@ def edit(config, path, value):
     ("schedule.kind", "linear", "to be one of 'mmcls', 'deit', got 'linear'"),
     ("schedule.warmup_epochs", 100.0, "a warm-up of at most 12 steps"),
     ("schedule.peak", None, "config.schedule.peak is missing"),
-    ("optimizer.lr", 1.0, "config.optimizer.lr; the nearest is"),
+    ("optimizer.lr", 1.0, "config.optimizer.lr; the valid ones are"),
     ("run.batch_size", 12, "the nearest is 16"),
     (
       "run.batch_size",

@@ -9,14 +9,29 @@ from typing import Any
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-  """Half a sentence that names the nearest valid name.
+  """Half a sentence that names the nearest valid name, or else valid names.
 
   Args:
     name: that is not valid.
     names: the valid names.
   """
-  near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)
-  return f"the nearest is {near[0]!r}" if near else "it takes no key"
+  names = list(names)
+  if not names:
+    return "it takes no key"
+  if near := _near(name, names):
+    return near
+  rest = " and others" if len(names) > _SHOWN else ""
+  return f"the valid ones are {', '.join(names[:_SHOWN])}{rest}"
+
+
+# Names that a message lists at most.
+_SHOWN = 20
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+  """What `nearest` says of a similar name; "" if there is none."""
+  near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.4)
+  return f"the nearest is {near[0]!r}" if near else ""
 
 
 def known(name: str, value: object, names: Collection[str]) -> None:
@@ -28,12 +43,13 @@ def known(name: str, value: object, names: Collection[str]) -> None:
     names: the valid names.
 
   Raises:
-    ValueError: the value is not one of them; the message names them all and
-      the nearest.
+    ValueError: the value is not one of them; the message names them all, and
+      the nearest if one is near.
   """
   if isinstance(value, str) and value in names:
     return
-  near = f"; {nearest(value, names)}" if isinstance(value, str) else ""
+  near = _near(value, names) if isinstance(value, str) else ""
+  near = f"; {near}" if near else ""
   choices = ", ".join(map(repr, names))
   raise ValueError(
     f"expected {name} to be one of {choices}, got {value!r}{near}"

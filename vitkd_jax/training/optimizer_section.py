@@ -82,7 +82,7 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     elif value is not None:
       raise ValueError(
         f"config.optimizer.{key}={value!r} is not for {name}, which takes "
-        f"{', '.join(known)}; {check.nearest(key, known)}"
+        f"{', '.join(known)}"
       )
   for key, parameter in known.items():
     if parameter.default is not parameter.empty:
