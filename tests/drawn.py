@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 
-from vitkd_jax.models import vit
+from vitkd_jax.models import backbones, vit
 
 
 def params(num_classes=5, seed=0, *, image_size=28, deviation=0.3, **fields):
-  """Of `vit.Model(num_classes, **fields)`, as NumPy; nothing is compiled."""
-  model = vit.Model(num_classes, **fields)
+  """Of the model of these fields, as NumPy; nothing is compiled."""
+  build = backbones.make_model if "variant" in fields else vit.Model
+  model = build(num_classes, **fields)
   height, width = np.broadcast_to(image_size, 2).tolist()  # or a pair
   image = jax.ShapeDtypeStruct((1, height, width, 3), np.float32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]

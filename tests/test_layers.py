@@ -6,44 +6,11 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
+from on_paper import attend, gelu_erf, gelu_tanh, mlp, norm
 import pytest
 from small_vit import DISTILLED, filled, image, nested, outputs, small
 
 from vitkd_jax.models import attention, layers
-
-
-def norm(x, p):
-  """LayerNorm as in the paper, epsilon 1e-6."""
-  mean = x.mean(-1, keepdims=True)
-  variance = ((x - mean) ** 2).mean(-1, keepdims=True)
-  return (x - mean) / np.sqrt(variance + 1e-6) * p["scale"] + p["bias"]
-
-
-def attend_by_hand(query, memory, p):
-  """One [T, D] over another [S, D], head by head."""
-  y = np.zeros_like(query) + p["out"]["bias"]
-  for h in range(p["query"]["kernel"].shape[1]):
-    q, k, v = (
-      x @ p[name]["kernel"][:, h] + p[name]["bias"][h]
-      for name, x in (("query", query), ("key", memory), ("value", memory))
-    )
-    scores = np.exp(q @ k.T / np.sqrt(q.shape[-1]))
-    weights = scores / scores.sum(-1, keepdims=True)
-    y += weights @ v @ p["out"]["kernel"][h]
-  return y
-
-
-def gelu_erf(x):
-  return x * np.vectorize(lambda t: 0.5 * (1 + math.erf(t / math.sqrt(2))))(x)
-
-
-def gelu_tanh(x):
-  return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-def mlp_by_hand(x, p, gelu):
-  hidden = gelu(x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"])
-  return hidden @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"]
 
 
 def by_hand(model, p, picture):
@@ -60,19 +27,17 @@ def by_hand(model, p, picture):
   for i in range(model.depth):
     block = p["Transformer"][f"encoderblock_{i}"]
     y = norm(x, block["LayerNorm_0"])
-    y = attend_by_hand(y, y, block["MultiHeadDotProductAttention_0"])
+    y = attend(y, y, block["MultiHeadDotProductAttention_0"])
     out[f"{i}/sa"] = y * block.get("layerscale_sa", 1)
     x = out[f"{i}/+sa"] = x + out[f"{i}/sa"]
-    y = mlp_by_hand(norm(x, block["LayerNorm_1"]), block["MlpBlock_0"], gelu)
+    y = mlp(norm(x, block["LayerNorm_1"]), block["MlpBlock_0"], gelu)
     out[f"{i}/mlp"] = y * block.get("layerscale_mlp", 1)
     x = out[f"{i}/+mlp"] = x + out[f"{i}/mlp"]
   x = out["encoded"] = norm(x, p["Transformer"]["encoder_norm"])
   if model.pool_type == "map":
     head = p["MAPHead_0"]
-    y = attend_by_hand(
-      head["probe"][0], x, head["MultiHeadDotProductAttention_0"]
-    )
-    y = y + mlp_by_hand(norm(y, head["LayerNorm_0"]), head["MlpBlock_0"], gelu)
+    y = attend(head["probe"][0], x, head["MultiHeadDotProductAttention_0"])
+    y = y + mlp(norm(y, head["LayerNorm_0"]), head["MlpBlock_0"], gelu)
     pooled = y[0]
   elif model.pool_type == "gap":
     pooled = x[model.num_prefix_tokens :].mean(0)

@@ -25,7 +25,7 @@ import jax
 from vitkd_jax import weights
 from vitkd_jax.commandline import command
 from vitkd_jax.data import preprocess
-from vitkd_jax.models import variants, vit
+from vitkd_jax.models import backbones, variants
 from vitkd_jax.runs import reading, students
 from vitkd_jax.weights import (
   card,
@@ -135,7 +135,7 @@ def convert(options: Options) -> str:
   _say("wrote", f"{written} ({options.to}) in {took:.1f} s")
   _say("", f"SHA-256 {weights.sha256(written)}")
   if options.check:
-    model = vit.Model(loaded.num_classes, variant=variant, **fields)
+    model = backbones.make_model(loaded.num_classes, variant=variant, **fields)
     ours = compare.outputs(params, model, size)
     del params  # frees memory for the other library's copy
     if not loaded.notes and not options.field:

@@ -27,7 +27,11 @@ OURS_ONLY = (
   "deit3_pico_patch4_28",
   "vit_nano_patch4_28",
 )
-IN_TIMM = [name for name in variants.NAMED if name not in OURS_ONLY]
+IN_TIMM = [
+  name
+  for name, variant in variants.NAMED.items()
+  if name not in OURS_ONLY and variant.family == "ViT"
+]
 # Name and, as (rows, columns) in pixels, the image; None for the model's own.
 COMPARED = [
   ("deit_tiny_patch16_224", None),

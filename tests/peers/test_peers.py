@@ -175,6 +175,8 @@ def test_our_arguments_build_timms_model(name):
   variant = variants.NAMED[name]
   if not variant.published:
     pytest.skip("not timm's")
+  if variant.family != "ViT":
+    pytest.skip("never written for timm")
   images = processors.published(variant)
   with torch.device("meta"):
     plain = timm.create_model(name, num_classes=7)

@@ -16,7 +16,7 @@ from vitkd_jax.evaluation import (
   contract,
   running,
 )
-from vitkd_jax.models import checks, protocol, variants, vit
+from vitkd_jax.models import backbones, checks, protocol, variants
 from vitkd_jax.runs import students
 from vitkd_jax.weights import processors, resolve
 
@@ -109,7 +109,9 @@ def load(
   others = compare_classes(path, said.class_names, info)
   for note in (*loaded.notes, *others):
     print(f"{path}: {note}")
-  model = vit.Model(info.num_classes, variant=said.variant, **loaded.fields)
+  model = backbones.make_model(
+    info.num_classes, variant=said.variant, **loaded.fields
+  )
   checks.check_patches("model", model.patch_size, *images.size)
   return Scored(model, loaded.params, images)
 

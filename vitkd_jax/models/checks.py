@@ -1,5 +1,6 @@
 """Valid values of a model's fields."""
 
+from collections.abc import Iterable, Iterator
 import numbers
 from typing import Any, NoReturn
 
@@ -33,6 +34,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 _BOUNDS = {
   "width": (1, 1 << 15),
   "depth": (1, 512),
+  "class_depth": (1, 512),
   "mlp_dim": (1, 1 << 18),
   "num_heads": (1, 1 << 12),
   "registers": (0, 1 << 12),
@@ -43,7 +45,7 @@ _LARGEST = float(jnp.finfo(jnp.float32).max)
 
 
 def check(model: Any) -> None:
-  """Checks the fields of a model.
+  """Checks the fields of a ViT.
 
   Args:
     model: a `vit.ViT`; its fields may hold values of any type.
@@ -51,59 +53,7 @@ def check(model: Any) -> None:
   Raises:
     ValueError: a value is invalid, or two do not fit each other.
   """
-
-  def refuse(name: str, expected: str) -> NoReturn:
-    value = repr(getattr(model, name))
-    if len(value) > 100:
-      value = value[:100] + "..."
-    raise ValueError(f"model field {name}={value}: expected {expected}")
-
-  for name, choices in _CHOICES.items():
-    if getattr(model, name) not in choices:
-      refuse(name, "one of " + ", ".join(map(repr, choices)))
-  for name, (least, most) in _BOUNDS.items():
-    value = getattr(model, name)
-    if not _whole(value, least, most) and (name, value) != ("mlp_dim", None):
-      refuse(name, f"an integer in [{least}, {most}]")
-  sides = model.patch_size
-  pair = isinstance(sides, tuple) and len(sides) == 2
-  if not pair or not all(_whole(side, 1, _LARGEST_PATCH) for side in sides):
-    refuse(
-      "patch_size",
-      f"rows and columns of a patch, in pixels in [1, {_LARGEST_PATCH}]",
-    )
-  if model.class_token is not None and not isinstance(model.class_token, bool):
-    refuse("class_token", "True, False or None")
-  for name in ("head_zeroinit", "scan", "distilled", "fc_norm"):
-    if not isinstance(getattr(model, name), bool):
-      refuse(name, "True or False")
-  most = _BOUNDS["mlp_dim"][1]
-  if not isinstance(model.rep_size, bool) and not _whole(
-    model.rep_size, 0, most
-  ):
-    refuse("rep_size", f"True, False or a width in [0, {most}]")
-  for name in ("dropout", "drop_path"):
-    rate = getattr(model, name)
-    if not _real(rate) or not 0 <= rate < 1:
-      refuse(name, "a rate in [0, 1)")
-  if not _real(model.norm_eps) or not 0 <= model.norm_eps < 1:
-    refuse("norm_eps", "a number in [0, 1)")
-  scale = model.layerscale_init
-  if scale is not None and not (_real(scale) and abs(scale) <= _LARGEST):
-    refuse("layerscale_init", "a finite float32 or None")
-  try:
-    known = jnp.dtype(model.dtype_mm).name in DTYPES
-  except (TypeError, ValueError, KeyError):  # NumPy's, of nested values
-    known = False
-  if not known:
-    refuse("dtype_mm", "one of " + ", ".join(DTYPES))
-  classes = model.num_classes
-  if classes is not None and not _whole(classes, 0, _MOST_CLASSES):
-    refuse("num_classes", f"an integer in [0, {_MOST_CLASSES}], or None")
-  if model.width % model.num_heads:
-    raise ValueError(
-      f"width {model.width} is not divisible by num_heads {model.num_heads}"
-    )
+  check_fields(model)
   if model.class_token is False and model.pool_type == "tok":
     raise ValueError(
       "pool_type='tok' reads a CLS token: expected class_token=True or None,"
@@ -116,6 +66,74 @@ def check(model: Any) -> None:
   if model.distilled and model.pool_type != "tok":
     raise ValueError(
       f"distilled=True needs pool_type='tok', got {model.pool_type!r}"
+    )
+
+
+def check_fields(model: Any) -> None:
+  """Checks the value of each field that a model has.
+
+  Args:
+    model: of any kind; its fields may hold values of any type.
+
+  Raises:
+    ValueError: a value is invalid, or the heads do not divide the width.
+  """
+
+  def refuse(name: str, expected: str) -> NoReturn:
+    value = repr(getattr(model, name))
+    if len(value) > 100:
+      value = value[:100] + "..."
+    raise ValueError(f"model field {name}={value}: expected {expected}")
+
+  def known(names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    return (
+      (name, getattr(model, name)) for name in names if hasattr(model, name)
+    )
+
+  for name, value in known(_CHOICES):
+    if value not in _CHOICES[name]:
+      refuse(name, "one of " + ", ".join(map(repr, _CHOICES[name])))
+  for name, value in known(_BOUNDS):
+    least, most = _BOUNDS[name]
+    if not _whole(value, least, most) and (name, value) != ("mlp_dim", None):
+      refuse(name, f"an integer in [{least}, {most}]")
+  sides = model.patch_size
+  pair = isinstance(sides, tuple) and len(sides) == 2
+  if not pair or not all(_whole(side, 1, _LARGEST_PATCH) for side in sides):
+    refuse(
+      "patch_size",
+      f"rows and columns of a patch, in pixels in [1, {_LARGEST_PATCH}]",
+    )
+  for name, value in known(("class_token",)):
+    if value is not None and not isinstance(value, bool):
+      refuse(name, "True, False or None")
+  for name, value in known(("head_zeroinit", "scan", "distilled", "fc_norm")):
+    if not isinstance(value, bool):
+      refuse(name, "True or False")
+  most = _BOUNDS["mlp_dim"][1]
+  for name, value in known(("rep_size",)):
+    if not isinstance(value, bool) and not _whole(value, 0, most):
+      refuse(name, f"True, False or a width in [0, {most}]")
+  for name, value in known(("dropout", "drop_path")):
+    if not _real(value) or not 0 <= value < 1:
+      refuse(name, "a rate in [0, 1)")
+  if not _real(model.norm_eps) or not 0 <= model.norm_eps < 1:
+    refuse("norm_eps", "a number in [0, 1)")
+  scale = model.layerscale_init
+  if scale is not None and not (_real(scale) and abs(scale) <= _LARGEST):
+    refuse("layerscale_init", "a finite float32 or None")
+  try:
+    usable = jnp.dtype(model.dtype_mm).name in DTYPES
+  except (TypeError, ValueError, KeyError):  # NumPy's, of nested values
+    usable = False
+  if not usable:
+    refuse("dtype_mm", "one of " + ", ".join(DTYPES))
+  classes = model.num_classes
+  if classes is not None and not _whole(classes, 0, _MOST_CLASSES):
+    refuse("num_classes", f"an integer in [0, {_MOST_CLASSES}], or None")
+  if model.width % model.num_heads:
+    raise ValueError(
+      f"width {model.width} is not divisible by num_heads {model.num_heads}"
     )
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitkd_jax.models.attention import Attention, kernel_init
+from vitkd_jax.models.attention import Attention, TalkingHeads, kernel_init
 from vitkd_jax.models.linear import Conv, Dense, Init, spread
 
 
@@ -155,7 +155,8 @@ class Encoder1DBlock(nn.Module):
     init_scheme: "big_vision" or "deit" initialisation.
     dtype_mm: dtype of matrix products.
     norm_eps: added to the variance in each LayerNorm.
-    show_qkv: return query, key and value among the parts.
+    show_qkv: return query, key and value among the parts; not of talking heads.
+    talking_heads: self-attention mixes its heads, see `TalkingHeads`.
   """
 
   mlp_dim: int | None = None
@@ -167,6 +168,7 @@ class Encoder1DBlock(nn.Module):
   dtype_mm: Any = "float32"
   norm_eps: float = 1e-6
   show_qkv: bool = False
+  talking_heads: bool = False
 
   @nn.compact
   def __call__(
@@ -174,6 +176,7 @@ class Encoder1DBlock(nn.Module):
     x: jax.Array,
     drop_path: jax.Array | None,
     deterministic: bool = True,
+    memory: jax.Array | None = None,
   ) -> tuple[jax.Array, dict[str, Any]]:
     """Applies the block.
 
@@ -182,6 +185,8 @@ class Encoder1DBlock(nn.Module):
       drop_path: float32 scalar, the probability that an example skips a branch
         (arXiv:1603.09382); 0 or None for never.
       deterministic: turns dropout and drop path off.
+      memory: [B, S, D], further tokens that x attends to and that stay as they
+        are (class attention, arXiv:2103.17239); None for self-attention.
 
     Returns:
       The residual stream [B, T, D], and its parts `sa`, `+sa`, `mlp`, `+mlp`,
@@ -209,12 +214,20 @@ class Encoder1DBlock(nn.Module):
 
     shared: Any = dict(init_scheme=self.init_scheme, dtype_mm=self.dtype_mm)
     x = nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
-    y = Attention(
-      self.num_heads,
-      name="MultiHeadDotProductAttention_0",
-      show_qkv=self.show_qkv,
-      **shared,
-    )(nn.LayerNorm(self.norm_eps, name="LayerNorm_0")(x))
+    kind: Any = Attention
+    if self.talking_heads:
+      kind = TalkingHeads
+    elif self.show_qkv:
+      kind = functools.partial(Attention, show_qkv=True)
+    attention = kind(
+      self.num_heads, name="MultiHeadDotProductAttention_0", **shared
+    )
+    norm = nn.LayerNorm(self.norm_eps, name="LayerNorm_0")
+    y = norm(x)
+    if memory is None:
+      y = attention(y)
+    else:
+      y = attention(y, jnp.concatenate([y, norm(memory)], axis=1))
     if self.show_qkv:
       y, out["qkv"] = y
     x = out["+sa"] = x + branch(y, "sa")

@@ -1,7 +1,7 @@
 """The contract of a backbone: all that the package uses of a model.
 
-`vit.ViT` keeps it. Only `weights`, which maps other libraries' names, knows the
-fields of a ViT.
+`vit.ViT` and `cait.CaiT` keep it. Only `weights`, which maps other libraries'
+names, knows their fields.
 """
 
 from typing import Any, Protocol

@@ -3,9 +3,11 @@
 A size (`"Ti/16"`) is big_vision's model of that name; a timm name
 (`"deit3_small_patch16_224"`) is timm's, which also sets the tokens, the form
 of gelu, LayerScale and the initialisation, and lists its published weights.
-CaiT-S24 and RegNetY, teachers in other papers, are not plain ViTs and not here.
+CaiT (`"cait_s24_224"`) is of another architecture, `cait.CaiT`. RegNetY, a
+teacher in other papers, has no tokens and is not here.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import re
@@ -54,7 +56,7 @@ class Variant:
 
   Attributes:
     name: as the user gave it.
-    fields: keyword arguments of `vit.ViT`, without num_classes.
+    fields: keyword arguments of the model, without num_classes.
     image_size: side in pixels.
     mean: subtracted per channel from images in [0, 1].
     std: per channel, divided by after that.
@@ -62,6 +64,7 @@ class Variant:
     interpolation: of that resize.
     published: tag of timm's weights -> top-1 in % on ImageNet-1k, None for
       weights without such a head. They are `timm/NAME.TAG` on Hugging Face.
+    family: "ViT" for `vit.ViT`, "CaiT" for `cait.CaiT`.
   """
 
   name: str
@@ -72,6 +75,7 @@ class Variant:
   crop_pct: float = 0.875
   interpolation: str = "bicubic"
   published: dict[str, float | None] = dataclasses.field(default_factory=dict)
+  family: str = "ViT"
 
 
 # Top-1 of timm's results/results-imagenet.csv at each name's own resolution;
@@ -131,6 +135,18 @@ _PUBLISHED: dict[str, dict[str, float | None]] = {
   "vit_large_patch16_384": {"augreg_in21k_ft_in1k": 87.096},
   "vit_large_patch32_224": {"orig_in21k": None},
   "vit_large_patch32_384": {"orig_in21k_ft_in1k": 81.508},
+}
+
+# width, depth, heads, initial LayerScale: timm's models/cait.py, and table 3 of
+# arXiv:2103.17239. By image size, top-1 as above.
+_CAIT: dict[str, tuple[tuple[int, int, int, float], dict[int, float]]] = {
+  "xxs24": ((192, 24, 4, 1e-5), {224: 78.4, 384: 80.954}),
+  "xxs36": ((192, 36, 4, 1e-5), {224: 79.75, 384: 82.204}),
+  "xs24": ((288, 24, 6, 1e-5), {384: 84.064}),
+  "s24": ((384, 24, 8, 1e-5), {224: 83.484, 384: 85.048}),
+  "s36": ((384, 36, 8, 1e-6), {384: 85.458}),
+  "m36": ((768, 36, 16, 1e-6), {384: 86.06}),
+  "m48": ((768, 48, 16, 1e-6), {448: 86.48}),
 }
 
 _DEIT: dict[str, Any] = dict(
@@ -218,6 +234,19 @@ def _named() -> dict[str, Variant]:
         518,
         **dict(_DEIT, layerscale_init=1e-5, registers=registers),
       )
+  for size, (numbers, top1) in _CAIT.items():
+    names = ("width", "depth", "num_heads", "layerscale_init")
+    for image_size, score in top1.items():
+      name = f"cait_{size}_{image_size}"
+      table[name] = Variant(
+        name,
+        dict(zip(names, numbers, strict=True), patch_size=(16, 16)),
+        image_size,
+        *IMAGENET_MEAN_STD,
+        crop_pct=1.0,
+        published={"fb_dist_in1k": score},
+        family="CaiT",
+      )
   # The quickstart's pair: a DeiT, and big_vision's plain ViT.
   add("deit_pico_patch4_28", "pico", 4, 28, INCEPTION_MEAN_STD, **_DEIT)
   add("deit3_pico_patch4_28", "pico", 4, 28, INCEPTION_MEAN_STD, **_DEIT3)
@@ -254,6 +283,45 @@ def get(variant: str) -> Variant:
     f"unknown variant {variant!r}: expected a size such as 'S/16' or a timm "
     "name" + (f"; the nearest are {', '.join(near)}" if near else "")
   )
+
+
+def arguments(
+  family: str,
+  known: Sequence[str],
+  variant: str | None,
+  given: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Keyword arguments of a model: those given, else the variant's.
+
+  Args:
+    family: of the model, see `Variant`.
+    known: names of its fields.
+    variant: name; None for the model's defaults.
+    given: fields by name.
+
+  Raises:
+    ValueError: an unknown field, or a variant that is unknown or of another
+      family.
+  """
+  for name in given:
+    if name not in known and name != "name":
+      near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+      raise ValueError(
+        f"unknown model field {name!r}; the nearest is {near[0]!r}"
+      )
+  fields = dict(given)
+  if variant is not None:
+    found = get(variant)
+    if found.family != family:
+      raise ValueError(
+        f"expected a variant of {family}, got {variant!r}, a {found.family}"
+        + "; a CaiT can be a teacher and be evaluated, but not be trained"
+        * (found.family == "CaiT")
+      )
+    fields = found.fields | fields
+  if isinstance(fields.get("patch_size"), list):  # JSON's; not hashable
+    fields["patch_size"] = tuple(fields["patch_size"])
+  return fields
 
 
 def _tagged(variant: Variant, tag: str) -> Variant:

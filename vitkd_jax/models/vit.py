@@ -6,7 +6,6 @@ LayerScale, drop path, a distillation token, registers) are fields of the same
 module.
 """
 
-import difflib
 from typing import Any
 
 import einops
@@ -330,16 +329,7 @@ def Model(
     ValueError: an unknown variant or field, an invalid value, heads that do not
       divide the width, or a distillation token without a CLS token.
   """
-  for name in fields:
-    if name not in FIELDS and name != "name":
-      near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0)
-      raise ValueError(
-        f"unknown model field {name!r}; the nearest is {near[0]!r}"
-      )
-  if variant is not None:
-    fields = variants.get(variant).fields | fields
-  if isinstance(fields.get("patch_size"), list):  # JSON's; not hashable
-    fields["patch_size"] = tuple(fields["patch_size"])
+  fields = variants.arguments("ViT", FIELDS, variant, fields)
   model = ViT(num_classes, **fields)
   checks.check(model)
   return model

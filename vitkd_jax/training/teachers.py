@@ -11,7 +11,7 @@ import numpy as np
 
 from vitkd_jax.data import datasets
 from vitkd_jax.evaluation import scoring
-from vitkd_jax.models import checks, protocol, vit
+from vitkd_jax.models import backbones, checks, protocol
 from vitkd_jax.models.function import Function
 from vitkd_jax.runs import students
 from vitkd_jax.training import outside, sections
@@ -83,7 +83,7 @@ def make(
   fields = _stated(config) if from_file else {}
   fields |= config.fields or {}
   try:
-    model = vit.Model(num_classes, variant=config.variant, **fields)
+    model = backbones.make_model(num_classes, variant=config.variant, **fields)
   except ValueError as error:
     raise ValueError(f"config.teachers.{name}: {error}") from None
   checks.check_patches(f"teacher {name}", model.patch_size, *image_size)
@@ -171,7 +171,9 @@ def load(
   loaded = _read(config, made.fields, image_size, step)
   _check_classes(loaded.num_classes, config.weights, by_logits, info)
   _check_resolution(name, config, loaded.notes, image_size)
-  model = vit.Model(loaded.num_classes, variant=config.variant, **loaded.fields)
+  model = backbones.make_model(
+    loaded.num_classes, variant=config.variant, **loaded.fields
+  )
   frozen, params = model.frozen(loaded.params, config.dtype)
   notes = loaded.notes
   if by_logits:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitkd_jax.models import posemb, vit
+from vitkd_jax.models import backbones, posemb
 from vitkd_jax.weights import rules
 
 Leaves = dict[str, np.ndarray]
@@ -23,7 +23,7 @@ _MOST_TOKENS = 1 << 16
 
 @functools.lru_cache(maxsize=16)  # tracing a deep model takes a second
 def shapes(
-  model: vit.ViT, image_size: tuple[int, int]
+  model: backbones.Named, image_size: tuple[int, int]
 ) -> Mapping[str, rules.Shape]:
   """Shapes of a model's leaves by name, with parts joined by "/".
 
@@ -54,7 +54,7 @@ def shapes(
 
 
 def image_size(
-  leaves: Mapping[str, np.ndarray], model: vit.ViT, side: int
+  leaves: Mapping[str, np.ndarray], model: backbones.Named, side: int
 ) -> tuple[int, int]:
   """Image size in pixels, rows and columns, that a model's leaves are for.
 

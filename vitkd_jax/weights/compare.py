@@ -9,12 +9,14 @@ import jax
 import numpy as np
 
 from vitkd_jax import remote
-from vitkd_jax.models import vit
+from vitkd_jax.models import backbones, protocol
 from vitkd_jax.weights import loading, verify
 
 
 def outputs(
-  params: Mapping[str, Any], model: vit.ViT, image_size: tuple[int, int]
+  params: Mapping[str, Any],
+  model: protocol.Backbone,
+  image_size: tuple[int, int],
 ) -> np.ndarray:
   """A model's logits, or features without a head, for `verify.image`.
 
@@ -112,7 +114,7 @@ def with_written(
       image_size=size,
       **fields,
     )
-    model = vit.Model(loaded.num_classes, variant=variant, **fields)
+    model = backbones.make_model(loaded.num_classes, variant=variant, **fields)
     return outputs(params, model, size)
 
   yield from _difference("the file read back", ours, again)

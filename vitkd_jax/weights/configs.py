@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vitkd_jax.models import variants, vit
+from vitkd_jax.models import backbones, variants
 from vitkd_jax.weights import names
 
 _GELU = {
@@ -133,8 +133,9 @@ def settle(
   """
   taken, notes = {}, []
   asked = {**variants.get(variant).fields, **given}
+  defaults = backbones.module(variant).__dataclass_fields__
   for name, (text, value) in said.items():
-    ours = asked.get(name, vit.ViT.__dataclass_fields__[name].default)
+    ours = asked.get(name, defaults[name].default)
     # None: the pooling decides.
     if ours == value or (name, ours, value) == ("class_token", None, False):
       continue

@@ -1,13 +1,13 @@
 """The formats of other libraries: a module each, with names and shapes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import re
 from typing import Any
 
 import numpy as np
 
 from vitkd_jax import check
-from vitkd_jax.models import vit
+from vitkd_jax.models import backbones, cait, variants
 from vitkd_jax.weights import (
   adapt,
   big_vision,
@@ -43,10 +43,32 @@ def detect(leaves: Mapping[str, Any], source: str | None) -> Any:
   )
 
 
+def check_family(format_: Any, names: Iterable[str], variant: str) -> None:
+  """Refuses another library's weights of another architecture.
+
+  Args:
+    format_: module of the file's format; None for our names.
+    names: of the file's leaves.
+    variant: name of the model that they are read into.
+
+  Raises:
+    ValueError: they are of another family than the variant.
+  """
+  if format_ in (None, big_vision):
+    return  # the variant is stated, or unknown leaves tell
+  found = "CaiT" if format_ is timm and timm.is_cait(names) else "ViT"
+  expected = variants.get(variant).family
+  if found != expected:
+    raise ValueError(
+      f"expected weights of a {expected} for variant {variant!r}, got those of "
+      f"a {found}; give the variant that the weights are for"
+    )
+
+
 def translate(
   format_: Any,
   source: dict[str, np.ndarray],
-  model: vit.ViT,
+  model: backbones.Named,
   image_size: tuple[int, int],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """A file's leaves under our names.
@@ -75,7 +97,7 @@ def translate(
       kept[name] = array
   if dropped:
     notes.append(f"ignored, as not part of the model: {rules.some(dropped)}")
-  table = format_.RULES
+  table = timm.CAIT_RULES if isinstance(model, cait.CaiT) else format_.RULES
   if format_ is huggingface:
     kept, table = huggingface.clean(kept), huggingface.table(kept)
   expected = adapt.shapes(model, image_size)

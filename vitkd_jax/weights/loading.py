@@ -9,7 +9,7 @@ from absl import logging
 from flax import traverse_util
 
 from vitkd_jax import check
-from vitkd_jax.models import variants, vit
+from vitkd_jax.models import backbones, variants
 from vitkd_jax.weights import (
   adapt,
   big_vision,
@@ -109,8 +109,8 @@ def load(
     **fields: further fields of `vit.Model`.
 
   Returns:
-    Nested parameters for `vit.Model(num_classes, variant=variant, **fields)`:
-    NumPy float32, on the host.
+    Nested parameters for `backbones.make_model(num_classes, variant=variant,
+    **fields)`: NumPy float32, on the host.
 
   Raises:
     ValueError: the file cannot be read, or its weights do not fit the model;
@@ -199,8 +199,10 @@ def to_model(
   leaves = dict(content.leaves)
   content.leaves.clear()  # otherwise both forms would be in memory
 
-  def build(num_classes: int | None) -> vit.ViT:
-    return vit.Model(num_classes, variant=variant, **{**fields, "scan": False})
+  def build(num_classes: int | None) -> backbones.Named:
+    return backbones.make_model(
+      num_classes, variant=variant, **{**fields, "scan": False}
+    )
 
   if image_size is None:
     image_size = resolve.image_size(metadata)
@@ -214,6 +216,7 @@ def to_model(
     image_size = (image_size, image_size)
 
   try:
+    formats.check_family(content.format, leaves, variant)
     said = configs.fields(content.config)
     if content.format is timm:
       said |= configs.pooling(leaves)

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitkd_jax import check, remote
 from vitkd_jax.data import preprocess as preprocessing
-from vitkd_jax.models import variants, vit
+from vitkd_jax.models import backbones, variants
 from vitkd_jax.weights import opening, processors, reading, timm
 
 SHIPPED = "shipped:"
@@ -163,7 +163,7 @@ def _check(said: Stated) -> None:
     raise ValueError(
       f"expected variant to be a model's name, got {str(said.variant)[:100]!r}"
     )
-  vit.Model(None, variant=said.variant, **said.fields)
+  backbones.make_model(None, variant=said.variant, **said.fields)
 
 
 def of_folder(path: str, config: Mapping[str, Any]) -> Stated | None:
@@ -183,12 +183,13 @@ def of_folder(path: str, config: Mapping[str, Any]) -> Stated | None:
 def _timm_folder(config: Mapping[str, Any]) -> Stated:
   variant = config["architecture"]
   own = config.get("pretrained_cfg") or config  # older files have one level
-  published = processors.published(variants.get(variant))
+  named = variants.get(variant)
+  published = processors.published(named)
   images = processors.from_timm(own, published)
   names = config.get("label_names") or own.get("label_names")
   if isinstance(names, dict):
     names = [names.get(str(i)) for i in range(len(names))]
-  fields = timm.fields(config.get("model_args") or {})
+  fields = timm.fields(config.get("model_args") or {}, named.family)
   return Stated(variant, fields, images.size, images, class_names(names))
 
 

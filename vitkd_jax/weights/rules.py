@@ -133,6 +133,7 @@ def attention_out(theirs: str, attention: str) -> list[Rule]:
 
 
 BLOCK = "Transformer/encoderblock_{i}"
+CLASS_BLOCK = "classblock_{i}"
 ATTENTION = f"{BLOCK}/MultiHeadDotProductAttention_0"
 
 
@@ -143,9 +144,7 @@ def expand(rules: Sequence[Rule], names: Iterable[str]) -> list[Rule]:
     rules: of a table.
     names: our names.
   """
-  blocks = [
-    int(i) for i in re.findall(r"encoderblock_(\d+)/", "\n".join(names))
-  ]
+  blocks = [int(i) for i in re.findall(r"block_(\d+)/", "\n".join(names))]
   depth = 1 + max(blocks, default=-1)
   return [
     filled

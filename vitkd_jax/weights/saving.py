@@ -13,7 +13,7 @@ import numpy as np
 
 from vitkd_jax import check
 from vitkd_jax.data import preprocess as preprocessing
-from vitkd_jax.models import equal, posemb, variants, vit
+from vitkd_jax.models import backbones, equal, posemb, variants, vit
 from vitkd_jax.weights import (
   adapt,
   big_vision,
@@ -83,6 +83,10 @@ def save(
   check.known("dtype", dtype, DTYPES)
   path = os.path.expanduser(path)
   named = variants.get(variant)
+  if named.family != "ViT" and format != "flat":
+    raise ValueError(
+      f"expected format='flat' for {variant}, a {named.family}, got {format!r}"
+    )
   keeps_layerscale = format in ("timm", "flat") or (
     format == "huggingface" and "dinov2" in variant
   )
@@ -95,7 +99,9 @@ def save(
   }
   leaves = big_vision.unstack(leaves)
   count = len(leaves["head/bias"]) if "head/bias" in leaves else None
-  model = vit.Model(count, variant=variant, **{**fields, "scan": False})
+  model = backbones.make_model(
+    count, variant=variant, **{**fields, "scan": False}
+  )
   if image_size is None and preprocess is not None:
     image_size = preprocess.size
   elif image_size is None:
@@ -107,33 +113,16 @@ def save(
   names = _class_names(class_names, count)
   adapt.check(leaves, adapt.shapes(model, size))
 
-  texts = {}
-  match format:
-    case "timm":
-      theirs = timm.write(_with_position(leaves, model, size), model, variant)
-      texts["config.json"] = timm.config(model, named, images, names)
-    case "huggingface":
-      leaves = _with_position(leaves, model, size)
-      theirs = huggingface.write(leaves, model, variant)
-      texts["config.json"] = huggingface.config(model, named, size, names)
-      texts["preprocessor_config.json"] = processors.to_huggingface(images)
-    case "big_vision":
-      other_tokens = model.has_class_token != (model.pool_type == "tok")
-      if model.distilled or model.registers or model.fc_norm or other_tokens:
-        raise ValueError(
-          "expected a model without distillation token, registers and norm "
-          "after the pooling for format='big_vision'; use format='flat' or "
-          "'timm'"
-        )
-      timm.check_norm(model, "big_vision")
-      theirs = leaves
-    case "flat":
-      theirs = leaves
-      metadata = {**(metadata or {}), **_header(variant, count, size, fields)}
-      if preprocess:
-        metadata["preprocess"] = json.dumps(dataclasses.asdict(images))
-      if names:
-        metadata["class_names"] = json.dumps(names)
+  if format == "flat":
+    theirs, texts = leaves, dict[str, Any]()
+    metadata = {**(metadata or {}), **_header(variant, count, size, fields)}
+    if preprocess:
+      metadata["preprocess"] = json.dumps(dataclasses.asdict(images))
+    if names:
+      metadata["class_names"] = json.dumps(names)
+  else:
+    assert isinstance(model, vit.ViT)  # refused above
+    theirs, texts = _translate(format, leaves, model, named, images, names)
   del leaves
   for name, array in theirs.items():
     theirs[name] = array.astype(DTYPES[dtype], copy=False)
@@ -159,6 +148,37 @@ def holds(path: str, params: Mapping[str, Any]) -> bool:
   return found.keys() == leaves.keys() and all(
     np.array_equal(found[name], leaf) for name, leaf in leaves.items()
   )
+
+
+def _translate(
+  format: str,
+  leaves: dict[str, np.ndarray],
+  model: vit.ViT,
+  variant: variants.Variant,
+  images: preprocessing.Preprocess,
+  names: Sequence[str] | None,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Another library's leaves, and the content of its JSON files by name."""
+  size = images.size
+  if format == "timm":
+    leaves = _with_position(leaves, model, size)
+    theirs = timm.write(leaves, model, variant.name)
+    return theirs, {"config.json": timm.config(model, variant, images, names)}
+  if format == "huggingface":
+    leaves = _with_position(leaves, model, size)
+    return huggingface.write(leaves, model, variant.name), {
+      "config.json": huggingface.config(model, variant, size, names),
+      "preprocessor_config.json": processors.to_huggingface(images),
+    }
+  other_tokens = model.has_class_token != (model.pool_type == "tok")
+  if model.distilled or model.registers or model.fc_norm or other_tokens:
+    raise ValueError(
+      "expected a model without distillation token, registers and norm "
+      "after the pooling for format='big_vision'; use format='flat' or "
+      "'timm'"
+    )
+  timm.check_norm(model, "big_vision")
+  return leaves, {}
 
 
 def _header(

@@ -9,29 +9,43 @@ import numpy as np
 from vitkd_jax import check
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import processors, rules
-from vitkd_jax.weights.rules import ATTENTION, BLOCK, Rule
+from vitkd_jax.weights import names, processors, rules
+from vitkd_jax.weights.rules import ATTENTION, BLOCK, CLASS_BLOCK, Rule
 
 NAME = "timm"
 
 _POOL = "MAPHead_0/MultiHeadDotProductAttention_0"
 
-RULES = [
+
+def _block(theirs: str, ours: str) -> list[Rule]:
+  """The rules of a block, all but what goes into its attention."""
+  attention = f"{ours}/MultiHeadDotProductAttention_0"
+  return [
+    *rules.norm(f"{theirs}.norm1", f"{ours}/LayerNorm_0"),
+    *rules.attention_out(f"{theirs}.attn.proj", attention),
+    Rule(f"{theirs}.ls1.gamma", (f"{ours}/layerscale_sa",)),
+    *rules.norm(f"{theirs}.norm2", f"{ours}/LayerNorm_1"),
+    *rules.affine(f"{theirs}.mlp.fc1", f"{ours}/MlpBlock_0/Dense_0"),
+    *rules.affine(f"{theirs}.mlp.fc2", f"{ours}/MlpBlock_0/Dense_1"),
+    Rule(f"{theirs}.ls2.gamma", (f"{ours}/layerscale_mlp",)),
+  ]
+
+
+_SHARED = [
   *rules.affine("patch_embed.proj", "embedding", rules.CONV),
   Rule("pos_embed", ("pos_embedding",)),
   Rule("cls_token", ("cls",)),
-  Rule("dist_token", ("dist",)),
-  Rule("reg_token", ("reg",)),
-  *rules.norm("blocks.{i}.norm1", f"{BLOCK}/LayerNorm_0"),
+  *_block("blocks.{i}", BLOCK),
   *rules.attention_in(
     "blocks.{i}.attn.qkv", ATTENTION, ("query", "key", "value")
   ),
-  *rules.attention_out("blocks.{i}.attn.proj", ATTENTION),
-  Rule("blocks.{i}.ls1.gamma", (f"{BLOCK}/layerscale_sa",)),
-  *rules.norm("blocks.{i}.norm2", f"{BLOCK}/LayerNorm_1"),
-  *rules.affine("blocks.{i}.mlp.fc1", f"{BLOCK}/MlpBlock_0/Dense_0"),
-  *rules.affine("blocks.{i}.mlp.fc2", f"{BLOCK}/MlpBlock_0/Dense_1"),
-  Rule("blocks.{i}.ls2.gamma", (f"{BLOCK}/layerscale_mlp",)),
+  *rules.affine("head", "head"),
+]
+
+RULES = [
+  *_SHARED,
+  Rule("dist_token", ("dist",)),
+  Rule("reg_token", ("reg",)),
   *rules.norm("norm", "Transformer/encoder_norm"),
   Rule("attn_pool.latent", ("MAPHead_0/probe",)),
   *rules.attention_in("attn_pool.q", _POOL, ("query",)),
@@ -42,8 +56,21 @@ RULES = [
   *rules.affine("attn_pool.mlp.fc2", "MAPHead_0/MlpBlock_0/Dense_1"),
   *rules.norm("fc_norm", "fc_norm"),
   *rules.affine("pre_logits.fc", "pre_logits"),
-  *rules.affine("head", "head"),
   *rules.affine("head_dist", "head_dist"),
+]
+
+_CLASS_BLOCK = "blocks_token_only.{i}"
+_CLASS_ATTENTION = f"{CLASS_BLOCK}/MultiHeadDotProductAttention_0"
+
+CAIT_RULES = [
+  *_SHARED,
+  *rules.affine("blocks.{i}.attn.proj_l", f"{ATTENTION}/mix_scores"),
+  *rules.affine("blocks.{i}.attn.proj_w", f"{ATTENTION}/mix_weights"),
+  *_block(_CLASS_BLOCK, CLASS_BLOCK),
+  *rules.attention_in(f"{_CLASS_BLOCK}.attn.q", _CLASS_ATTENTION, ("query",)),
+  *rules.attention_in(f"{_CLASS_BLOCK}.attn.k", _CLASS_ATTENTION, ("key",)),
+  *rules.attention_in(f"{_CLASS_BLOCK}.attn.v", _CLASS_ATTENTION, ("value",)),
+  *rules.norm("norm", "encoder_norm"),
 ]
 
 # Other spellings of the same leaf: Meta's DeiT III and DINOv2.
@@ -63,6 +90,15 @@ def matches(names: Iterable[str]) -> bool:
     names: of a file's leaves.
   """
   return any(re.match(r"blocks\.\d+\.attn\.qkv\.", n) for n in names)
+
+
+def is_cait(names: Iterable[str]) -> bool:
+  """Whether timm's names are those of a CaiT.
+
+  Args:
+    names: of a file's leaves.
+  """
+  return any(name.startswith("blocks_token_only.") for name in names)
 
 
 def write(
@@ -171,14 +207,16 @@ _ACTIVATIONS = {"gelu": "erf", "gelu_tanh": "tanh"}
 _POOLS = {"token": "tok", "avg": "gap", "map": "map"}
 
 
-def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of `vit.Model` that `model_args` state.
+def fields(arguments: Mapping[str, Any], family: str) -> dict[str, Any]:
+  """The fields of a model that `model_args` state.
 
   Args:
     arguments: the `model_args` of a config.json.
+    family: of the model, see `variants.Variant`.
 
   Raises:
-    ValueError: an argument is not a number where one is expected.
+    ValueError: an argument is not a number where one is expected, or states a
+      CaiT whose head does not read its CLS token.
   """
   found = {
     ours: arguments[theirs]
@@ -188,6 +226,7 @@ def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
       ("num_heads", "num_heads"),
       ("init_values", "layerscale_init"),
       ("reg_tokens", "registers"),
+      ("depth_token_only", "class_depth"),
     )
     if theirs in arguments
   }
@@ -210,6 +249,9 @@ def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
   ):
     if arguments.get(theirs) in list(known):
       found[ours] = known[arguments[theirs]]
+  if family == "CaiT" and found.pop("pool_type", "tok") != "tok":
+    pool = arguments["global_pool"]
+    raise ValueError(names.unsupported(f"a CaiT with global_pool={pool!r}"))
   return found
 
 

@@ -1,6 +1,6 @@
 """A table of the known models and their published weights."""
 
-from vitkd_jax.models import variants, vit
+from vitkd_jax.models import backbones, cait, variants
 
 
 def table() -> str:
@@ -10,9 +10,12 @@ def table() -> str:
     "  tokens         gelu  LayerScale  crop        images"
   ]
   for name, variant in variants.NAMED.items():
-    model = vit.Model(variant=name)
-    tokens = "cls" + ("+dist" if model.distilled else "")
-    tokens += f"+{model.registers} reg" if model.registers else ""
+    model = backbones.make_model(variant=name)
+    if isinstance(model, cait.CaiT):
+      tokens = f"cls in last {model.class_depth}"
+    else:
+      tokens = "cls" + ("+dist" if model.distilled else "")
+      tokens += f"+{model.registers} reg" if model.registers else ""
     scale = model.layerscale_init is not None
     deit = (variant.mean, variant.std) == variants.IMAGENET_MEAN_STD
     lines.append(
@@ -32,6 +35,7 @@ def table() -> str:
     "Weights are named as on the Hugging Face hub; top-1 on ImageNet-1k as in",
     "timm's results-imagenet.csv. A size alone, or with a patch (S/16), is",
     f"big_vision's model: {sizes}.",
-    "CaiT-S24 and RegNetY are not plain ViTs and cannot be read.",
+    "A CaiT is read as a teacher or to be evaluated; its CLS token is in the",
+    "last blocks alone. RegNetY is not a transformer and cannot be read.",
   ]
   return "\n".join(lines)
