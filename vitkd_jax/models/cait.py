@@ -58,6 +58,9 @@ class CaiT(nn.Module):
   scan: bool = False
   dtype_mm: Any = "float32"
 
+  # Where in a block `out` has maps, and after the blocks.
+  places = ("+mlp", "mlp", "+sa", "sa", "encoded")
+
   @property
   def has_class_token(self) -> bool:
     """False: the token maps are of patches alone."""
