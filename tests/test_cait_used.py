@@ -255,10 +255,17 @@ def test_it_teaches_maps_and_logits(tiny_config, file, params):
   assert not report["bad"].any()
 
 
-def test_it_has_no_cls_token_in_its_maps(tiny_config, file):
+@pytest.mark.parametrize(
+  ("methods", "match"),
+  [
+    (dict(regress=dict(tap="cls")), "expected a teacher with a CLS token"),
+    (dict(relation={}), "whose query, key and value can be read, got one wit"),
+  ],
+)
+def test_what_it_does_not_show_is_refused(tiny_config, file, methods, match):
   config = teach(tiny_config, file)
-  config.methods = dict(regress=dict(tap="cls"))
-  with pytest.raises(ValueError, match="expected a teacher with a CLS token"):
+  config.methods = methods
+  with pytest.raises(ValueError, match=match):
     experiment.build(config)
 
 
