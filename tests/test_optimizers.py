@@ -282,7 +282,7 @@ def test_an_update_of_a_finite_gradient_is_finite(name):
     (
       dict(name="lion", eps=1e-8),
       "config.optimizer.eps=1e-08 is not for lion, which takes clip_norm, "
-      "name, weight_decay, b1, b2",
+      "name, layer_decay, weight_decay, b1, b2",
     ),
     (
       dict(momentun=None),
@@ -325,12 +325,13 @@ def test_what_an_optimiser_does_not_take_is_refused(values, said):
 def test_a_section_is_completed_with_its_optimisers_defaults():
   section = dict(weight_decay=0.05, clip_norm=1.0)
   old = section | dict(b1=0.9, b2=0.999, eps=1e-8)
-  assert optimizer_section.filled(old) == dict(name="adamw", **old)
-  assert optimizer_section.filled(section) == dict(name="adamw", **old)
+  new = dict(name="adamw", layer_decay=1.0, **old)
+  assert optimizer_section.filled(old) == new
+  assert optimizer_section.filled(section) == new
   for name in NAMES:
     found = optimizer_section.filled(section | dict(name=name, b1=None))
     own = optimizers.keys(name)
-    assert own.keys() == found.keys() - {"name", "clip_norm"}
+    assert own.keys() == found.keys() - {"name", "clip_norm", "layer_decay"}
     for key, parameter in own.items():
       if key != "weight_decay":
         assert parameter.default is not inspect.Parameter.empty

@@ -13,7 +13,7 @@ It writes only the file of --json. Exit status: 0 if all is well, 1 if a check
 failed, 2 for a config that cannot be built.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 import contextlib
 import json
 import pathlib
@@ -29,7 +29,7 @@ from vitkd_jax.cluster import sharding
 from vitkd_jax.commandline import command
 from vitkd_jax.data import augment
 from vitkd_jax.estimate import findings, flops, gradients
-from vitkd_jax.training import experiment, inputs, teacher_check
+from vitkd_jax.training import experiment, inputs, leaves, teacher_check
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training import state as states
 
@@ -201,15 +201,17 @@ def _gradients(
       "first step",
       bool(np.isfinite(raw)),
     )
+  frozen = parts.objective.frozen
   norms = found.leaf_norms
-  dead = _without_gradient(norms)
+  dead = _without_gradient(norms, frozen)
   opened = _opened(state.params)
   waiting = opened is not None and dead["student"]
   if waiting:  # do they get one once the head is no longer zero?
     norms = compute(opened, batch).leaf_norms
-    dead = _without_gradient(norms)
+    dead = _without_gradient(norms, frozen)
   for part in objectives.PARTS:
     total = len(jax.tree.leaves(norms[part]))
+    total -= len(frozen) if part == "student" else 0
     if not total:
       continue
     said = f"{total - len(dead[part])} of {total} parameters get one"
@@ -220,16 +222,21 @@ def _gradients(
         f"; {len(waiting)} of them from the second step on, as expected: the "
         "classification head starts at zero and passes none before"
       )
+    if part == "student" and frozen:
+      said += f"; {len(frozen)} are frozen"
     yield Finding(f"gradients of the {part}", said, not dead[part])
 
 
-def _without_gradient(norms: Any) -> dict[str, list[str]]:
+def _without_gradient(
+  norms: Any, frozen: Collection[str] = ()
+) -> dict[str, list[str]]:
   """{part: names of parameters whose gradient is zero or not finite}."""
   return {
     part: [
       jax.tree_util.keystr(path, simple=True, separator="/")
       for path, norm in jax.tree_util.tree_flatten_with_path(tree)[0]
       if not (np.isfinite(norm) and norm > 0)
+      and not (part == "student" and leaves.name_of(path) in frozen)
     ]
     for part, tree in norms.items()
   }

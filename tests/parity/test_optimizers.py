@@ -1,4 +1,4 @@
-"""LAMB as DeiT III trained with it, against timm's."""
+"""LAMB as DeiT III trained with it, and rates by layer, against timm's."""
 
 import jax
 import numpy as np
@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from parity import timm_models
-from vitkd_jax.training import optim
+from vitkd_jax.training import leaves, optim
 
 timm_models.import_timm()
 
-from timm.optim import Lamb  # noqa: E402
+from timm.optim import Lamb, param_groups_layer_decay  # noqa: E402
 
 
 @pytest.mark.parametrize("always", [True, False])
@@ -53,3 +53,35 @@ def test_lamb(always):
       np.testing.assert_allclose(
         ours[name], leaf.detach().numpy(), rtol=1e-5, atol=1e-6
       )
+
+
+# Names of ours by those of timm, up to the part that tells the layer.
+OURS = {
+  "cls_token": "cls",
+  "reg_token": "reg",
+  "pos_embed": "pos_embedding",
+  "patch_embed": "embedding/kernel",
+  "norm": "Transformer/encoder_norm/scale",
+  "head": "head/kernel",
+}
+
+
+def test_rates_by_layer():
+  """The same but for the last norm, which timm counts to the last block."""
+  depth, decay = 3, 0.65
+  model = timm_models.import_timm().models.VisionTransformer(
+    img_size=16, patch_size=8, embed_dim=8, depth=depth, num_heads=2,
+    num_classes=4, reg_tokens=1,
+  )  # fmt: skip
+  names = {id(leaf): name for name, leaf in model.named_parameters()}
+  checked = set()
+  for group in param_groups_layer_decay(model, layer_decay=decay):
+    for leaf in group["params"]:
+      first, *rest = names[id(leaf)].split(".")
+      ours = OURS.get(first) or f"Transformer/encoderblock_{rest[0]}/x"
+      layer = leaves.layers(ours, depth)
+      assert layer <= depth or first in ("norm", "head")
+      layer -= first == "norm"
+      assert group["lr_scale"] == pytest.approx(decay ** (depth + 1 - layer))
+      checked.add(ours)
+  assert len(checked) == len(OURS) + depth

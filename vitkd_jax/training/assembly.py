@@ -14,6 +14,7 @@ from vitkd_jax.models import checks, protocol, variants, vit
 from vitkd_jax.runs import students
 from vitkd_jax.training import (
   fields,
+  leaves,
   lengths,
   method_sections,
   sections,
@@ -21,6 +22,7 @@ from vitkd_jax.training import (
 )
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training.dropping import Dropping
+from vitkd_jax.weights import adapt
 
 
 def _stats(
@@ -68,6 +70,11 @@ def make_objective(
   """
   student = _student(fields.model(section["student"]), info.num_classes)
   checks.check_patches("student", student.patch_size, *image_size)
+  frozen = leaves.frozen(
+    adapt.shapes(student, image_size),
+    fields.own(section["student"]).freeze,
+    student.depth,
+  )
   side = _side(student, image_size)
   task = sections.make(sections.Task, "task", section["task"])
   if task.weight < 0:
@@ -132,6 +139,7 @@ def make_objective(
     },
     methods=methods,
     dropping=dropping,
+    frozen=frozen,
     label_smoothing=section["augment"].get("label_smoothing", 0.0),
   )
   return objective, loaded

@@ -304,7 +304,9 @@ def build(
       f"expected config.run.profile_at <= {total_steps}, the run's steps, got "
       f"{run.profile_at}"
     )
-  schedule = _schedule(section["schedule"], num_train, run, total_steps)
+  schedule = optimizer_section.schedule(
+    section["schedule"], num_train / run.batch_size, total_steps
+  )
   parts = Experiment(
     run=run,
     data=data,
@@ -316,7 +318,12 @@ def build(
       section["augment"],
       num_classes=info.num_classes,
     ),
-    optimizer=optimizer_section.make(section["optimizer"], schedule),
+    optimizer=optimizer_section.make(
+      section["optimizer"],
+      schedule,
+      objective.student.depth,
+      objective.frozen,
+    ),
     schedule=schedule,
     mesh=mesh,
     total_steps=total_steps,
@@ -334,14 +341,3 @@ def build(
   )
   parts.check()
   return parts
-
-
-def _schedule(
-  values: Mapping[str, Any], num_train: int, run: sections.Run, total_steps: int
-) -> optim.Schedule:
-  config = sections.make(sections.Schedule, "schedule", values)
-  values = dataclasses.asdict(config)
-  warmup = values.pop("warmup_epochs") * num_train / run.batch_size
-  return optim.make_schedule(
-    total_steps=total_steps, warmup_steps=round(warmup), **values
-  )

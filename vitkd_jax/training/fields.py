@@ -28,14 +28,18 @@ class Own:
       SHA-256 is kept, but the file is not needed to resume from a checkpoint.
     init_head: "keep" the head of these weights, which must have the dataset's
       classes, or "init" to draw a new one.
+    freeze: patterns of leaves that are not trained, such as "embedding/*" or
+      "Transformer/encoderblock_0/**"; "*" stands for anything but "/", "**" for
+      anything.
   """
 
   init: str = ""
   init_head: str = "keep"
+  freeze: tuple[str, ...] = ()
 
 
 # Type of each of these keys.
-OWN = {field.name: field.type for field in dataclasses.fields(Own)}
+OWN = dict(init=str, init_head=str, freeze=tuple)
 
 
 def own(section: Mapping[str, Any]) -> Own:
@@ -48,12 +52,20 @@ def own(section: Mapping[str, Any]) -> Own:
     ValueError: a value is invalid.
   """
   found = {name: section[name] for name in OWN if name in section}
+  patterns = found.pop("freeze", ())
   for name, value in found.items():
     if not isinstance(value, str):
       raise ValueError(
         f"expected config.student.{name} to be text, got {value!r}"
       )
-  keys = Own(**found)
+  if not isinstance(patterns, list | tuple) or not all(
+    isinstance(pattern, str) for pattern in patterns
+  ):
+    raise ValueError(
+      "expected config.student.freeze to be a sequence of patterns, got "
+      f"{patterns!r}"
+    )
+  keys = Own(**found, freeze=tuple(patterns))
   check.known("config.student.init_head", keys.init_head, ("keep", "init"))
   return keys
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from vitkd_jax.data import augment as augmentation
 from vitkd_jax.distill import losses, methods, terms, view
 from vitkd_jax.models import protocol
+from vitkd_jax.training import leaves
 from vitkd_jax.training.dropping import Dropping
 
 Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -89,6 +90,7 @@ class Objective:
     methods: by name, in the order of reports.
     label_smoothing: of the targets, in [0, 1).
     dropping: leaves out teachers by image; None for the sum over all.
+    frozen: names of the student's leaves that are not trained.
   """
 
   student: protocol.Backbone
@@ -99,6 +101,7 @@ class Objective:
   methods: Mapping[str, Method] = dataclasses.field(default_factory=dict)
   label_smoothing: float = 0.0
   dropping: Dropping | None = None
+  frozen: frozenset[str] = frozenset()
 
   @property
   def weights(self) -> dict[str, Weight]:
@@ -249,7 +252,7 @@ class Objective:
     """
     image = augmentation.normalize(image, *self.student_stats)
     logits, out = self.student.apply(
-      {"params": params["student"]},
+      {"params": leaves.held(params["student"], self.frozen)},
       image,
       train=True,
       rngs={"dropout": key_drop},

@@ -1,6 +1,6 @@
 """Schedules, decay mask, optimiser and moving average."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 import math
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from vitkd_jax import check
-from vitkd_jax.training import optimizers
+from vitkd_jax.training import leaves, optimizers
 
 # Names of leaves without weight decay: norms, biases, prefix tokens and the
 # position embedding. The mask token decays, as in the paper.
@@ -104,17 +104,24 @@ def decay_mask(params: Any) -> Any:
 
 def make_optimizer(
   schedule: Schedule,
+  depth: int = 0,
+  frozen: Collection[str] = (),
   *,
   clip_norm: float | None,
   name: str = "adamw",
+  layer_decay: float = 1.0,
   **options: Any,
 ) -> optax.GradientTransformation:
   """An optimiser with the recipes' decay mask, after clipping by global norm.
 
   Args:
     schedule: learning rate by step.
+    depth: number of the student's blocks.
+    frozen: names of the student's leaves to leave as they are.
     clip_norm: largest global norm of the gradient, student and methods
       together; None or 0 for no clipping.
+    layer_decay: factor in (0, 1] of the learning rate from each of the
+      student's layers to the one before it, see `leaves.decayed`; 1 for none.
     name: "adamw", "lamb", "lion", "sgd", "adafactor" or "muon".
     **options: of that function in `optimizers`; each takes `weight_decay`.
 
@@ -124,9 +131,11 @@ def make_optimizer(
   optimizers.keys(name)
   check.reals(clip_norm=clip_norm or 0.0)
   optimizer = optimizers.OPTIMIZERS[name](schedule, decay_mask, **options)
-  if not clip_norm:
-    return optimizer
-  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+  optimizer = leaves.decayed(optimizer, layer_decay, depth)
+  if clip_norm:
+    clip = optax.clip_by_global_norm(clip_norm)
+    optimizer = optax.chain(clip, optimizer)
+  return leaves.thawed(optimizer, frozen)
 
 
 def update_ema(ema: Any, params: Any, decay: float) -> Any:

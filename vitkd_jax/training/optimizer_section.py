@@ -1,6 +1,7 @@
-"""The section `optimizer`: a name, and the keys of that optimiser."""
+"""The sections `optimizer`, a name and its keys, and `schedule`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+import dataclasses
 import inspect
 from typing import Any
 
@@ -28,20 +29,47 @@ def every_key() -> dict[str, type]:
   return {key: parameter.annotation for key, parameter in found.items()}
 
 
+def schedule(
+  values: Mapping[str, Any], steps_per_epoch: float, total_steps: int
+) -> optim.Schedule:
+  """The learning rate of a section `schedule`, by step.
+
+  Args:
+    values: the section.
+    steps_per_epoch: updates of an epoch; fractional.
+    total_steps: updates of the run.
+
+  Raises:
+    ValueError: an unknown key, one that is missing, or a value of another type
+      or out of its range.
+  """
+  config = sections.make(sections.Schedule, "schedule", values)
+  values = dataclasses.asdict(config)
+  warmup = values.pop("warmup_epochs") * steps_per_epoch
+  return optim.make_schedule(
+    total_steps=total_steps, warmup_steps=round(warmup), **values
+  )
+
+
 def make(
-  values: Mapping[str, Any], schedule: optim.Schedule
+  values: Mapping[str, Any],
+  schedule: optim.Schedule,
+  depth: int = 0,
+  frozen: Collection[str] = (),
 ) -> optax.GradientTransformation:
   """The optimiser of a section.
 
   Args:
     values: the section; None stands for a key's default.
     schedule: learning rate by step.
+    depth: number of the student's blocks.
+    frozen: names of the student's leaves to leave as they are.
 
   Raises:
     ValueError: an unknown key, one of another optimiser, one that is missing,
       or a value of another type or out of its range.
   """
-  return optim.make_optimizer(schedule, **filled(values))
+  return optim.make_optimizer(schedule, depth, frozen, **filled(values))
 
 
 def completed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -1,6 +1,6 @@
 """The train step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vitkd_jax.training import leaves, optim
 from vitkd_jax.training import objective as objectives
-from vitkd_jax.training import optim
 from vitkd_jax.training import state as states
 
 
@@ -81,7 +81,7 @@ def make_train_step(
       jnp.stack([*(means[term] for term in objective.terms), norm])
     )
     skip = jnp.any(bad)
-    new = _update(state, grads, optimizer, ema_decay)
+    new = _update(state, grads, optimizer, ema_decay, objective.frozen)
     new = jax.tree.map(lambda new, old: jnp.where(skip, old, new), new, state)
 
     measured = {
@@ -148,6 +148,7 @@ def _update(
   grads: Any,
   optimizer: optax.GradientTransformation,
   ema_decay: float | None,
+  frozen: Collection[str],
 ) -> states.TrainState:
   """The state after one update, its counters unchanged."""
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -155,4 +156,6 @@ def _update(
   ema = state.ema
   if ema_decay is not None:
     ema = optim.update_ema(ema, params["student"], ema_decay)
+    # A mean of equal numbers is not quite that number.
+    ema = leaves.where(frozen, ema, params["student"])
   return dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)
