@@ -27,6 +27,7 @@ from vitkd_jax.training import sections
 METHODS: dict[str, dict[str, Any]] = dict(
   vitkd=dict(reduction="mean", weights=dict(mimic=0.2, generation=1.0)),
   nkd=dict(weights=dict(nkd=2.0)),
+  relation=dict(tokens="patches"),  # the teacher has no CLS token
 )
 
 

@@ -12,8 +12,14 @@ import pytest
 
 from configs import common
 from vitkd_jax.data import datasets
+from vitkd_jax.distill import methods
 from vitkd_jax.models import vit
-from vitkd_jax.training import assembly, experiment, sections
+from vitkd_jax.training import (
+  assembly,
+  experiment,
+  method_sections,
+  sections,
+)
 from vitkd_jax.training import fields as student_fields
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -284,3 +290,11 @@ def test_a_bare_name_is_true():
   assert common.parse_arg("runlocal=False", runlocal=True) == {
     "runlocal": False
   }
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_works_in_the_quickstart(name, monkeypatch):
+  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
+  config = student_fields.given(load("quickstart", f"method={name}"))
+  parts = experiment.build(method_sections.completed(config))
+  assert parts.objective.methods.keys() == {name}
