@@ -158,7 +158,7 @@ FIELDS = dict(
   head_zeroinit=False, scan=True, remat_policy="dots_saveable",
   dtype_mm="float16", gelu="tanh", layerscale_init=0.5, drop_path=0.2,
   distilled=False, registers=2, init_scheme="big_vision", class_token=True,
-  fc_norm=True, norm_eps=1e-5,
+  fc_norm=True, norm_eps=1e-5, lift=24, last_width=24, last_heads=3,
 )  # fmt: skip
 
 

@@ -112,7 +112,6 @@ class MapMethod(nn.Module):
       ValueError: a field is out of its range, a model lacks a block, or there
         are not as many blocks of both.
     """
-    fields.check(student, teacher)
     if not fields.blocks:
       raise ValueError("expected at least one block in blocks, got none")
     if fields.teacher_blocks and len(fields.teacher_blocks) != len(
@@ -128,6 +127,7 @@ class MapMethod(nn.Module):
     )
     check_maps(student, own)
     check_maps(teacher, theirs)
+    fields.check(student, teacher)
     return Needs(Taps(maps=own), Taps(maps=theirs))
 
   def check(self, student: Side, teacher: Side) -> None:
@@ -156,6 +156,18 @@ class MapMethod(nn.Module):
         student.map(block, self.place),
         tokens.resample(teacher.map(other, self.place), *grids),
       )
+
+  def widths(self, student: Side, teacher: Side) -> list[tuple[int, int]]:
+    """(D_s, D_t) of each pair.
+
+    Args:
+      student: the student.
+      teacher: the teacher.
+    """
+    return [
+      (student.width_of(own, self.place), teacher.width_of(other, self.place))
+      for own, other in self._block_pairs()
+    ]
 
   def _block_pairs(self) -> Iterator[tuple[int, int]]:
     return zip(self.blocks, self.teacher_blocks or self.blocks, strict=True)

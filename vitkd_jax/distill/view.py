@@ -17,7 +17,7 @@ class Side:
   """What is known of a model in a training before it runs.
 
   Attributes:
-    width: D of its token maps.
+    width: D of its token maps, but for those at its end, see `width_of`.
     depth: number of blocks.
     grid: rows and columns of its patch tokens.
     num_prefix_tokens: number of tokens before the patch tokens of a map.
@@ -27,6 +27,8 @@ class Side:
     has_head: whether its logits are one linear layer of `View.pooled`.
     places: where in a block its maps are, some of `tokens.PLACES`.
     qkv_heads: heads of the query, key and value of a block; 0 for none.
+    last_width: D of the last block's maps; 0 for that of the others.
+    end_width: D of "encoded" and of `View.pooled`; 0 for `width`.
   """
 
   width: int
@@ -39,6 +41,25 @@ class Side:
   has_head: bool = False
   places: tuple[str, ...] = tokens.PLACES
   qkv_heads: int = 0
+  last_width: int = 0
+  end_width: int = 0
+
+  def width_of(self, block: int, place: str = "+mlp") -> int:
+    """D of a token map, and of a CLS token.
+
+    Args:
+      block: negative ones count from the last.
+      place: see `tokens.PLACES`.
+    """
+    if place == "encoded":
+      return self.end_width or self.width
+    last = block % self.depth == self.depth - 1
+    return (last and self.last_width) or self.width
+
+  @property
+  def pooled_width(self) -> int:
+    """D of what the head reads."""
+    return self.end_width or self.width
 
   @property
   def num_tokens(self) -> int:
@@ -238,32 +259,34 @@ def zeros(side: Side, taps: Taps, batch: int = 1) -> View:
     taps: the parts to show.
     batch: B.
   """
-  map_shape = (batch, side.num_tokens, side.width)
   heads = max(side.qkv_heads, 1)
-  qkv_shape = (
-    batch,
-    side.num_prefix_tokens + side.num_tokens,
-    heads,
-    side.width // heads,
-  )
+  length = side.num_prefix_tokens + side.num_tokens
+
+  def qkv(block: int) -> jax.Array:
+    return jnp.zeros((batch, length, heads, side.width_of(block) // heads))
+
   return View(
     logits=jnp.zeros((batch, side.num_classes or 0)) if taps.logits else None,
-    pooled=jnp.zeros((batch, side.width)) if taps.pooled else None,
+    pooled=jnp.zeros((batch, side.pooled_width)) if taps.pooled else None,
     head=(
-      jnp.zeros((side.width, side.num_classes or 0)),
+      jnp.zeros((side.pooled_width, side.num_classes or 0)),
       jnp.zeros(side.num_classes or 0),
     )
     if taps.head
     else None,
     tokens={
-      _key(block, place, side.depth): jnp.zeros((batch, side.width))
+      _key(block, place, side.depth): jnp.zeros(
+        (batch, side.width_of(block, place))
+      )
       for block, place in taps.cls
     },
     maps={
-      _key(block, place, side.depth): jnp.zeros(map_shape)
+      _key(block, place, side.depth): jnp.zeros(
+        (batch, side.num_tokens, side.width_of(block, place))
+      )
       for block, place in taps.maps
     },
-    qkv={x % side.depth: (jnp.zeros(qkv_shape),) * 3 for x in taps.qkv},
+    qkv={x % side.depth: (qkv(x),) * 3 for x in taps.qkv},
     side=side,
   )
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from vitkd_jax.models import (
   checks,
+  encoder,
   equal,
   flops,
   layers,
@@ -60,6 +61,11 @@ class CaiT(nn.Module):
 
   # Where in a block `out` has maps, and after the blocks.
   places = ("+mlp", "mlp", "+sa", "sa", "encoded")
+
+  @property
+  def end_widths(self) -> tuple[int, int]:
+    """The width, twice: no map is wider than another."""
+    return self.width, self.width
 
   @property
   def has_class_token(self) -> bool:
@@ -165,7 +171,7 @@ class CaiT(nn.Module):
       dtype_mm=self.dtype_mm,
       norm_eps=self.norm_eps,
     )
-    x, out["encoder"] = layers.Encoder(
+    x, out["encoder"] = encoder.Encoder(
       depth=self.depth,
       scan=self.scan,
       final_norm=False,

@@ -37,8 +37,13 @@ _BOUNDS = {
   "class_depth": (1, 512),
   "mlp_dim": (1, 1 << 18),
   "num_heads": (1, 1 << 12),
+  "lift": (1, 1 << 15),
+  "last_width": (1, 1 << 15),
+  "last_heads": (1, 1 << 12),
   "registers": (0, 1 << 12),
 }
+# Of them those that may be None.
+_OPTIONAL = ("mlp_dim", "lift", "last_width", "last_heads")
 _LARGEST_PATCH = 1 << 12
 _MOST_CLASSES = 10_000_000
 _LARGEST = float(jnp.finfo(jnp.float32).max)
@@ -66,6 +71,41 @@ def check(model: Any) -> None:
   if model.distilled and model.pool_type != "tok":
     raise ValueError(
       f"distilled=True needs pool_type='tok', got {model.pool_type!r}"
+    )
+  _check_ends(model)
+
+
+def _check_ends(model: Any) -> None:
+  """Checks the fields of a ViT that ends wider than it starts."""
+  width, heads = model.last_width, model.last_heads
+  if (width is None) != (heads is None):
+    raise ValueError(
+      "expected both last_width and last_heads, or neither, got "
+      f"{width} and {heads}"
+    )
+  if width is not None and width % heads:
+    raise ValueError(
+      f"last_width {width} is not divisible by last_heads {heads}"
+    )
+  if width is None and model.lift is None:
+    return
+  name = "lift" if model.lift else "last_width"
+  unfit = {
+    "last_width": model.lift and width,
+    "scan": width and model.scan,
+    "distilled": model.lift and model.distilled,
+    "fc_norm": model.fc_norm,
+    "rep_size": model.rep_size,
+  }
+  for other, given in unfit.items():
+    if given:
+      raise ValueError(
+        f"{name} and {other}={getattr(model, other)} do not go together: "
+        "leave out one of them"
+      )
+  if model.pool_type not in ("tok", "gap"):
+    raise ValueError(
+      f"{name} needs pool_type='tok' or 'gap', got {model.pool_type!r}"
     )
 
 
@@ -95,7 +135,9 @@ def check_fields(model: Any) -> None:
       refuse(name, "one of " + ", ".join(map(repr, _CHOICES[name])))
   for name, value in known(_BOUNDS):
     least, most = _BOUNDS[name]
-    if not _whole(value, least, most) and (name, value) != ("mlp_dim", None):
+    if value is None and name in _OPTIONAL:
+      continue
+    if not _whole(value, least, most):
       refuse(name, f"an integer in [{least}, {most}]")
   sides = model.patch_size
   pair = isinstance(sides, tuple) and len(sides) == 2

@@ -16,11 +16,18 @@ def of_vit(model: Any, grid: tuple[int, int]) -> tuple[float, float]:
   patches, width = math.prod(grid), model.width
   length = patches + model.num_prefix_tokens
   stem = 2.0 * patches * 3 * math.prod(model.patch_size) * width
-  hidden = model.mlp_dim or 4 * width
-  block = 2.0 * length * width * (4 * width + 2 * hidden)
-  block += 4.0 * length**2 * width
-  classes = 2.0 * width * (model.num_classes or 0) * (1 + model.distilled)
-  return stem, model.depth * block + classes
+
+  def block(inner: int) -> float:
+    hidden = (model.mlp_dim or 4 * width) * inner // width
+    dense = 2.0 * length * inner * (4 * inner + 2 * hidden)
+    return dense + 4.0 * length**2 * inner
+
+  last, end = model.end_widths
+  rest = (model.depth - 1) * block(width) + block(last)
+  for inputs, outputs in ((width, model.last_width), (last, model.lift)):
+    rest += 2.0 * length * inputs * (outputs or 0)
+  rest += 2.0 * end * (model.num_classes or 0) * (1 + model.distilled)
+  return stem, rest
 
 
 def of_cait(model: Any, grid: tuple[int, int]) -> tuple[float, float]:

@@ -57,6 +57,11 @@ class Function:
       if not isinstance(value, int) or value < 1:
         raise ValueError(f"expected an integer {name} >= 1, got {value!r}")
 
+  @property
+  def end_widths(self) -> tuple[int, int]:
+    """The width, twice: no map is wider than another."""
+    return self.width, self.width
+
   def has_linear_head(self) -> bool:
     """False: what its logits come from is its own affair."""
     return False

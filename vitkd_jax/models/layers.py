@@ -239,73 +239,22 @@ class Encoder1DBlock(nn.Module):
     return x, out
 
 
-class Encoder(nn.Module):
-  """Blocks and a final LayerNorm; unrolled, or one scan with remat.
+def head(num_classes: int, zeroinit: bool, scheme: str, name: str) -> Dense:
+  """A classification head, float32 even if a frozen model's parameters are not.
 
-  Attributes:
-    depth: number of blocks.
-    drop_path: rate of the last block, growing linearly from 0, in [0, 1).
-    scan: one scanned block with stacked parameters, rematerialised.
-    remat_policy: name in `jax.checkpoint_policies`, for the scan.
-    final_norm: whether a LayerNorm follows the blocks.
-    norm_eps: added to the variance in each LayerNorm.
-    block: other fields of `Encoder1DBlock`.
+  Args:
+    num_classes: C.
+    zeroinit: start at zero.
+    scheme: "big_vision" or "deit" initialisation.
+    name: of the layer.
   """
-
-  depth: int
-  drop_path: float = 0.0
-  scan: bool = False
-  remat_policy: str = "nothing_saveable"
-  final_norm: bool = True
-  norm_eps: float = 1e-6
-  block: dict[str, Any] | None = None
-
-  @nn.compact
-  def __call__(
-    self, x: jax.Array, deterministic: bool = True
-  ) -> tuple[jax.Array, dict[str, Any]]:
-    """Applies the blocks.
-
-    Args:
-      x: [B, T, D].
-      deterministic: turns dropout and drop path off.
-
-    Returns:
-      [B, T, D], and the maps [B, T, D] by name: `blockNN`, a dict of a block's
-      parts, and `pre_ln`.
-    """
-    out: dict[str, Any] = {}
-    # Linear in the depth, as in timm and DeiT: 0 for the first block.
-    rates = None
-    if self.drop_path:
-      steps = self.drop_path * jnp.arange(self.depth)
-      rates = (steps / max(self.depth - 1, 1)).astype(jnp.float32)
-    fields: dict[str, Any] = {"norm_eps": self.norm_eps, **(self.block or {})}
-    if self.scan:
-      remat = nn.remat(
-        Encoder1DBlock,
-        prevent_cse=False,
-        static_argnums=(3,),
-        policy=getattr(jax.checkpoint_policies, self.remat_policy, None),
-      )
-      x, parts = nn.scan(
-        remat,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(0 if self.drop_path else nn.broadcast, nn.broadcast),
-        length=self.depth,
-      )(name="encoderblock", **fields)(x, rates, deterministic)
-      for i in range(self.depth):
-        out[f"block{i:02d}"] = jax.tree.map(lambda part, i=i: part[i], parts)
-    else:
-      for i in range(self.depth):
-        block = Encoder1DBlock(name=f"encoderblock_{i}", **fields)
-        rate = None if rates is None else rates[i]
-        x, out[f"block{i:02d}"] = block(x, rate, deterministic)
-    out["pre_ln"] = x
-    if self.final_norm:
-      x = nn.LayerNorm(self.norm_eps, name="encoder_norm")(x)
-    return x, out
+  if zeroinit:
+    init = nn.initializers.zeros
+  elif scheme == "deit":
+    init = nn.initializers.normal(0.02)
+  else:
+    init = nn.initializers.lecun_normal()
+  return Dense(num_classes, dtype=jnp.float32, kernel_init=init, name=name)
 
 
 class MAPHead(nn.Module):

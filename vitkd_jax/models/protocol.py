@@ -30,6 +30,11 @@ class Backbone(Protocol):
     ...
 
   @property
+  def end_widths(self) -> tuple[int, int]:
+    """D of the last block's maps, and of `encoded` and `head_input`."""
+    ...
+
+  @property
   def has_class_token(self) -> bool:
     """Whether the first token of a map is a CLS token."""
     ...

@@ -6,6 +6,7 @@ LayerScale, drop path, a distillation token, registers) are fields of the same
 module.
 """
 
+import functools
 from typing import Any
 
 import einops
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from vitkd_jax.models import (
   checks,
+  encoder,
   equal,
   flops,
   layers,
@@ -56,6 +58,11 @@ class ViT(nn.Module):
     fc_norm: the last LayerNorm follows the pooling ("gap") instead of preceding
       it, as in models fine-tuned from MAE (arXiv:2111.06377).
     norm_eps: added to the variance in every LayerNorm.
+    lift: width to which the tokens are projected, in the place of the last
+      LayerNorm; the head reads the patches' mean (Lift, arXiv:2511.15572).
+    last_width: width of the last block and what follows, with an MLP to match
+      (WideLast, arXiv:2511.15572); None for the width of the others.
+    last_heads: attention heads of that block; divides its width.
   """
 
   num_classes: int | None = None
@@ -81,10 +88,19 @@ class ViT(nn.Module):
   class_token: bool | None = None
   fc_norm: bool = False
   norm_eps: float = 1e-6
+  lift: int | None = None
+  last_width: int | None = None
+  last_heads: int | None = None
   show_qkv: bool = False  # see `with_qkv`
 
   # Where in a block `out` has maps, and after the blocks.
   places = ("+mlp", "mlp", "+sa", "sa", "encoded")
+
+  @property
+  def end_widths(self) -> tuple[int, int]:
+    """D of the last block's maps, and of `encoded` and `head_input`."""
+    last = self.last_width or self.width
+    return last, self.lift or last
 
   @property
   def has_class_token(self) -> bool:
@@ -152,6 +168,8 @@ class ViT(nn.Module):
     Returns:
       The model and its parameters.
     """
+    if self.last_width:  # blocks that differ
+      return self, params
     return self.clone(scan=True), equal.stack_blocks(params)
 
   @nn.compact
@@ -171,7 +189,8 @@ class ViT(nn.Module):
         `stem` [B, h, w, D], `with_posemb` [B, N, D],
         `encoder.blockNN.{sa,+sa,mlp,+mlp}` [B, T, D], `encoder.pre_ln` (the
         last block's `+mlp`), `encoded` [B, T, D] (after the final LayerNorm;
-        with `fc_norm` the same as before it), `head_input` [B, D],
+        with `fc_norm` the same as before it, with `lift` the lifted tokens),
+        `head_input` [B, D],
         `pre_logits`, `logits`; `pre_logits_2d`, `logits_2d` [B, h, w, .]; and
         `logits_cls`, `logits_dist` [B, C], the two heads of a distilled model.
 
@@ -188,12 +207,12 @@ class ViT(nn.Module):
     x = jnp.concatenate([*self._prefix_tokens(batch, x.dtype), x], axis=1)
     x = nn.Dropout(self.dropout)(x, not train)
 
-    x, out["encoder"] = layers.Encoder(
+    x, out["encoder"] = encoder.Encoder(
       depth=self.depth,
       drop_path=self.drop_path,
       scan=self.scan,
       remat_policy=self.remat_policy,
-      final_norm=not self.fc_norm,
+      final_norm=not (self.fc_norm or self.lift),
       norm_eps=self.norm_eps,
       block=dict(
         mlp_dim=self.mlp_dim,
@@ -205,8 +224,14 @@ class ViT(nn.Module):
         dtype_mm=self.dtype_mm,
         show_qkv=self.show_qkv,
       ),
+      last_width=self.last_width,
+      last_heads=self.last_heads,
       name="Transformer",
     )(x, not train)
+    if self.lift:
+      x = encoder.Widen(
+        self.lift, 1e-5, self.init_scheme, self.dtype_mm, name="lift"
+      )(x)
     encoded = out["encoded"] = x
     patches = encoded[:, self.num_prefix_tokens :]
     x_2d = jnp.reshape(patches, [batch, height, width, -1])
@@ -223,12 +248,15 @@ class ViT(nn.Module):
       x, x_2d = nn.tanh(hidden(x)), nn.tanh(hidden(x_2d))
     out["pre_logits_2d"], out["pre_logits"] = x_2d, x
     if self.num_classes:
-      head = self._head("head")
+      make_head = functools.partial(
+        layers.head, self.num_classes, self.head_zeroinit, self.init_scheme
+      )
+      head = make_head("head")
       out["logits_2d"] = head(x_2d)
       logits = head(x)
       if self.distilled:
         out["logits_cls"] = logits
-        out["logits_dist"] = self._head("head_dist")(encoded[:, 1])
+        out["logits_dist"] = make_head("head_dist")(encoded[:, 1])
         logits = (logits + out["logits_dist"]) / 2
       x = out["logits"] = logits
     return x, out
@@ -274,7 +302,7 @@ class ViT(nn.Module):
     return tokens
 
   def _pool(self, encoded: jax.Array, patches: jax.Array) -> jax.Array:
-    match self.pool_type:
+    match "gap" if self.lift else self.pool_type:
       case "map":
         return layers.MAPHead(
           self.mlp_dim,
@@ -288,19 +316,6 @@ class ViT(nn.Module):
       case "tok" | "0":
         return encoded[:, 0]
     return encoded
-
-  def _head(self, name: str) -> linear.Dense:
-    assert self.num_classes, "no head without classes"
-    if self.head_zeroinit:
-      init = nn.initializers.zeros
-    elif self.init_scheme == "deit":
-      init = nn.initializers.normal(0.02)
-    else:
-      init = nn.initializers.lecun_normal()
-    # float32 even if a frozen model's parameters are not.
-    return linear.Dense(
-      self.num_classes, dtype=jnp.float32, kernel_init=init, name=name
-    )
 
 
 # Keyword arguments of `Model`.

@@ -171,6 +171,7 @@ def _dropping(
 
 
 def _side(model: protocol.Backbone, image_size: tuple[int, int]) -> view.Side:
+  last, end = model.end_widths
   return view.Side(
     width=model.width,
     depth=model.depth,
@@ -182,6 +183,8 @@ def _side(model: protocol.Backbone, image_size: tuple[int, int]) -> view.Side:
     has_head=model.has_linear_head(),
     places=model.places,
     qkv_heads=model.qkv_heads,
+    last_width=last,
+    end_width=end,
   )
 
 

@@ -187,4 +187,8 @@ def layers(name: str, depth: int) -> Any:
     return int(match[1]) + 1
   if name.startswith(_STACKED):
     return np.arange(1, depth + 1)
+  if name.startswith(
+    "Transformer/widen/"
+  ):  # it is the last block's first layer
+    return depth
   return 0 if name.split("/")[0] in _STEM else depth + 1

@@ -110,6 +110,12 @@ def save(
   images = (
     preprocess.at(size) if preprocess else processors.published(named, size)
   )
+  for field in ("lift", "last_width"):
+    if format != "flat" and getattr(model, field, None):
+      raise ValueError(
+        f"expected format='flat' for a model with {field}, which no other "
+        f"library has, got {format!r}"
+      )
   names = _class_names(class_names, count)
   adapt.check(leaves, adapt.shapes(model, size))
 

@@ -81,11 +81,23 @@ class Regress(forms.MapMethod):
     arrays.check_known("student_norm", self.student_norm, losses.NORMS)
     arrays.check_known("teacher_norm", self.teacher_norm, losses.NORMS)
     arrays.check_known("reduction", self.reduction, losses.REDUCTIONS)
-    if self.projector == "none" and student.width != teacher.width:
-      raise ValueError(
-        f"expected a teacher as wide as the student, {student.width}, with "
-        f"projector 'none', got {teacher.width}"
-      )
+    for own, theirs in self.widths(student, teacher):
+      if self.projector == "none" and own != theirs:
+        raise ValueError(
+          f"expected a teacher as wide as the student, {own}, with projector "
+          f"'none', got {theirs}"
+        )
+
+  def widths(self, student: Side, teacher: Side) -> list[tuple[int, int]]:
+    """(D_s, D_t) of each pair, by the tap.
+
+    Args:
+      student: the student.
+      teacher: the teacher.
+    """
+    if self.tap == "pooled":
+      return [(student.pooled_width, teacher.pooled_width)]
+    return super().widths(student, teacher)
 
   def pairs(self, student: View, teacher: View) -> Any:
     """What to compare, by the tap.
@@ -151,8 +163,7 @@ class Regress(forms.MapMethod):
       teacher: the teacher.
     """
     tokens = student.num_tokens if self.tap == "map" else 1
-    maps = 1 if self.tap == "pooled" else len(self.blocks)
-    each = projectors.flops(
-      self.projector, student.width, teacher.width, self.hidden
+    return tokens * sum(
+      projectors.flops(self.projector, *widths, self.hidden)
+      for widths in self.widths(student, teacher)
     )
-    return maps * tokens * each

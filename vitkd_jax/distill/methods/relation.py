@@ -74,11 +74,13 @@ class Relation(nn.Module):
         "patches differ, set tokens='patches'"
       )
     heads = fields.relation_heads or student.qkv_heads
-    if heads < 1 or student.width % heads or teacher.width % heads:
-      raise ValueError(
-        f"expected relation_heads to divide the widths {student.width} "
-        f"(student) and {teacher.width} (teacher), got {heads}"
-      )
+    for own, other in zip(fields.blocks, theirs, strict=True):
+      widths = student.width_of(own), teacher.width_of(other)
+      if heads < 1 or any(width % heads for width in widths):
+        raise ValueError(
+          f"expected relation_heads to divide the widths {widths[0]} (student) "
+          f"and {widths[1]} (teacher), got {heads}"
+        )
     return Needs(Taps(qkv=tuple(fields.blocks)), Taps(qkv=theirs))
 
   def count(self, side: Side) -> int:
@@ -127,5 +129,9 @@ class Relation(nn.Module):
       student: the student.
       teacher: the teacher.
     """
-    each = 2.0 * self.count(student) ** 2 * (student.width + teacher.width)
-    return each * len(self.pairs) * len(self.blocks)
+    each = 2.0 * self.count(student) ** 2 * len(self.pairs)
+    theirs = self.teacher_blocks or self.blocks
+    return each * sum(
+      student.width_of(own) + teacher.width_of(other)
+      for own, other in zip(self.blocks, theirs, strict=True)
+    )

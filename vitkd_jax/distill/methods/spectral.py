@@ -29,11 +29,12 @@ class Spectral(forms.MapMethod):
     Raises:
       ValueError: there is one.
     """
-    if student.width > teacher.width:
-      raise ValueError(
-        f"expected a teacher at least as wide as the student, {student.width}, "
-        f"got {teacher.width}"
-      )
+    for own, theirs in self.widths(student, teacher):
+      if own > theirs:
+        raise ValueError(
+          f"expected a teacher at least as wide as the student, {own}, got "
+          f"{theirs}"
+        )
 
   def compare(
     self,

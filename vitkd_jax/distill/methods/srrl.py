@@ -63,7 +63,9 @@ class SRRL(nn.Module):
     """
     del label, draws
     x = projectors.Projector(
-      teacher.side.width, dtype_mm=student.side.dtype_mm, name="connector"
+      teacher.side.pooled_width,
+      dtype_mm=student.side.dtype_mm,
+      name="connector",
     )(student.pooled)
     if self.layer_norm:
       x = nn.LayerNorm(epsilon=1e-6, name="norm")(x)

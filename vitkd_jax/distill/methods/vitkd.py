@@ -69,6 +69,16 @@ class ViTKD(nn.Module):
       (fields.high_block, fields.high_place),
     )
     check_maps(min(student, teacher, key=lambda side: side.depth), maps)
+    for who, side, each in (
+      ("student", student, maps[:-1]),
+      ("teacher", teacher, maps),
+    ):
+      widths = {side.width_of(*place) for place in each}
+      if len(widths) > 1:
+        raise ValueError(
+          f"expected maps of the {who} of one width, got "
+          f"{' and '.join(map(str, sorted(widths)))}"
+        )
     return Needs(Taps(maps=maps), Taps(maps=maps))
 
   def draws(
@@ -102,7 +112,7 @@ class ViTKD(nn.Module):
     """
     del label
     head = heads.ViTKD(
-      teacher.side.width,
+      teacher.side.width_of(self.high_block, self.high_place),
       mask_ratio=self.mask_ratio,
       reduction=self.reduction,
       always_align=self.always_align,
@@ -123,14 +133,18 @@ class ViTKD(nn.Module):
       student: the student.
       teacher: the teacher.
     """
-    number, width = student.num_tokens, teacher.width
-    align = 2.0 * number * student.width * width
-    if student.width == width and not self.always_align:
-      align = 0.0
-    convolutions = 2 * 2 * number * 9 * width**2
-    return len(self.low_blocks) * align * ("mimic" in self.only) + (
-      align + convolutions
-    ) * ("generation" in self.only)
+    number = student.num_tokens
+    width = teacher.width_of(self.high_block, self.high_place)
+
+    def align(block: int, place: str) -> float:
+      own = student.width_of(block, place)
+      aligned = own != width or self.always_align
+      return 2.0 * number * own * width * aligned
+
+    low = sum(align(block, self.low_place) for block in self.low_blocks)
+    high = align(self.high_block, self.high_place)
+    high += 2 * 2 * number * 9 * width**2
+    return low * ("mimic" in self.only) + high * ("generation" in self.only)
 
   def _maps(self, view: View) -> tuple[jax.Array, jax.Array]:
     """Low [B, K, N, D] and high [B, N, D]."""
