@@ -23,6 +23,7 @@ from vitkd_jax.models import (
   layers,
   linear,
   posemb,
+  protocol,
   variants,
 )
 
@@ -59,8 +60,7 @@ class CaiT(nn.Module):
   scan: bool = False
   dtype_mm: Any = "float32"
 
-  # Where in a block `out` has maps, and after the blocks.
-  places = ("+mlp", "mlp", "+sa", "sa", "encoded")
+  places = protocol.PLACES
 
   @property
   def end_widths(self) -> tuple[int, int]:
@@ -108,19 +108,13 @@ class CaiT(nn.Module):
     return bool(self.num_classes)
 
   def frozen(self, params: Any, dtype: str) -> tuple["CaiT", Any]:
-    """The same function for a frozen model, without LayerScale.
+    """As `equal.frozen`.
 
     Args:
       params: parameters of this model.
       dtype: of the parameters and matrix products.
-
-    Returns:
-      The model, and its parameters in `dtype`.
     """
-    if self.layerscale_init is not None:
-      params = equal.fold_layerscale(params)
-    params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
-    return self.clone(layerscale_init=None, dtype_mm=dtype), params
+    return equal.frozen(self, params, dtype)
 
   def quick_to_compile(self, params: Any) -> tuple["CaiT", Any]:
     """The same function with scanned blocks, which compiles faster.
@@ -158,10 +152,13 @@ class CaiT(nn.Module):
     """
     del train
     out: dict[str, Any] = {}
-    x = out["stem"] = self._stem(jnp.asarray(image, self.dtype_mm))
+    x = out["stem"] = layers.patch_embedding(
+      image, self.width, self.patch_size, "deit", self.dtype_mm
+    )
     batch, height, width, _ = x.shape
     x = jnp.reshape(x, [batch, height * width, -1])
-    x = out["with_posemb"] = x + linear.spread(self._posemb(height, width), x)
+    position = posemb.learned(self, (height, width), self.width, 0.02)
+    x = out["with_posemb"] = x + linear.spread(position, x)
     block: Any = dict(
       mlp_dim=self.mlp_dim,
       num_heads=self.num_heads,
@@ -189,36 +186,10 @@ class CaiT(nn.Module):
     out["encoded"] = norm(x)
     x = out["head_input"] = norm(token)[:, 0]
     if self.num_classes:
-      # float32 even if a frozen model's parameters are not.
-      head = linear.Dense(
-        self.num_classes,
-        dtype=jnp.float32,
-        kernel_init=nn.initializers.normal(0.02),
-        name="head",
+      x = out["logits"] = layers.head(self.num_classes, False, "deit", "head")(
+        x
       )
-      x = out["logits"] = head(x)
     return x, out
-
-  def _stem(self, image: jax.Array) -> jax.Array:
-    height, width = image.shape[1:3]
-    if 0 in self.grid(height, width):
-      raise ValueError(
-        f"image of {height}x{width} pixels is smaller than a patch of "
-        f"{self.patch_size[0]}x{self.patch_size[1]}; choose a smaller "
-        "patch_size"
-      )
-    return layers.patch_embedding(
-      self.width, self.patch_size, "deit", self.dtype_mm
-    )(image)
-
-  def _posemb(self, height: int, width: int) -> jax.Array:
-    # An existing variable may belong to another image size.
-    if self.has_variable("params", "pos_embedding"):
-      return posemb.resize_posemb(
-        self.get_variable("params", "pos_embedding"), (height, width)
-      )
-    shape = (1, height * width, self.width)
-    return self.param("pos_embedding", nn.initializers.normal(0.02), shape)
 
 
 # Keyword arguments of `Model`.

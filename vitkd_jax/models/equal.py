@@ -1,11 +1,31 @@
-"""Equivalent parameters: LayerScale folded away, or blocks stacked."""
+"""Equivalent models: LayerScale folded away, or blocks stacked."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from flax import traverse_util
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+
+def frozen(
+  model: nn.Module, params: Mapping[str, Any], dtype: str
+) -> tuple[Any, Any]:
+  """The same function for a frozen model, without LayerScale.
+
+  Args:
+    model: a `vit.ViT` or `cait.CaiT`.
+    params: its parameters.
+    dtype: of the parameters and matrix products.
+
+  Returns:
+    The model, and its parameters in `dtype`.
+  """
+  # Exact for a frozen model, and saves a product in each branch.
+  params = fold_layerscale(params)
+  params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
+  return model.clone(layerscale_init=None, dtype_mm=dtype), params
 
 
 def fold_layerscale(params: Mapping[str, Any]) -> dict[str, Any]:

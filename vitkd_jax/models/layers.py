@@ -75,16 +75,30 @@ def mlp_bias_init(init: str) -> Init:
 
 
 def patch_embedding(
-  width: int, patch_size: tuple[int, int], init_scheme: str, dtype_mm: Any
-) -> Conv:
-  """The convolution `embedding` of the calling module.
+  image: jax.Array,
+  width: int,
+  patch_size: tuple[int, int],
+  init_scheme: str,
+  dtype_mm: Any,
+) -> jax.Array:
+  """[B, h, w, D] by a convolution `embedding` of the calling module.
 
   Args:
+    image: [B, H, W, 3].
     width: D.
     patch_size: rows and columns of a patch in pixels.
     init_scheme: "big_vision" or "deit" initialisation.
     dtype_mm: dtype of matrix products.
+
+  Raises:
+    ValueError: the image is smaller than a patch.
   """
+  rows, columns = image.shape[1:3]
+  if rows < patch_size[0] or columns < patch_size[1]:
+    raise ValueError(
+      f"image of {rows}x{columns} pixels is smaller than a patch of "
+      f"{patch_size[0]}x{patch_size[1]}; choose a smaller patch_size"
+    )
   init: dict[str, Any] = {}
   if init_scheme == "deit":  # PyTorch's default for a convolution
     init["kernel_init"] = nn.initializers.variance_scaling(
@@ -98,7 +112,7 @@ def patch_embedding(
     dtype=dtype_mm,
     name="embedding",
     **init,
-  )
+  )(jnp.asarray(image, dtype_mm))
 
 
 class MlpBlock(nn.Module):

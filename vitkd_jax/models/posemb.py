@@ -2,6 +2,7 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -29,6 +30,24 @@ def sincos_2d(height: int, width: int, dim: int) -> jax.Array:
   y, x = (jnp.einsum("m,d->md", a.flatten(), omega) for a in (y, x))
   parts = [jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]
   return jnp.concatenate(parts, axis=1)[None].astype(jnp.float32)
+
+
+def learned(
+  module: nn.Module, grid: tuple[int, int], width: int, std: float
+) -> jax.Array:
+  """[1, N, D]: the parameter `pos_embedding` of a module, for any grid.
+
+  Args:
+    module: that calls.
+    grid: rows and columns of patch tokens.
+    width: D.
+    std: standard deviation of initial values.
+  """
+  # An existing variable may belong to another image size.
+  if module.has_variable("params", "pos_embedding"):
+    return resize_posemb(module.get_variable("params", "pos_embedding"), grid)
+  shape = (1, grid[0] * grid[1], width)
+  return module.param("pos_embedding", nn.initializers.normal(std), shape)
 
 
 def resize_posemb(posemb: jax.Array, grid: tuple[int, int]) -> jax.Array:

@@ -6,6 +6,9 @@ names, knows their fields.
 
 from typing import Any, Protocol
 
+# Where in a block a model with attention has maps, and after the blocks.
+PLACES = ("+mlp", "mlp", "+sa", "sa", "encoded")
+
 
 class Backbone(Protocol):
   """An image classifier with token maps.

@@ -22,6 +22,7 @@ from vitkd_jax.models import (
   layers,
   linear,
   posemb,
+  protocol,
   variants,
 )
 
@@ -93,8 +94,7 @@ class ViT(nn.Module):
   last_heads: int | None = None
   show_qkv: bool = False  # see `with_qkv`
 
-  # Where in a block `out` has maps, and after the blocks.
-  places = ("+mlp", "mlp", "+sa", "sa", "encoded")
+  places = protocol.PLACES
 
   @property
   def end_widths(self) -> tuple[int, int]:
@@ -144,20 +144,13 @@ class ViT(nn.Module):
     return self.clone(show_qkv=True)
 
   def frozen(self, params: Any, dtype: str) -> tuple["ViT", Any]:
-    """The same function for a frozen model, without LayerScale.
+    """As `equal.frozen`.
 
     Args:
       params: parameters of this model.
       dtype: of the parameters and matrix products.
-
-    Returns:
-      The model, and its parameters in `dtype`.
     """
-    if self.layerscale_init is not None:
-      # Exact for a frozen model, and saves a product in each branch.
-      params = equal.fold_layerscale(params)
-    params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
-    return self.clone(layerscale_init=None, dtype_mm=dtype), params
+    return equal.frozen(self, params, dtype)
 
   def quick_to_compile(self, params: Any) -> tuple["ViT", Any]:
     """The same function with scanned blocks, which compiles faster.
@@ -198,8 +191,9 @@ class ViT(nn.Module):
       ValueError: the image is smaller than a patch.
     """
     out: dict[str, Any] = {}
-    image = jnp.asarray(image, self.dtype_mm)
-    x = out["stem"] = self._stem(image)
+    x = out["stem"] = layers.patch_embedding(
+      image, self.width, self.patch_size, self.init_scheme, self.dtype_mm
+    )
     batch, height, width, _ = x.shape
     x = jnp.reshape(x, [batch, height * width, -1])
     posemb = self._posemb((height, width))
@@ -261,29 +255,11 @@ class ViT(nn.Module):
       x = out["logits"] = logits
     return x, out
 
-  def _stem(self, image: jax.Array) -> jax.Array:
-    height, width = image.shape[1:3]
-    if 0 in self.grid(height, width):
-      raise ValueError(
-        f"image of {height}x{width} pixels is smaller than a patch of "
-        f"{self.patch_size[0]}x{self.patch_size[1]}; choose a smaller "
-        "patch_size"
-      )
-    return layers.patch_embedding(
-      self.width, self.patch_size, self.init_scheme, self.dtype_mm
-    )(image)
-
   def _posemb(self, grid: tuple[int, int]) -> jax.Array:
     if self.posemb == "sincos2d":
       return posemb.sincos_2d(*grid, self.width)
-    # An existing variable may belong to another image size.
-    if self.has_variable("params", "pos_embedding"):
-      return posemb.resize_posemb(
-        self.get_variable("params", "pos_embedding"), grid
-      )
     std = 0.02 if self.init_scheme == "deit" else self.width**-0.5
-    shape = (1, grid[0] * grid[1], self.width)
-    return self.param("pos_embedding", nn.initializers.normal(std), shape)
+    return posemb.learned(self, grid, self.width, std)
 
   def _prefix_tokens(self, batch: int, dtype: Any) -> list[jax.Array]:
     """Each [B, n, D]; DeiT's position embeddings are folded into the tokens."""
