@@ -1,6 +1,6 @@
 """What methods of one form share: those of logits, and those of token maps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -81,22 +81,83 @@ class LogitMethod(nn.Module):
     return {term: self.compare(student.logits, teacher.logits, label)}
 
 
-class MapMethod(nn.Module):
-  """A method that compares token maps in pairs, and takes the mean over them.
+class BlockMethod(nn.Module):
+  """A method that compares blocks in pairs, and takes the mean over them.
 
-  A class of this form has `terms`, `compare` and, where there are values that
-  cannot work, `check`.
+  A class of this form has `terms`, `needs`, `features` and `compare`.
 
   Attributes:
     blocks: of the student; negative ones count from the last.
     teacher_blocks: of the teacher, as many; none for those of the student.
-    place: where in them: "+mlp" or "+sa" (residual stream), "mlp" or "sa", or
-      "encoded" (after the last LayerNorm).
   """
 
   terms: ClassVar[Mapping[str, float]]
   blocks: Sequence[int] = (-1,)
   teacher_blocks: Sequence[int] | None = None
+
+  def block_pairs(self) -> list[tuple[int, int]]:
+    """(block of the student, block of the teacher) of each pair.
+
+    Raises:
+      ValueError: there are not as many of both.
+    """
+    theirs = self.teacher_blocks or self.blocks
+    return list(zip(self.blocks, theirs, strict=True))
+
+  def features(self, student: View, teacher: View) -> Iterable[tuple[Any, Any]]:
+    """What to compare, of the student and of the teacher.
+
+    Args:
+      student: the student's view.
+      teacher: the teacher's.
+    """
+    raise NotImplementedError
+
+  def compare(
+    self, number: int, student: Any, teacher: Any, side: Side, draws: Any
+  ) -> dict[str, jax.Array]:
+    """{term: [B] float32} of one pair.
+
+    Args:
+      number: of the pair.
+      student: from `features`.
+      teacher: likewise.
+      side: the student.
+      draws: from `draws`.
+    """
+    raise NotImplementedError
+
+  @nn.compact
+  def __call__(
+    self, student: View, teacher: View, label: Label, draws: Any
+  ) -> dict[str, jax.Array]:
+    """{term: [B]}, the mean over the pairs.
+
+    Args:
+      student: the student's view.
+      teacher: the teacher's; its maps are resampled to the student's grid.
+      label: not used.
+      draws: from `draws`.
+    """
+    del label
+    found = [
+      self.compare(number, *pair, student.side, draws)
+      for number, pair in enumerate(self.features(student, teacher))
+    ]
+    return jax.tree.map(lambda *each: jnp.mean(jnp.stack(each), axis=0), *found)
+
+
+class MapMethod(BlockMethod):
+  """A method that compares token maps in pairs, and takes the mean over them.
+
+  A class of this form has `terms`, `compare` and, where there are values that
+  cannot work, `check`. It compares maps [B, N, D_s] and [B, N, D_t].
+
+  Attributes:
+    place: where in the blocks: "+mlp" or "+sa" (residual stream), "mlp" or
+      "sa", or "encoded" (after the last LayerNorm).
+  """
+
   place: str = "+mlp"
 
   @staticmethod
@@ -141,17 +202,17 @@ class MapMethod(nn.Module):
       ValueError: there is one.
     """
 
-  def pairs(
+  def features(
     self, student: View, teacher: View
-  ) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """What to compare: maps [B, N, D_s] and [B, N, D_t] on the student's grid.
+  ) -> Iterable[tuple[jax.Array, jax.Array]]:
+    """Maps [B, N, D_s] and [B, N, D_t] on the student's grid.
 
     Args:
       student: the student's view.
       teacher: the teacher's.
     """
     grids = teacher.side.grid, student.side.grid
-    for block, other in self._block_pairs():
+    for block, other in self.block_pairs():
       yield (
         student.map(block, self.place),
         tokens.resample(teacher.map(other, self.place), *grids),
@@ -166,49 +227,8 @@ class MapMethod(nn.Module):
     """
     return [
       (student.width_of(own, self.place), teacher.width_of(other, self.place))
-      for own, other in self._block_pairs()
+      for own, other in self.block_pairs()
     ]
-
-  def _block_pairs(self) -> Iterator[tuple[int, int]]:
-    return zip(self.blocks, self.teacher_blocks or self.blocks, strict=True)
-
-  def compare(
-    self,
-    number: int,
-    student: jax.Array,
-    teacher: jax.Array,
-    side: Side,
-    draws: Any,
-  ) -> dict[str, jax.Array]:
-    """{term: [B] float32} of one pair.
-
-    Args:
-      number: of the pair.
-      student: map [B, N, D_s].
-      teacher: map [B, N, D_t].
-      side: the student.
-      draws: from `draws`.
-    """
-    raise NotImplementedError
-
-  @nn.compact
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
-  ) -> dict[str, jax.Array]:
-    """{term: [B]}, the mean over the pairs.
-
-    Args:
-      student: the student's view.
-      teacher: the teacher's; its maps are resampled to the student's grid.
-      label: not used.
-      draws: from `draws`.
-    """
-    del label
-    found = [
-      self.compare(number, *pair, student.side, draws)
-      for number, pair in enumerate(self.pairs(student, teacher))
-    ]
-    return jax.tree.map(lambda *each: jnp.mean(jnp.stack(each), axis=0), *found)
 
 
 def check_classes(num_classes: int, least: int, reason: str) -> None:

@@ -99,7 +99,7 @@ class Regress(forms.MapMethod):
       return [(student.pooled_width, teacher.pooled_width)]
     return super().widths(student, teacher)
 
-  def pairs(self, student: View, teacher: View) -> Any:
+  def features(self, student: View, teacher: View) -> Any:
     """What to compare, by the tap.
 
     Args:
@@ -109,10 +109,10 @@ class Regress(forms.MapMethod):
     if self.tap == "pooled":
       return [(student.pooled, teacher.pooled)]
     if self.tap == "map":
-      return super().pairs(student, teacher)
+      return super().features(student, teacher)
     return [
       (student.cls(block, self.place), teacher.cls(other, self.place))
-      for block, other in self._block_pairs()
+      for block, other in self.block_pairs()
     ]
 
   def compare(

@@ -1,26 +1,22 @@
 """Relations of queries, keys and values (MiniLMv2, arXiv:2012.15828; G2SD)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from vitkd_jax.distill import losses, view
+from vitkd_jax.distill import forms, losses, view
 from vitkd_jax.distill.losses import arrays
-from vitkd_jax.distill.view import Label, Needs, Side, Taps, View
+from vitkd_jax.distill.view import Needs, Side, Taps, View
 
 
-class Relation(nn.Module):
+class Relation(forms.BlockMethod):
   """KL between the relations of two attentions, see `losses.qkv_relation`.
 
   Widths and heads may differ, tokens may not. MiniLMv2 takes one block of a
   deep teacher that is not its last; G2SD relates all nine pairs.
 
   Attributes:
-    blocks: of the student; negative ones count from the last.
-    teacher_blocks: of the teacher, as many; none for those of the student.
     pairs: of "qq", "qk" ... "vv".
     relation_heads: heads into which both are split anew, a divisor of both
       widths; 0 for the student's.
@@ -28,8 +24,6 @@ class Relation(nn.Module):
   """
 
   terms = {"relation": 1.0}  # noqa: RUF012, read only
-  blocks: Sequence[int] = (-1,)
-  teacher_blocks: Sequence[int] | None = None
   pairs: Sequence[str] = losses.MINILM_PAIRS
   relation_heads: int = 0
   tokens: str = "all"
@@ -74,7 +68,7 @@ class Relation(nn.Module):
         "patches differ, set tokens='patches'"
       )
     heads = fields.relation_heads or student.qkv_heads
-    for own, other in zip(fields.blocks, theirs, strict=True):
+    for own, other in fields.block_pairs():
       widths = student.width_of(own), teacher.width_of(other)
       if heads < 1 or any(width % heads for width in widths):
         raise ValueError(
@@ -92,35 +86,43 @@ class Relation(nn.Module):
     prefix = side.num_prefix_tokens if self.tokens == "all" else 0
     return prefix + side.num_tokens
 
-  def __call__(
-    self, student: View, teacher: View, label: Label, draws: Any
-  ) -> Mapping[str, jax.Array]:
-    """{"relation": [B]}, the mean over the blocks.
+  def features(
+    self, student: View, teacher: View
+  ) -> Iterable[tuple[list[jax.Array], list[jax.Array]]]:
+    """Query, key and value of both.
 
     Args:
       student: the student's view.
       teacher: the teacher's.
-      label: not used.
-      draws: none.
     """
-    del label, draws
 
     def shown(of: View, block: int) -> list[jax.Array]:
       skipped = of.side.num_prefix_tokens if self.tokens == "patches" else 0
       return [x[:, skipped:] for x in of.relations(block)]
 
-    each = [
-      losses.qkv_relation(
-        shown(student, own),
-        shown(teacher, theirs),
-        pairs=self.pairs,
-        relation_heads=self.relation_heads or None,
-      )
-      for own, theirs in zip(
-        self.blocks, self.teacher_blocks or self.blocks, strict=True
-      )
-    ]
-    return {"relation": jnp.mean(jnp.stack(each), axis=0)}
+    for own, other in self.block_pairs():
+      yield shown(student, own), shown(teacher, other)
+
+  def compare(
+    self, number: int, student: Any, teacher: Any, side: Side, draws: Any
+  ) -> dict[str, jax.Array]:
+    """{"relation": [B] float32} of one pair.
+
+    Args:
+      number: of the pair.
+      student: query, key and value.
+      teacher: likewise.
+      side: the student.
+      draws: none.
+    """
+    del number, side, draws
+    value = losses.qkv_relation(
+      student,
+      teacher,
+      pairs=self.pairs,
+      relation_heads=self.relation_heads or None,
+    )
+    return {"relation": value}
 
   def flops(self, student: Side, teacher: Side) -> float:
     """FLOPs of an image's forward pass, in matrix products.
@@ -130,8 +132,7 @@ class Relation(nn.Module):
       teacher: the teacher.
     """
     each = 2.0 * self.count(student) ** 2 * len(self.pairs)
-    theirs = self.teacher_blocks or self.blocks
     return each * sum(
       student.width_of(own) + teacher.width_of(other)
-      for own, other in zip(self.blocks, theirs, strict=True)
+      for own, other in self.block_pairs()
     )
