@@ -52,7 +52,7 @@ def config(tiny_config, tmp_path):
 
 def start(config, workdir):
   """What each start of `train` does first; the parts."""
-  parts = experiment.build(config, pinned=train._pinned(workdir))
+  parts = experiment.build(config, **train._earlier(workdir))
   with contextlib.ExitStack() as stack:
     train._claim(workdir, config, parts, stack)
   return parts

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+from typing import Any
 
 from absl import flags
 import jax
@@ -80,12 +81,7 @@ def train(
       config = method_sections.completed(student_fields.given(config))
       config = optimizer_section.completed(config)
       config, notes = reading.carried_on(workdir, config)
-      parts = experiment.build(
-        config,
-        pinned=_pinned(workdir),
-        started=_started(workdir),
-        resumes=workdirs.has_checkpoint(workdir),
-      )
+      parts = experiment.build(config, **_earlier(workdir))
       if isinstance(parts.inputs, inputs.Inputs):
         parts.inputs.open()
       _claim(workdir, config, parts, stack)
@@ -163,17 +159,15 @@ def _train(
   return result
 
 
-def _pinned(workdir: str) -> dict[str, teachers.Pin]:
-  """The teachers' weights as an earlier start of the run pinned them."""
+def _earlier(workdir: str) -> dict[str, Any]:
+  """What `experiment.build` takes of the earlier starts of a run."""
   record = reading.record(workdir) or {}
-  pins = record.get("teachers") or {}
-  return {name: teachers.Pin(**pin) for name, pin in pins.items()}
-
-
-def _started(workdir: str) -> teachers.Pin | None:
-  """The weights that an earlier start of the run took for its student."""
-  init = (reading.record(workdir) or {}).get("init")
-  return teachers.Pin(**init) if init else None
+  pins, init = record.get("teachers") or {}, record.get("init")
+  return dict(
+    pinned={name: teachers.Pin(**pin) for name, pin in pins.items()},
+    started=teachers.Pin(**init) if init else None,
+    resumes=workdirs.has_checkpoint(workdir),
+  )
 
 
 def _claim(

@@ -11,7 +11,6 @@ from vitkd_jax.cluster import sharding
 from vitkd_jax.data import datasets
 from vitkd_jax.distill import losses, view
 from vitkd_jax.models import checks, protocol, variants, vit
-from vitkd_jax.runs import students
 from vitkd_jax.training import (
   fields,
   leaves,
@@ -23,20 +22,6 @@ from vitkd_jax.training import (
 from vitkd_jax.training import objective as objectives
 from vitkd_jax.training.dropping import Dropping
 from vitkd_jax.weights import adapt
-
-
-def _stats(
-  config: sections.Teacher, model: protocol.Backbone, from_file: bool
-) -> objectives.Stats:
-  """A teacher's mean and std: the config's, else the weights', the variant's.
-
-  A teacher in another library's folder may have been trained with its own.
-  """
-  source: Any = model
-  if not config.build:
-    said = students.stated(config.weights).preprocess if from_file else None
-    source = said or variants.get(config.variant)
-  return config.mean or source.mean, config.std or source.std
 
 
 def make_objective(
@@ -70,11 +55,10 @@ def make_objective(
   """
   student = _student(fields.model(section["student"]), info.num_classes)
   checks.check_patches("student", student.patch_size, *image_size)
-  frozen = leaves.frozen(
-    adapt.shapes(student, image_size),
-    fields.own(section["student"]).freeze,
-    student.depth,
-  )
+  frozen: frozenset[str] = frozenset()
+  if patterns := fields.own(section["student"]).freeze:
+    shapes = adapt.shapes(student, image_size)  # traced, which takes a while
+    frozen = leaves.frozen(shapes, patterns, student.depth)
   side = _side(student, image_size)
   task = sections.make(sections.Task, "task", section["task"])
   if task.weight < 0:
@@ -130,7 +114,7 @@ def make_objective(
     teachers={
       name: objectives.Teacher(
         found.model,
-        _stats(configs[name], found.model, from_file),
+        found.stats,
         _side(found.model, sizes[name]),
         sizes[name],
         configs[name].scale,

@@ -11,10 +11,11 @@ import numpy as np
 
 from vitkd_jax.data import datasets
 from vitkd_jax.evaluation import scoring
-from vitkd_jax.models import backbones, checks, protocol
+from vitkd_jax.models import backbones, checks, protocol, variants
 from vitkd_jax.models.function import Function
 from vitkd_jax.runs import students
-from vitkd_jax.training import outside, sections
+from vitkd_jax.training import objective, outside, sections
+from vitkd_jax.weights import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +44,18 @@ class Teacher:
   Attributes:
     model: applies `params`.
     params: parameters in the teacher's dtype; shapes where nothing was read.
+    stats: mean and std of its images in [0, 1].
     fields: of the model, beside the variant's.
+    class_names: that its weights state.
     pin: which weights they are.
     notes: what was read and changed at loading, in sentences.
   """
 
   model: protocol.Backbone
   params: Any
+  stats: objective.Stats
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  class_names: Sequence[str] | None = None
   pin: Pin = Pin()
   notes: tuple[str, ...] = ()
 
@@ -79,15 +84,21 @@ def make(
   if config.build:
     built, params = _build(name, config, image_size)
     checks.check_patches(f"teacher {name}", built.patch_size, *image_size)
-    return Teacher(built, params)
-  fields = _stated(config) if from_file else {}
-  fields |= config.fields or {}
+    return Teacher(built, params, _stats(config, built))
+  said = students.stated(config.weights) if from_file else resolve.Stated()
+  fields = _used(said, config.variant) | (config.fields or {})
   try:
     model = backbones.make_model(num_classes, variant=config.variant, **fields)
   except ValueError as error:
     raise ValueError(f"config.teachers.{name}: {error}") from None
   checks.check_patches(f"teacher {name}", model.patch_size, *image_size)
-  return Teacher(model, None, fields)
+  # Another library's weights may have been trained with their own.
+  stats = _stats(config, said.preprocess or variants.get(config.variant))
+  return Teacher(model, None, stats, fields, said.class_names)
+
+
+def _stats(config: sections.Teacher, default: Any) -> objective.Stats:
+  return config.mean or default.mean, config.std or default.std
 
 
 # Fields of a student that change nothing of a frozen model, or that `frozen`
@@ -95,9 +106,9 @@ def make(
 _OF_TRAINING = ("scan", "remat_policy", "drop_path", "dropout", "dtype_mm")
 
 
-def _stated(config: sections.Teacher) -> dict[str, Any]:
-  said = students.stated(config.weights)
-  if said.variant != config.variant:
+def _used(said: resolve.Stated, variant: str) -> dict[str, Any]:
+  """The fields that weights state of a model of this variant."""
+  if said.variant != variant:
     return {}
   return {k: v for k, v in said.fields.items() if k not in _OF_TRAINING}
 
@@ -166,7 +177,7 @@ def load(
     )
     _check_classes(made.model.num_classes, config.build, by_logits, info)
     frozen, params = made.model.frozen(made.params, config.dtype)
-    return Teacher(frozen, params, pin=pin)
+    return dataclasses.replace(made, model=frozen, params=params, pin=pin)
   step = pinned.step if pinned else None
   loaded = _read(config, made.fields, image_size, step)
   _check_classes(loaded.num_classes, config.weights, by_logits, info)
@@ -177,9 +188,8 @@ def load(
   frozen, params = model.frozen(loaded.params, config.dtype)
   notes = loaded.notes
   if by_logits:
-    names = students.stated(config.weights).class_names
     notes += scoring.compare_classes(
-      f"the teacher {config.weights}", names, info
+      f"the teacher {config.weights}", made.class_names, info
     )
   if loaded.saved:
     notes += (
@@ -189,7 +199,9 @@ def load(
       f"{loaded.saved.step} --to flat --output teacher.safetensors",
     )
   pin = _pin(loaded, pinned)
-  return Teacher(frozen, params, pin=pin, notes=notes)
+  return dataclasses.replace(
+    made, model=frozen, params=params, pin=pin, notes=notes
+  )
 
 
 def _read(
@@ -253,7 +265,7 @@ def plan(
     return params
 
   params = jax.eval_shape(init, jax.random.key(0))
-  return Teacher(frozen, params)
+  return dataclasses.replace(made, model=frozen, params=params)
 
 
 def _check_classes(
