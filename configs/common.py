@@ -129,13 +129,8 @@ def adamw(clip_norm: float) -> ml_collections.ConfigDict:
   Args:
     clip_norm: largest global norm of the gradient; 0 for no clipping.
   """
-  config = ml_collections.ConfigDict(
-    dict(name="adamw", weight_decay=0.05, clip_norm=clip_norm)
-  )
-  for key, kind in optimizer_section.every_key().items():
-    if key not in config:
-      config[key] = ml_collections.config_dict.placeholder(kind)
-  return config
+  values = dict(name="adamw", weight_decay=0.05, clip_norm=clip_norm)
+  return _placed(optimizer_section.every_key(), values)
 
 
 def mmcls(config: ml_collections.ConfigDict, *, base: bool) -> None:

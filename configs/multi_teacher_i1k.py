@@ -23,7 +23,11 @@ from configs import common, vitkd_i1k
 
 # {student: the pair of `vitkd_i1k` whose student it is}.
 _PAIRS = {"ti": "s3-ti", "s": "b3-s", "b": "l3-b"}
-_ARGUMENTS = vitkd_i1k.ARGUMENTS | {"student": "ti"}
+_ARGUMENTS = {"student": "ti"} | {
+  name: default
+  for name, default in vitkd_i1k.ARGUMENTS.items()
+  if name not in ("pair", "method")
+}
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -32,8 +36,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   Args:
     arg: what follows the colon of --config, see above.
   """
-  names = {k: v for k, v in _ARGUMENTS.items() if k not in ("pair", "method")}
-  args = common.parse_arg(arg, **names)
+  args = common.parse_arg(arg, **_ARGUMENTS)
   pair = common.choose("student", args["student"], _PAIRS)
   given = [x for x in (arg or "").split(",") if not x.startswith("student=")]
   config = vitkd_i1k.get_config(

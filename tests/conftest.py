@@ -156,3 +156,17 @@ def student_alone(tiny_config, monkeypatch):
   tiny_config.methods = tiny_config.teachers = {}
   tiny_config.augment = dict(flip=0.5)
   return tiny_config
+
+
+@pytest.fixture
+def plain(tiny_config):
+  """The same without what makes two runs' draws differ."""
+  tiny_config.student.drop_path = 0.0
+  tiny_config.augment = dict(label_smoothing=0.1)
+  return tiny_config
+
+
+@pytest.fixture
+def untraced(monkeypatch):
+  """Experiments are built without their steps, which other tests trace."""
+  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)

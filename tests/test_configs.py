@@ -127,9 +127,9 @@ def test_every_config_builds(name, arg):
     ("quickstart_teacher", None),
   ],
 )
-def test_every_leaf_under_another_name_is_refused(name, arg, monkeypatch):
-  # `test_every_config_builds` traces the steps.
-  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
+def test_every_leaf_under_another_name_is_refused(
+  name, arg, monkeypatch, untraced
+):
   make, made = assembly.make_objective, []
 
   def make_once(section, *args, **kwargs):
@@ -198,10 +198,8 @@ def test_fields_that_nobody_set_are_the_variants():
 @pytest.mark.parametrize("recipe", ["mmcls", "deit"])
 @pytest.mark.parametrize("epochs, steps", [(None, 16), (1, 8), (0.5, 4)])
 def test_a_trial_is_short_and_may_be_shorter(
-  name, recipe, epochs, steps, monkeypatch
+  name, recipe, epochs, steps, monkeypatch, untraced
 ):
-  # `test_every_config_builds` traces the steps.
-  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
   arg = f"runlocal,recipe={recipe}"
   if epochs == 1:
     arg += ",epochs=1"
@@ -293,8 +291,7 @@ def test_a_bare_name_is_true():
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_every_method_works_in_the_quickstart(name, monkeypatch):
-  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
+def test_every_method_works_in_the_quickstart(name, untraced):
   config = student_fields.given(load("quickstart", f"method={name}"))
   parts = experiment.build(method_sections.completed(config))
   assert parts.objective.methods.keys() == {name}

@@ -11,16 +11,14 @@ from vitkd_jax.training.dropping import Dropping
 
 
 @pytest.fixture
-def two(tiny_config, teacher_file):
+def two(plain):
   """Two teachers, with one method each."""
-  tiny_config.student.drop_path = 0.0
-  tiny_config.augment = dict(label_smoothing=0.1)
-  shared = tiny_config.teachers.teacher.to_dict()
-  tiny_config.teachers = dict(first=shared, second=shared)
-  tiny_config.methods = dict(
+  shared = plain.teachers.teacher.to_dict()
+  plain.teachers = dict(first=shared, second=shared)
+  plain.methods = dict(
     kl=dict(teacher="first"), far=dict(kind="nkd", teacher="second")
   )
-  return tiny_config
+  return plain
 
 
 def test_the_hardest_stays_by_hand():

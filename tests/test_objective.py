@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks import cases
 from vitkd_jax.estimate import flops
-from vitkd_jax.training import experiment
 from vitkd_jax.training import objective as objectives
 
 
@@ -57,12 +56,6 @@ def test_bfloat16_loses_nothing_that_matters():
   cosine = narrow @ wide / np.linalg.norm(narrow) / np.linalg.norm(wide)
   assert cosine > 0.999
   assert 0.99 < np.linalg.norm(narrow) / np.linalg.norm(wide) < 1.01
-
-
-@pytest.fixture
-def untraced(monkeypatch):
-  """Formulas need no traced step."""
-  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
 
 
 @pytest.mark.usefixtures("untraced")

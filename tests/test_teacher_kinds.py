@@ -18,18 +18,10 @@ VARIANT = "test/7"  # of big_vision
 
 
 @pytest.fixture
-def untraced(monkeypatch):
-  """`test_experiment` traces the steps."""
-  monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
-
-
-@pytest.fixture
-def plain(tiny_config):
-  """Without what makes two runs' draws differ."""
-  tiny_config.student.drop_path = 0.0
-  tiny_config.augment = dict(label_smoothing=0.1)
-  tiny_config.methods = dict(kl={}, regress={})
-  return tiny_config
+def plain(plain):
+  """With a method of logits and one of maps."""
+  plain.methods = dict(kl={}, regress={})
+  return plain
 
 
 def teacher(parts):

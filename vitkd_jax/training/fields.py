@@ -1,6 +1,6 @@
 """The section `student`: model fields, each the variant's unless it is set."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 import typing
 from typing import Any
@@ -39,7 +39,10 @@ class Own:
 
 
 # Type of each of these keys.
-OWN = dict(init=str, init_head=str, freeze=tuple)
+OWN = {
+  field.name: typing.get_origin(field.type) or field.type
+  for field in dataclasses.fields(Own)
+}
 
 
 def own(section: Mapping[str, Any]) -> Own:
@@ -97,19 +100,20 @@ def given(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config: with or without the sections `student` and `teachers`.
   """
   plain = config.to_dict()
+  _drop_unset(config.get("student"), plain.get("student"), FIELDS | OWN)
   teachers = plain.get("teachers")
-  names = teachers if isinstance(teachers, dict) else {}
-  for path in (["student"], *(["teachers", name, "fields"] for name in names)):
-    section, copy = config, plain
-    for key in path:
-      section, copy = (
-        x.get(key) if hasattr(x, "get") else None for x in (section, copy)
-      )
-    if not isinstance(copy, dict):
-      continue
-    ours = FIELDS | (OWN if path == ["student"] else {})
-    for name in ours.keys() & copy.keys():
-      written = section.get_type(name) is type(None)
-      if copy[name] is None and not (written and name == "layerscale_init"):
-        del copy[name]
+  for name, teacher in teachers.items() if isinstance(teachers, dict) else ():
+    if isinstance(teacher, dict):
+      section = config.teachers[name].get("fields")
+      _drop_unset(section, teacher.get("fields"), FIELDS)
   return ml_collections.ConfigDict(plain)
+
+
+def _drop_unset(section: Any, copy: Any, names: Collection[str]) -> None:
+  """Deletes from a section's copy the keys of these names that are not set."""
+  if not isinstance(copy, dict):
+    return
+  for name in copy.keys() & set(names):
+    written = section.get_type(name) is type(None)
+    if copy[name] is None and not (written and name == "layerscale_init"):
+      del copy[name]
