@@ -319,7 +319,9 @@ class Dead:
   ],
 )
 def test_how_a_worker_died_says_what_to_do(code, said):
-  batches = loader._Checked(Dead(code), None, max_bad_share=0)
+  batches = loader._Checked(
+    Dead(code), loader._Reader(Numbers(1), None), max_bad_share=0
+  )
   with pytest.raises(loader.InputError, match=said):
     next(batches)
 

@@ -16,26 +16,18 @@ import os
 import sys
 from typing import Any, Protocol
 
-from absl import flags, logging
+from absl import flags
 import grain
 import numpy as np
 
 from vitkd_jax import check
 from vitkd_jax.data import crop as crops
-from vitkd_jax.data import datasets, decode, workers
+from vitkd_jax.data import datasets, decode, faults, order, workers
 
 Crop = Callable[[crops.Source, np.random.Generator], np.ndarray]
 Row = dict[str, Any]  # of one example, or of a batch
 
-# Distinct bad records allowed before their share counts: a bad file of a small
-# dataset returns in every epoch.
-_FEW = 10
-# This many consecutive bad records mean a bad file, not bad luck.
-_MOST_IN_A_ROW = 20
-
-
-class InputError(RuntimeError):
-  """The input failed; the message says why in one sentence."""
+InputError = faults.InputError
 
 
 class Batches(Protocol):
@@ -210,31 +202,24 @@ class _TrainRows:
   """Row p of the training, p = 0, 1, ... through all epochs."""
 
   def __init__(self, reader: _Reader, seed: int, repeats: int):
-    self._reader, self._seed, self._repeats = reader, seed, repeats
-    # Entry e * n + i is number i of epoch e's permutation of n indices.
-    indices = grain.MapDataset.range(len(reader))
-    self._order = indices.seed(seed).shuffle().repeat()
+    self._reader, self._seed = reader, seed
+    self._order = order.Order(len(reader), seed, repeats)
 
   def __len__(self) -> int:
     return sys.maxsize
 
   def __getitem__(self, position: int) -> Row:
-    number = len(self._reader)
-    epoch, place = divmod(position, number)
-    place, repeat = divmod(place, self._repeats)
-    index = self._order[epoch * number + place] % number
+    epoch, index, repeat = self._order.at(position)
     seeds = (self._seed, epoch, index, repeat)
-    for skipped in range(_MOST_IN_A_ROW):
+    for skipped in range(faults.MOST_IN_A_ROW):
       try:
-        example = self._reader.read((index + skipped) % number, seeds)
+        at = (index + skipped) % len(self._reader)
+        example = self._reader.read(at, seeds)
       except decode.BadRecordError as error:
         reason = error
       else:
         return {**example, **_note(index, skipped)}
-    raise InputError(
-      f"{_MOST_IN_A_ROW} consecutive records are bad, so a file of the dataset"
-      f" is damaged or missing; the last of them: {reason}"
-    )
+    raise faults.damaged(reason)
 
 
 class _EvalRows:
@@ -278,9 +263,7 @@ class _Checked:
     max_bad_share: float,
   ):
     self._iterator, self._reader = iterator, reader
-    self._max_bad_share = max_bad_share
-    self._read, self._bad = 0, 0
-    self._named: set[int] = set()
+    self._tally = faults.Tally(max_bad_share, reader.fault)
 
   def __iter__(self) -> "_Checked":
     return self
@@ -295,29 +278,15 @@ class _Checked:
         f"the input stopped: {workers.explained(error)}"
       ) from error
     indices, skipped = batch.pop("index"), batch.pop("skipped")
-    self._read += len(skipped)
+    self._tally.read += len(skipped)
     for row in np.flatnonzero(skipped):
       for index in range(indices[row], indices[row] + skipped[row]):
-        self._count(index % len(self._reader))
+        self._tally.count(index % len(self._reader))
     return batch
 
   def close(self) -> None:
     """Ends threads and worker processes."""
     self._iterator.close()
-
-  def _count(self, index: int) -> None:
-    self._bad += 1
-    if index not in self._named:
-      self._named.add(index)
-      reason = self._reader.fault(index)
-      logging.warning("bad record %d of this run: %s", self._bad, reason)
-    allowed = self._max_bad_share * self._read
-    if len(self._named) > _FEW and self._bad > allowed:
-      raise InputError(
-        f"expected at most max_bad_share={self._max_bad_share:g} bad records,"
-        f" got {self._bad} of {self._read:,} read; the last of them:"
-        f" {self._reader.fault(index)}"
-      )
 
 
 def _local_size(
