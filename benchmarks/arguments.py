@@ -1,7 +1,7 @@
 """What the benchmarks' command lines share."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 import contextlib
 
 
@@ -17,6 +17,25 @@ def count(text: str) -> int:
   if not text.isdecimal() or int(text) < 1:
     raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
   return int(text)
+
+
+def among(names: Collection[str]) -> Callable[[str], list[str]]:
+  """A type for `add_argument`: some of these names, separated by commas.
+
+  Args:
+    names: the valid ones.
+  """
+
+  def parse(text: str) -> list[str]:
+    found = text.split(",")
+    for name in found:
+      if name not in names:
+        raise argparse.ArgumentTypeError(
+          f"expected some of {', '.join(names)}, got {name!r}"
+        )
+    return found
+
+  return parse
 
 
 @contextlib.contextmanager

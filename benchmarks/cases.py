@@ -55,6 +55,11 @@ def config(
   return config
 
 
+def augmentation() -> ml_collections.ConfigDict:
+  """The augmentation of the paper's recipe."""
+  return vitkd_i1k.get_config("pair=s3-ti").augment
+
+
 def build(
   config: ml_collections.ConfigDict,
   devices: Sequence[jax.Device] | None = None,

@@ -105,7 +105,10 @@ def profile(ours, folder: str, steps: int = 3, count: int = 10) -> None:
     ours.wait()
   files = glob.glob(os.path.join(folder, "**", "*.xplane.pb"), recursive=True)
   spent = times(max(files, key=os.path.getmtime))
-  where = places(ours.compiled.as_text())
+  text = ours.compiled.as_text()
+  with open(os.path.join(folder, "step.hlo.txt"), "w") as file:
+    file.write(text)
+  where = places(text)
   total = sum(spent.values())
   by_line = collections.Counter()
   for name, nanoseconds in spent.items():

@@ -225,8 +225,23 @@ class Peer:
     if self.device != "cpu":
       torch.cuda.synchronize()
 
-  def peak_bytes(self) -> int | None:
-    """Peak memory of tensors; None on a CPU."""
-    if self.device == "cpu":
-      return None
+  def allocated_bytes(self) -> int | None:
+    """Memory of all tensors on the device; None on a CPU."""
+    return None if self.device == "cpu" else torch.cuda.memory_allocated()
+
+  def reset_peak(self) -> None:
+    """Lets `peak_bytes` begin anew."""
+    torch.cuda.reset_peak_memory_stats()
+
+  def peak_bytes(self) -> int:
+    """Peak memory of all tensors since `reset_peak`."""
     return torch.cuda.max_memory_allocated()
+
+  def own_bytes(self) -> int:
+    """Memory of both models' parameters and buffers."""
+    modules = self.student, self.teacher, self.head
+    return sum(
+      x.numel() * x.element_size()
+      for module in modules
+      for x in (*module.parameters(), *module.buffers())
+    )

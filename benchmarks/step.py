@@ -2,24 +2,23 @@ r"""One training step against PyTorch's, timed in turns in one process.
 
   python -m benchmarks.step                             # quickstart, s3-ti
   python -m benchmarks.step --case b3-s --batch 8 --rounds 5
-  python -m benchmarks.step --case s3-ti --compile --dtype bfloat16   # a GPU
+  python -m benchmarks.step --case s3-ti --compile --batch 256   # a GPU
   python -m benchmarks.step --case quickstart --no-peer --profile TRACE
 
 A step is the teacher's forward pass, the student's forward and backward pass,
-ViTKD + NKD, clipping by the global norm, and AdamW. Both contestants get the
-same weights; each case first prints both losses on one batch. They take turns,
-`--steps` steps at a time after an untimed one; the table has medians over
-`--rounds`, and medians of the ratios within a round. The peer
+ViTKD + NKD, clipping by the global norm, and AdamW. All contestants get the
+same weights; each case first prints the losses of both on one batch. They take
+turns, `--steps` steps at a time after an untimed one; the table has medians
+over `--rounds`, and medians of the ratios within a round. The peer
 (benchmarks/peer_torch.py) needs torch and timm.
 """
 
 import argparse
 from collections.abc import Sequence
-import functools
+import json
 import os
 import statistics
 import sys
-import time
 
 from benchmarks import arguments
 
@@ -35,13 +34,10 @@ os.environ["OMP_NUM_THREADS"] = str(_THREADS)
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
 
-from benchmarks import cases  # noqa: E402
-from vitkd_jax.cluster import sharding  # noqa: E402
+from benchmarks import cases, contestants  # noqa: E402
 from vitkd_jax.estimate import flops  # noqa: E402
-from vitkd_jax.training import objective as objectives  # noqa: E402
+from vitkd_jax.models import attention  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,15 +58,33 @@ def main(argv: Sequence[str] | None = None) -> None:
   for name in args.case or ("quickstart", "s3-ti"):
     dtype = args.dtype or ("float32" if on_cpu else "bfloat16")
     size = args.batch or (16 if on_cpu and name != "quickstart" else 64)
-    rate = matmul_rate(dtype, args.matmul or (2048 if on_cpu else 8192))
+    config = cases.config(name, batch=size, dtype=dtype, augmented=args.augment)
+    with arguments.refusing(parser):
+      parts = cases.build(config)
+    if args.warm:
+      state = parts.create_state()
+      _peers(config, parts, state, cases.teacher(config, parts)[0], args)
+      continue
+    side = args.matmul or (2048 if on_cpu else 8192)
+    rate = contestants.matmul_rate(dtype, side)
     print(
       f"\n{name}: batch {size}, {dtype}, machine's matmuls "
       f"{rate / 1e12:.2f} TFLOP/s"
     )
-    config = cases.config(name, batch=size, dtype=dtype, augmented=args.augment)
-    with arguments.refusing(parser):
-      parts = cases.build(config)
-    run_case(config, parts, rate, args)
+    found = run_case(config, parts, args)
+    found |= {
+      "case": name,
+      "batch": size,
+      "dtype": dtype,
+      "device": device.device_kind,
+      "jax": jax.__version__,
+      "matmul_flops": rate,
+      "peak_flops": contestants.PEAKS.get(device.device_kind),
+    }
+    _print_table(found)
+    if args.json:
+      with open(args.json, "a") as file:
+        file.write(json.dumps(found) + "\n")
 
 
 def _parser():
@@ -90,100 +104,91 @@ def _parser():
   parser.add_argument(
     "--augment", action="store_true", help="with augmentation, of ours alone"
   )
+  parser.add_argument(
+    "--attention",
+    default="auto",
+    type=arguments.among(attention.FORMS),
+    help="forms of ours, separated by commas: auto, xla, cudnn",
+  )
+  parser.add_argument(
+    "--share", action="store_true", help="time ours with augmentation, too"
+  )
   parser.add_argument("--no-peer", action="store_true")
   parser.add_argument(
     "--compile", action="store_true", help="time torch.compile, too"
   )
+  parser.add_argument(
+    "--warm",
+    action="store_true",
+    help="only let torch.compile fill its cache for the next call",
+  )
   parser.add_argument("--profile", metavar="FOLDER", help="write a trace")
+  parser.add_argument("--json", metavar="FILE", help="append the figures")
   return parser
 
 
-def run_case(config, parts, rate, args):
-  """Builds the contestants of a case, times them in turns and prints."""
-  size = parts.run.batch_size
+def run_case(config, parts, args) -> dict:
+  """Builds the contestants of a case, times them in turns.
+
+  Args:
+    config: from `cases.config`.
+    parts: the experiment of that config.
+    args: the command line.
+
+  Returns:
+    Figures by name.
+  """
   theirs, frozen = cases.teacher(config, parts)
   batch = cases.batch(parts)
-  ours = Ours(parts, frozen, batch)
-  contestants = {"ours": ours}
-  if not args.no_peer:
-    contestants |= _peers(config, ours, theirs, batch, args)
+  entered, found = {}, {}
+  for form in args.attention:
+    name = "ours" if len(args.attention) == 1 else f"ours, {form}"
+    entered[name] = contestants.Ours(config, frozen, attention=form)
+  ours = next(iter(entered.values()))
+  if args.share:
+    entered["ours, augmented"] = contestants.Ours(
+      config, frozen, attention=args.attention[-1], augmented=True
+    )
   formula = flops.per_image(parts.objective)
   print(
     "FLOPs per image by formula: "
     + ", ".join(f"{part} {x / 1e9:.3f} G" for part, x in formula.items())
-    + f"; by the compiler: {ours.flops / size / 1e9:.3f} G"
+    + f"; by the compiler: {ours.flops / parts.run.batch_size / 1e9:.3f} G"
   )
   if args.profile:
     from benchmarks import lines
 
-    lines.profile(ours, args.profile)
-  times = _in_turns(contestants, args.rounds, args.steps)
-  _print_table(contestants, times, size, formula["total"] * size / rate)
+    for name, contestant in entered.items():
+      lines.profile(contestant, os.path.join(args.profile, name[6:]))
+  if not args.no_peer:
+    state = parts.create_state()
+    peers = _peers(config, parts, state, theirs, args)
+    for peer in list(peers.values())[:1]:
+      found["losses"] = contestants.losses(parts, state, frozen, batch, peer)
+      print("loss: ours {:.6f}, peer {:.6f}".format(*found["losses"]))
+    del state
+    entered |= {
+      name: contestants.Theirs(peer, batch) for name, peer in peers.items()
+    }
+  times = contestants.in_turns(entered, args.rounds, args.steps)
+  best = min(
+    (name for name in entered if name.startswith("ours")),
+    key=lambda name: statistics.median(times[name]),
+  )
+  rows = {}
+  for name, contestant in entered.items():
+    rows[name] = {
+      "seconds": times[name],
+      "peak_bytes": contestant.peak_bytes(),
+      "first_call_seconds": contestant.compile_seconds,
+      "over_ours": contestants.ratio(times, best, name),
+    }
+    if isinstance(contestant, contestants.Ours):
+      rows[name]["repeats"] = contestant.repeats()
+  return found | {"flops_per_image": formula["total"], "rows": rows}
 
 
-class Ours:
-  """Our step, compiled, with its state."""
-
-  def __init__(self, parts, teacher_params, batch):
-    self.parts, self.teacher_params = parts, teacher_params
-    self.state = parts.create_state()
-    self.batch = sharding.global_batch(batch, parts.mesh)
-    lowered = parts.make_train_step().lower(
-      self.state, self.teacher_params, self.batch
-    )
-    start = time.perf_counter()
-    self.compiled = lowered.compile()
-    self.compile_seconds = time.perf_counter() - start
-    self.flops = self.compiled.cost_analysis()["flops"] * parts.mesh.size
-
-  def step(self):
-    """One update, not waited for."""
-    self.state, self.metrics = self.compiled(
-      self.state, self.teacher_params, self.batch
-    )
-
-  def wait(self):
-    """Waits for the device."""
-    jax.block_until_ready((self.state, self.metrics))
-
-  def peak_bytes(self):
-    """Peak memory in use, or the compiler's figure for the step."""
-    stats = jax.devices()[0].memory_stats()
-    if stats:
-      return stats["peak_bytes_in_use"]
-    memory = self.compiled.memory_analysis()
-    return (
-      memory.temp_size_in_bytes
-      + memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      - memory.alias_size_in_bytes
-    )
-
-
-class Theirs:
-  """The peer's step on a fixed batch."""
-
-  def __init__(self, peer, batch):
-    self.peer, self.tensors = peer, peer.tensors(batch)
-    start = time.perf_counter()
-    self.step()
-    self.wait()
-    self.compile_seconds = time.perf_counter() - start
-
-  def step(self):
-    """One update, not waited for."""
-    self.peer.step(*self.tensors)
-
-  def wait(self):
-    """Waits for the device."""
-    self.peer.wait()
-
-  def peak_bytes(self):
-    """Peak memory of tensors; None on a CPU."""
-    return self.peer.peak_bytes()
-
-
-def _peers(config, ours, teacher_params, batch, args):
+def _peers(config, parts, state, teacher, args):
   try:
     import torch
 
@@ -193,108 +198,48 @@ def _peers(config, ours, teacher_params, batch, args):
     return {}
   torch.set_num_threads(_THREADS)
   torch.manual_seed(0)
-  found = {}
-  for name, compiled in {"PyTorch eager": False, "torch.compile": True}.items():
-    if compiled and not args.compile:
-      continue
-    peer = peer_torch.Peer(
+  forms = {"PyTorch eager": False}
+  if args.compile or args.warm:
+    forms["torch.compile"] = True
+  found = {
+    name: peer_torch.Peer(
       config,
-      ours.parts,
-      ours.state.params,
-      teacher_params,
+      parts,
+      state.params,
+      teacher,
       device="cuda" if torch.cuda.is_available() else "cpu",
       autocast=config.student.dtype_mm == "bfloat16",
       compiled=compiled,
     )
-    if not found:
-      _compare_losses(ours, batch, peer)
-    found[name] = Theirs(peer, batch)
+    for name, compiled in forms.items()
+    if compiled or not args.warm
+  }
+  if args.warm:
+    contestants.Theirs(found["torch.compile"], cases.batch(parts))
   return found
 
 
-def _compare_losses(ours, batch, peer):
-  """Prints both losses on the same batch, mask and weights, untrained."""
-  import torch
-
-  objective = ours.parts.objective
-  size, classes = len(batch["label"]), ours.parts.info.num_classes
-  target = jax.nn.one_hot(batch["label"], classes) * 0.9 + 0.1 / classes
-  key = jax.random.key(0)
-  micro = {
-    "image": jnp.float32(batch["image"]) / 255,
-    "target": target,
-    "draws": objective.draws(key, size),
-    "key": key,
-  }
-  compute = jax.jit(functools.partial(objectives.gradients, objective))
-  means = compute(
-    ours.state.params, ours.teacher_params, objective.weights, micro
-  )[1]
-  with torch.no_grad():
-    mask = torch.from_numpy(np.array(micro["draws"]["vitkd"]["mask"])).to(
-      peer.device
-    )
-    loss = float(peer.loss(*peer.tensors(batch), mask))
-  print(f"loss: ours {float(means['loss']):.6f}, peer {loss:.6f}")
-
-
-def _in_turns(contestants, rounds, steps):
-  """{name: [seconds a step in each round]}."""
-  times = {name: [] for name in contestants}
-  for _ in range(rounds):
-    for name, contestant in contestants.items():
-      contestant.step()
-      contestant.wait()
-      start = time.perf_counter()
-      for _ in range(steps):
-        contestant.step()
-      contestant.wait()
-      times[name].append((time.perf_counter() - start) / steps)
-  return times
-
-
-def _print_table(contestants, times, size, floor):
-  """Prints the table; a step takes `floor` seconds at the matmul rate."""
+def _print_table(found):
+  size, rate = found["batch"], found["matmul_flops"]
+  work = found["flops_per_image"] * size
   print(
-    f"{'':15}{'images/s':>10}{'ms':>9}{'best ms':>9}{'of matmul rate':>16}"
-    f"{'peak MB':>9}{'first call s':>14}{'ours faster by':>16}"
+    f"{'':17}{'images/s':>10}{'ms':>9}{'best ms':>9}{'of matmul rate':>16}"
+    f"{'MFU':>7}{'peak MB':>9}{'first call s':>14}{'over ours':>11}"
+    f"{'repeats':>9}"
   )
-  for name, contestant in contestants.items():
-    seconds = statistics.median(times[name])
-    ratio = statistics.median(
-      theirs / own
-      for theirs, own in zip(times[name], times["ours"], strict=True)
-    )
-    peak = contestant.peak_bytes()
+  for name, row in found["rows"].items():
+    seconds = statistics.median(row["seconds"])
+    peak, top = row["peak_bytes"], found["peak_flops"]
     print(
-      f"{name:15}{size / seconds:10.1f}{seconds * 1e3:9.1f}"
-      f"{min(times[name]) * 1e3:9.1f}"
-      f"{floor / seconds:15.1%} "
+      f"{name:17}{size / seconds:10.1f}{seconds * 1e3:9.1f}"
+      f"{min(row['seconds']) * 1e3:9.1f}"
+      f"{work / seconds / rate:16.1%}"
+      f"{f'{work / seconds / top:.1%}' if top else '-':>7}"
       f"{f'{peak / 1e6:.0f}' if peak else '-':>9}"
-      f"{contestant.compile_seconds:14.1f}"
-      f"{'' if name == 'ours' else f'{ratio:.2f}x':>16}"
+      f"{row['first_call_seconds']:14.1f}"
+      f"{row['over_ours']:10.2f}x"
+      f"{row.get('repeats', '-')!s:>9}"
     )
-
-
-def matmul_rate(dtype: str, side: int) -> float:
-  """FLOP/s of square matrix products, the best of five runs.
-
-  Args:
-    dtype: of the matrices.
-    side: rows and columns of the matrices.
-  """
-  x = jnp.ones((side, side), dtype)
-  product = jax.jit(lambda a, b: a @ b)
-  jax.block_until_ready(product(x, x))
-  best = float("inf")
-  for _ in range(5):
-    start = time.perf_counter()
-    y = x
-    for _ in range(4):
-      y = product(y, x)
-    jax.block_until_ready(y)
-    best = min(best, (time.perf_counter() - start) / 4)
-  return 2 * side**3 / best
 
 
 if __name__ == "__main__":

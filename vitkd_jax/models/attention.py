@@ -4,6 +4,7 @@ Widths are D, tokens T and S, heads H, width of a head E, batch B.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
 import einops
@@ -64,19 +65,22 @@ class Attention(nn.Module):
 
   Query, key and value stay three parameters. The platform that it is compiled
   for decides how the function is computed: `_attend_stacked` on CPU,
-  `_attend_apart` elsewhere.
+  `_attend_fused` on a GPU whose cuDNN can, `_attend_apart` elsewhere.
 
   Attributes:
     num_heads: H; divides the width.
     init_scheme: "big_vision" or "deit" initialisation.
     dtype_mm: dtype of matrix products.
     show_qkv: return query, key and value beside the result.
+    form: of self-attention on a GPU, one of `FORMS`: XLA's own products,
+      cuDNN's kernel, or cuDNN's wherever it can be.
   """
 
   num_heads: int
   init_scheme: str = "big_vision"
   dtype_mm: Any = "float32"
   show_qkv: bool = False
+  form: str = "auto"
 
   @nn.compact
   def __call__(self, query: jax.Array, memory: jax.Array | None = None) -> Any:
@@ -103,12 +107,14 @@ class Attention(nn.Module):
       # A branch computes all that it returns, read or not.
       return function if self.show_qkv else lambda *args: function(*args)[0]
 
+    branches = {"cpu": alone(_attend_stacked)}
+    width = query.shape[-1] // self.num_heads
+    if self.form == "cudnn" or (
+      self.form == "auto" and not why_not_cudnn(width, str(query.dtype))
+    ):
+      branches["cuda"] = alone(_attend_fused)
     return jax.lax.platform_dependent(
-      query,
-      parts,
-      out,
-      cpu=alone(_attend_stacked),
-      default=alone(_attend_apart),
+      query, parts, out, **branches, default=alone(_attend_apart)
     )
 
 
@@ -266,6 +272,44 @@ def _attend_apart(
   weights = _weights(jnp.einsum("bthe,bshe->bhts", q, k, **_FLOAT32), q)
   y = jnp.einsum("bhts,bshe->bthe", weights, v)
   return _project("bthe,hed->btd", y, *out), (q, k, v)
+
+
+def _attend_fused(
+  x: jax.Array, parts: Sequence[_Affine], out: _Affine
+) -> tuple[jax.Array, _QKV]:
+  """Self-attention by cuDNN's kernel, whose scores never leave the chip."""
+  q, k, v = (_project("btd,dhe->bthe", x, *part) for part in parts)
+  y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+  return _project("bthe,hed->btd", y, *out), (q, k, v)
+
+
+FORMS = ("auto", "xla", "cudnn")
+
+
+@functools.cache
+def why_not_cudnn(width: int, dtype: str) -> str:
+  """Why this machine's cuDNN cannot compute attention; "" if it can.
+
+  Args:
+    width: of a head, E.
+    dtype: of query, key and value.
+  """
+  device = jax.devices()[0]
+  if device.platform != "gpu":
+    return f"the devices here are of the platform {device.platform}"
+  if jnp.dtype(dtype).itemsize != 2:
+    return f"it computes in 16 bits, not in {dtype}"
+  if float(getattr(device, "compute_capability", 0)) < 8:
+    return f"{device.device_kind} is older than compute capability 8.0"
+  shape = jax.ShapeDtypeStruct((1, 2, 1, width), dtype)
+  attend = functools.partial(
+    jax.nn.dot_product_attention, implementation="cudnn"
+  )
+  try:
+    jax.eval_shape(attend, shape, shape, shape)
+  except (RuntimeError, NotImplementedError, ValueError) as error:
+    return str(error)
+  return ""
 
 
 def _project(

@@ -77,6 +77,15 @@ class CaiT(nn.Module):
     """0: heads that talk have no scores of their own to compare."""
     return 0
 
+  def with_attention(self, form: str) -> "CaiT":
+    """The same: no other form mixes heads.
+
+    Args:
+      form: not used.
+    """
+    del form
+    return self
+
   def with_qkv(self) -> "CaiT":
     """Not possible: there is nothing to show."""
     raise NotImplementedError("heads that talk have no scores of their own")

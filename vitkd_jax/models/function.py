@@ -151,6 +151,15 @@ class Function:
     """
     return self, params
 
+  def with_attention(self, form: str) -> "Function":
+    """The same: how it computes is its own affair.
+
+    Args:
+      form: not used.
+    """
+    del form
+    return self
+
   def with_qkv(self) -> "Function":
     """Not possible: it has none to show."""
     raise NotImplementedError("a Function has no query, key and value")

@@ -171,6 +171,7 @@ class Encoder1DBlock(nn.Module):
     norm_eps: added to the variance in each LayerNorm.
     show_qkv: return query, key and value among the parts; not of talking heads.
     talking_heads: self-attention mixes its heads, see `TalkingHeads`.
+    attention: form of self-attention on a GPU, one of `attention.FORMS`.
   """
 
   mlp_dim: int | None = None
@@ -183,6 +184,7 @@ class Encoder1DBlock(nn.Module):
   norm_eps: float = 1e-6
   show_qkv: bool = False
   talking_heads: bool = False
+  attention: str = "auto"
 
   @nn.compact
   def __call__(
@@ -228,11 +230,11 @@ class Encoder1DBlock(nn.Module):
 
     shared: Any = dict(init_scheme=self.init_scheme, dtype_mm=self.dtype_mm)
     x = nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
-    kind: Any = Attention
+    kind: Any = functools.partial(
+      Attention, show_qkv=self.show_qkv, form=self.attention
+    )
     if self.talking_heads:
       kind = TalkingHeads
-    elif self.show_qkv:
-      kind = functools.partial(Attention, show_qkv=True)
     attention = kind(
       self.num_heads, name="MultiHeadDotProductAttention_0", **shared
     )

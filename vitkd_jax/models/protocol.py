@@ -102,6 +102,14 @@ class Backbone(Protocol):
     """
     ...
 
+  def with_attention(self, form: str) -> "Backbone":
+    """The same model, its self-attention in another form where it has any.
+
+    Args:
+      form: on a GPU, one of `attention.FORMS`.
+    """
+    ...
+
   def forward_flops(self, grid: tuple[int, int]) -> tuple[float, float]:
     """FLOPs of one image's patch embedding, and of the rest of the model.
 

@@ -93,6 +93,7 @@ class ViT(nn.Module):
   last_width: int | None = None
   last_heads: int | None = None
   show_qkv: bool = False  # see `with_qkv`
+  attention: str = "auto"  # see `with_attention`
 
   places = protocol.PLACES
 
@@ -142,6 +143,14 @@ class ViT(nn.Module):
   def with_qkv(self) -> "ViT":
     """The same model, with each block's query, key and value in its `out`."""
     return self.clone(show_qkv=True)
+
+  def with_attention(self, form: str) -> "ViT":
+    """The same model, its attention computed in another form.
+
+    Args:
+      form: on a GPU, one of `attention.FORMS`.
+    """
+    return self.clone(attention=form)
 
   def frozen(self, params: Any, dtype: str) -> tuple["ViT", Any]:
     """As `equal.frozen`.
@@ -217,6 +226,7 @@ class ViT(nn.Module):
         init_scheme=self.init_scheme,
         dtype_mm=self.dtype_mm,
         show_qkv=self.show_qkv,
+        attention=self.attention,
       ),
       last_width=self.last_width,
       last_heads=self.last_heads,
@@ -298,7 +308,7 @@ class ViT(nn.Module):
 FIELDS = tuple(
   name
   for name in ViT.__dataclass_fields__
-  if name not in ("num_classes", "parent", "name", "show_qkv")
+  if name not in ("num_classes", "parent", "name", "show_qkv", "attention")
 )
 
 

@@ -22,6 +22,7 @@ FREE = (
   "config.run.keep",
   "config.run.fsdp",
   "config.run.fsdp_teacher",
+  "config.run.attention",
   "config.run.max_bad_steps",
   "config.run.step_timeout",
   "config.run.profile_at",

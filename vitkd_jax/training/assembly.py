@@ -5,12 +5,13 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vitkd_jax import check
 from vitkd_jax.cluster import sharding
 from vitkd_jax.data import datasets
 from vitkd_jax.distill import losses, view
-from vitkd_jax.models import checks, protocol, variants, vit
+from vitkd_jax.models import attention, checks, protocol, variants, vit
 from vitkd_jax.training import (
   fields,
   leaves,
@@ -54,6 +55,7 @@ def make_objective(
     ValueError: the sections do not go together; one sentence says why.
   """
   student = _student(fields.model(section["student"]), info.num_classes)
+  student = _attending(student, "student.dtype_mm", run)
   checks.check_patches("student", student.patch_size, *image_size)
   frozen: frozenset[str] = frozenset()
   if patterns := fields.own(section["student"]).freeze:
@@ -99,7 +101,7 @@ def make_objective(
       )
     else:
       found = teachers.plan(config, made[name], sizes[name])
-    model = found.model
+    model = _attending(found.model, f"teachers.{name}.dtype", run)
     if any(methods[x].taught.qkv for x in learners):
       model = model.with_qkv()
     where = sharding.tree(found.params, mesh, split=run.fsdp_teacher)
@@ -127,6 +129,19 @@ def make_objective(
     label_smoothing=section["augment"].get("label_smoothing", 0.0),
   )
   return objective, loaded
+
+
+def _attending(model: Any, key: str, run: sections.Run) -> Any:
+  """A model with the run's form of attention."""
+  heads = model.qkv_heads
+  if run.attention == "cudnn" and heads:
+    dtype = str(jnp.dtype(model.dtype_mm))
+    if reason := attention.why_not_cudnn(model.width // heads, dtype):
+      raise ValueError(
+        f"cuDNN cannot compute the attention of config.{key}={dtype!r} for "
+        f"config.run.attention='cudnn': {reason}; use 'auto' or 'xla'"
+      )
+  return model.with_attention(run.attention)
 
 
 def _dropping(

@@ -1,5 +1,7 @@
 """Ranges of the numbers in the section `run`."""
 
+from vitkd_jax import check as checks
+from vitkd_jax.models import attention
 from vitkd_jax.training import sections
 
 # Far beyond any training; the step is counted in int32.
@@ -41,6 +43,7 @@ def check(run: sections.Run) -> None:
     )
   if run.seed >= 2**63:
     raise ValueError(f"expected config.run.seed < 2**63, got {run.seed}")
+  checks.known("config.run.attention", run.attention, attention.FORMS)
   if not 0 <= run.ema_decay < 1:
     raise ValueError(
       f"expected 0 <= config.run.ema_decay < 1, got {run.ema_decay}"

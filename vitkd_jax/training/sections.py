@@ -156,6 +156,9 @@ class Run:
     fsdp: devices that share one copy of the state: 1 is data parallel, all
       devices is fully sharded, anything between is hybrid.
     fsdp_teacher: shard the teacher over the same devices.
+    attention: how self-attention is computed on a GPU: by XLA's own products
+      ("xla"), by cuDNN's kernel ("cudnn"), or by cuDNN's where it can be
+      ("auto").
     ema_decay: decay of the student's moving average, in [0, 1); 0 for none.
     log_every: steps between logged metrics.
     eval_every: steps between evaluations; 0 for only the final one. One due
@@ -180,6 +183,7 @@ class Run:
   accumulate: int = 1
   fsdp: int = 1
   fsdp_teacher: bool = False
+  attention: str = "auto"
   ema_decay: float = 0.0
   log_every: int = 50
   eval_every: int = 0
