@@ -16,14 +16,22 @@ figures=$out/figures.jsonl
 export XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONUNBUFFERED=1
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
-# pair:batch:forms of attention
-pairs=(s3-ti:256:xla,cudnn b3-s:256:cudnn l3-b:128:cudnn)
-steps="--rounds 5 --steps 10 --compile" agreement="" epochs=1
+# pair:batch:options of benchmarks.step
+pairs=(
+  "s3-ti:256:--attention xla,auto --share"
+  "b3-s:256:"
+  "l3-b:128:"
+)
+time="--rounds 5 --steps 10 --compile" agreement="" epochs=8
 if [ "${TINY:-}" ]; then
-  pairs=(quickstart:4:auto)
-  steps="--rounds 1 --steps 1 --matmul 64" agreement="--batch 2 --size 32"
-  epochs=0.01
+  pairs=("quickstart:4:--attention xla,auto")
+  time="--rounds 1 --steps 1 --matmul 64" agreement="--batch 2 --size 32"
+  epochs=1
 fi
+# What both compilers make while nothing is timed is found again later.
+caches=$(mktemp -d)
+export JAX_COMPILATION_CACHE_DIR=$caches/jax TORCHINDUCTOR_CACHE_DIR=$caches/torch
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 # stage NAME SECONDS COMMAND...: runs it if that many seconds are left.
 stage() {
@@ -36,36 +44,44 @@ stage() {
   echo "== $name, after $SECONDS s"
   timeout "$((budget - SECONDS))" "$@" >"$out/$name.log" 2>&1
   local status=$?
-  tail -n "${LINES_SHOWN:-12}" "$out/$name.log"
+  tail -n 14 "$out/$name.log"
   ((status == 0)) || echo "== $name: exit status $status"
 }
 
-nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
-
-# torch.compile fills its caches while nothing is timed.
-if [ -z "${TINY:-}" ]; then
+# warm KIND: compiles every pair for KIND, "ours" or "peer".
+warm() {
   for pair in "${pairs[@]}"; do
-    IFS=: read -r case batch _ <<<"$pair"
-    JAX_PLATFORMS=cpu timeout 240 "$python" -m benchmarks.step --case "$case" \
-      --batch "$batch" --dtype bfloat16 --warm >"$out/warm-$case.log" 2>&1 &
+    IFS=: read -r case batch options <<<"$pair"
+    # shellcheck disable=SC2086  # options are words
+    "$python" -m benchmarks.step --case "$case" --batch "$batch" $options $time \
+      --warm "$1" >"$out/warm-$1-$case.log" 2>&1 &
+    # Ours one after the other: XLA times its candidates on the GPU.
+    [ "$1" = peer ] || wait $!
   done
-fi
+  wait
+}
 
-stage agreement 60 "$python" -m benchmarks.agreement $agreement \
+nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+JAX_PLATFORMS=cpu warm peer &
+warm ours &
+# shellcheck disable=SC2086
+stage agreement 30 "$python" -m benchmarks.agreement $agreement \
   --json "$figures"
-run=$(mktemp -d)
-stage train 60 "$python" -m vitkd_jax.train \
-  --config "configs/quickstart.py:method=both,epochs=$epochs" \
-  --workdir "$run/both" --config.student.dtype_mm=bfloat16
 wait
-echo "== torch.compile's caches are filled, after $SECONDS s"
-
+tail -qn 1 "$out"/warm-*.log
 for pair in "${pairs[@]}"; do
-  IFS=: read -r case batch forms <<<"$pair"
-  share=$([ "$case" = s3-ti ] && echo --share)
-  stage "step-$case" 60 "$python" -m benchmarks.step --case "$case" \
-    --batch "$batch" --attention "$forms" $steps $share \
-    --profile "$out/trace-$case" --json "$figures"
+  IFS=: read -r case batch options <<<"$pair"
+  # shellcheck disable=SC2086
+  stage "step-$case" 40 "$python" -m benchmarks.step --case "$case" \
+    --batch "$batch" $options $time --profile "$out/traces/$case" \
+    --json "$figures"
 done
-tar -C "$out" -czf "$out/traces.tgz" --remove-files $(cd "$out" && ls -d trace-* 2>/dev/null)
+for placement in host device; do
+  stage "train-$placement" 40 "$python" -m vitkd_jax.train \
+    --config "configs/quickstart.py:method=both,epochs=$epochs" \
+    --workdir "$caches/$placement" --config.student.dtype_mm=bfloat16 \
+    --config.data.placement="$placement"
+done
+tar -C "$out" -czf "$out/traces.tgz" --remove-files traces
+rm -rf "$caches"
 echo "== done after $SECONDS s"

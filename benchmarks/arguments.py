@@ -38,6 +38,21 @@ def among(names: Collection[str]) -> Callable[[str], list[str]]:
   return parse
 
 
+def option(text: str) -> tuple[str, str]:
+  """An option of XLA as (name, value), for `add_argument(type=option)`.
+
+  Args:
+    text: "NAME=VALUE".
+
+  Raises:
+    argparse.ArgumentTypeError: it has no "=".
+  """
+  name, given, value = text.partition("=")
+  if not given:
+    raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+  return name, value
+
+
 @contextlib.contextmanager
 def refusing(parser: argparse.ArgumentParser) -> Iterator[None]:
   """A context whose errors are the user's: one sentence, exit status 2.

@@ -110,7 +110,7 @@ def teacher(
   variant = config.teachers.teacher.variant
   model = vit.Model(parts.info.num_classes, variant=variant)
   image = jnp.zeros((1, *parts.image_shape))
-  params = model.init(jax.random.key(1), image)["params"]
+  params = jax.jit(model.init)(jax.random.key(1), image)["params"]
   rng = np.random.default_rng(1)
 
   def shake(path, leaf):

@@ -1,6 +1,5 @@
 """What the step benchmark times: our step in its forms, and the peer's."""
 
-import functools
 import statistics
 import time
 
@@ -10,7 +9,6 @@ import numpy as np
 
 from benchmarks import cases
 from vitkd_jax.cluster import sharding
-from vitkd_jax.training import objective as objectives
 
 # Dense bfloat16 FLOP/s by the makers' datasheets, by JAX's name of the device.
 PEAKS = {
@@ -25,28 +23,27 @@ class Ours:
   """Our step, compiled, with its state.
 
   Args:
-    config: from `cases.config`.
+    parts: the experiment, from `cases.build`.
+    state: the initial one; it is copied.
     frozen: the teachers' parameters, see `cases.teacher`.
-    attention: `config.run.attention`.
-    augmented: with the recipe's augmentation.
+    options: of the compiler, beside the step's own.
   """
 
-  def __init__(self, config, frozen, *, attention="auto", augmented=False):
-    config = config.copy_and_resolve_references()
-    config.run.attention = attention
-    if augmented:
-      config.augment = cases.augmentation()
-    self.parts = cases.build(config)
-    self.teacher_params = frozen
-    self.state = self.parts.create_state()
+  def __init__(self, parts, state, frozen, options=None):
+    self.parts, self.teacher_params = parts, frozen
+    self.state = jax.tree.map(jnp.copy, state)
     self.batch = sharding.global_batch(cases.batch(self.parts), self.parts.mesh)
     lowered = self.parts.make_train_step().lower(
       self.state, self.teacher_params, self.batch
     )
     start = time.perf_counter()
-    self.compiled = lowered.compile()
+    self.compiled = lowered.compile(compiler_options=options)
     self.compile_seconds = time.perf_counter() - start
-    self.flops = self.compiled.cost_analysis()["flops"] * self.parts.mesh.size
+    self.step()
+    self.first = {
+      name: float(total)
+      for name, (total, _) in jax.device_get(self.metrics["metrics"]).items()
+    }
 
   def step(self):
     """One update, not waited for."""
@@ -112,28 +109,24 @@ class Theirs:
     return self.peak
 
 
-def losses(parts, state, frozen, batch, peer) -> tuple[float, float]:
-  """Ours and the peer's on one batch, mask and weights, untrained."""
+def first_loss(parts, batch, peer) -> float:
+  """The peer's loss of the batch and mask of our first step, untrained.
+
+  Args:
+    parts: the experiment, without augmentation.
+    batch: from `cases.batch`.
+    peer: a `peer_torch.Peer` that has made no step.
+  """
   import torch
 
-  objective = parts.objective
-  size, classes = len(batch["label"]), parts.info.num_classes
-  target = jax.nn.one_hot(batch["label"], classes) * 0.9 + 0.1 / classes
-  key = jax.random.key(0)
-  micro = {
-    "image": jnp.float32(batch["image"]) / 255,
-    "target": target,
-    "draws": objective.draws(key, size),
-    "key": key,
-  }
-  compute = jax.jit(functools.partial(objectives.gradients, objective))
-  means = compute(state.params, frozen, objective.weights, micro)[1]
+  # As steps.make_train_step draws them.
+  key = jax.random.fold_in(jax.random.key(parts.run.seed), 0)
+  draws = parts.objective.draws(
+    jax.random.split(key, 3)[1], parts.run.batch_size
+  )
+  mask = torch.from_numpy(np.array(draws["vitkd"]["mask"])).to(peer.device)
   with torch.no_grad():
-    mask = torch.from_numpy(np.array(micro["draws"]["vitkd"]["mask"])).to(
-      peer.device
-    )
-    loss = float(peer.loss(*peer.tensors(batch), mask))
-  return float(means["loss"]), loss
+    return float(peer.loss(*peer.tensors(batch), mask))
 
 
 def in_turns(contestants, rounds, steps):

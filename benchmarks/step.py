@@ -15,12 +15,16 @@ over `--rounds`, and medians of the ratios within a round. The peer
 
 import argparse
 from collections.abc import Sequence
+from concurrent import futures
 import json
 import os
 import statistics
 import sys
+import time
 
 from benchmarks import arguments
+
+_BEGAN = time.perf_counter()
 
 # Threads are bound before either framework starts its own.
 _EARLY = argparse.ArgumentParser(add_help=False)
@@ -59,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     dtype = args.dtype or ("float32" if on_cpu else "bfloat16")
     size = args.batch or (16 if on_cpu and name != "quickstart" else 64)
     config = cases.config(name, batch=size, dtype=dtype, augmented=args.augment)
+    config.run.attention = args.attention[-1]
     with arguments.refusing(parser):
       parts = cases.build(config)
     if args.warm:
-      state = parts.create_state()
-      _peers(config, parts, state, cases.teacher(config, parts)[0], args)
+      _warm(config, parts, args)
       continue
     side = args.matmul or (2048 if on_cpu else 8192)
     rate = contestants.matmul_rate(dtype, side)
@@ -106,9 +110,9 @@ def _parser():
   )
   parser.add_argument(
     "--attention",
-    default="auto",
+    default=["auto"],
     type=arguments.among(attention.FORMS),
-    help="forms of ours, separated by commas: auto, xla, cudnn",
+    help="forms of ours, separated by commas, the main one last",
   )
   parser.add_argument(
     "--share", action="store_true", help="time ours with augmentation, too"
@@ -118,9 +122,17 @@ def _parser():
     "--compile", action="store_true", help="time torch.compile, too"
   )
   parser.add_argument(
+    "--option",
+    action="append",
+    type=arguments.option,
+    default=[],
+    metavar="NAME=VALUE",
+    help="time ours with an option of XLA, too",
+  )
+  parser.add_argument(
     "--warm",
-    action="store_true",
-    help="only let torch.compile fill its cache for the next call",
+    choices=("ours", "peer"),
+    help="only fill the compiler's cache for the next call",
   )
   parser.add_argument("--profile", metavar="FOLDER", help="write a trace")
   parser.add_argument("--json", metavar="FILE", help="append the figures")
@@ -139,37 +151,36 @@ def run_case(config, parts, args) -> dict:
     Figures by name.
   """
   theirs, frozen = cases.teacher(config, parts)
+  state = parts.create_state()
   batch = cases.batch(parts)
-  entered, found = {}, {}
-  for form in args.attention:
-    name = "ours" if len(args.attention) == 1 else f"ours, {form}"
-    entered[name] = contestants.Ours(config, frozen, attention=form)
-  ours = next(iter(entered.values()))
-  if args.share:
-    entered["ours, augmented"] = contestants.Ours(
-      config, frozen, attention=args.attention[-1], augmented=True
-    )
   formula = flops.per_image(parts.objective)
   print(
     "FLOPs per image by formula: "
     + ", ".join(f"{part} {x / 1e9:.3f} G" for part, x in formula.items())
-    + f"; by the compiler: {ours.flops / parts.run.batch_size / 1e9:.3f} G"
   )
+  entered, found = {}, {}
+  for name, (built, options) in _experiments(config, parts, args).items():
+    try:
+      entered[name] = contestants.Ours(built, state, frozen, options)
+    except Exception as error:  # of the compiler, which raises what it likes
+      if name == "ours":
+        raise
+      _say(f"{name}: {str(error).partition(chr(10))[0]}")
+      continue
+    _say(f"{name}: compiled, loss {entered[name].first['loss']:.6f}")
   if args.profile:
     from benchmarks import lines
 
     for name, contestant in entered.items():
       lines.profile(contestant, os.path.join(args.profile, name[6:]))
   if not args.no_peer:
-    state = parts.create_state()
     peers = _peers(config, parts, state, theirs, args)
     for peer in list(peers.values())[:1]:
-      found["losses"] = contestants.losses(parts, state, frozen, batch, peer)
-      print("loss: ours {:.6f}, peer {:.6f}".format(*found["losses"]))
-    del state
-    entered |= {
-      name: contestants.Theirs(peer, batch) for name, peer in peers.items()
-    }
+      found["peer_loss"] = contestants.first_loss(parts, batch, peer)
+      _say(f"the peer's first loss: {found['peer_loss']:.6f}")
+    for name, peer in peers.items():
+      entered[name] = contestants.Theirs(peer, batch)
+      _say(f"{name}: compiled")
   times = contestants.in_turns(entered, args.rounds, args.steps)
   best = min(
     (name for name in entered if name.startswith("ours")),
@@ -184,8 +195,50 @@ def run_case(config, parts, args) -> dict:
       "over_ours": contestants.ratio(times, best, name),
     }
     if isinstance(contestant, contestants.Ours):
-      rows[name]["repeats"] = contestant.repeats()
+      rows[name] |= {"repeats": contestant.repeats(), "first": contestant.first}
   return found | {"flops_per_image": formula["total"], "rows": rows}
+
+
+def _experiments(config, parts, args):
+  """{name: (experiment, options of the compiler)} of our contestants."""
+  found = {"ours": (parts, None)}
+  for form in args.attention[:-1]:
+    found[f"ours, {form}"] = _built(config, "run.attention", form), None
+  if args.share:
+    augmentation = cases.augmentation()
+    found["ours, augmented"] = _built(config, "augment", augmentation), None
+  for name, value in args.option:
+    found[f"ours, {name}={value}"] = parts, {name: value}
+  _say("built")
+  return found
+
+
+def _warm(config, parts, args):
+  """Compiles what the next call will, for its cache; ours side by side."""
+  theirs, frozen = cases.teacher(config, parts)
+  state = parts.create_state()
+  if args.warm == "peer":
+    _peers(config, parts, state, theirs, args)
+  else:
+    with futures.ThreadPoolExecutor() as pool:
+      for name, (built, options) in _experiments(config, parts, args).items():
+        running = pool.submit(contestants.Ours, built, state, frozen, options)
+        running.add_done_callback(
+          lambda done, name=name: _say(f"{name}: {done.exception() or 'warm'}")
+        )
+  _say("warm")
+
+
+def _built(config, key, value):
+  """The experiment with one key of the config changed."""
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.update_from_flattened_dict({key: value})
+  return cases.build(config)
+
+
+def _say(text):
+  print(f"{time.perf_counter() - _BEGAN:4.0f} s  {text}", flush=True)
 
 
 def _peers(config, parts, state, teacher, args):
@@ -199,7 +252,7 @@ def _peers(config, parts, state, teacher, args):
   torch.set_num_threads(_THREADS)
   torch.manual_seed(0)
   forms = {"PyTorch eager": False}
-  if args.compile or args.warm:
+  if args.compile or args.warm == "peer":
     forms["torch.compile"] = True
   found = {
     name: peer_torch.Peer(

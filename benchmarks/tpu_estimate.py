@@ -49,7 +49,7 @@ def main(argv=None):
     "--option",
     action="append",
     default=[],
-    type=_option,
+    type=arguments.option,
     metavar="NAME=VALUE",
     help="compiler option",
   )
@@ -77,13 +77,6 @@ def main(argv=None):
       with arguments.refusing(parser):
         parts = cases.build(config, devices)
       _estimate(case, piece, parts, args)
-
-
-def _option(text):
-  name, given, value = text.partition("=")
-  if not given:
-    raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-  return name, value
 
 
 def _estimate(case, piece, parts, args):

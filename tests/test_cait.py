@@ -8,7 +8,7 @@ import pytest
 from small_vit import filled, flat, image, nested, outputs, shapes
 
 from vitkd_jax import weights
-from vitkd_jax.models import attention, backbones, cait, variants, vit
+from vitkd_jax.models import attention, backbones, cait, talking, variants, vit
 
 C = 5
 SMALL = dict(width=16, depth=2, mlp_dim=24, num_heads=2, patch_size=(4, 4))
@@ -70,13 +70,13 @@ def test_the_whole_model_by_hand():
 def test_heads_that_do_not_talk_are_plain_attention():
   """Mixed by the identity; what is added before the softmax cancels."""
   x = np.random.default_rng(0).standard_normal((2, 6, 12), np.float32)
-  talking = attention.TalkingHeads(3)
-  params = talking.init(jax.random.key(0), x)["params"]
+  module = talking.TalkingHeads(3)
+  params = module.init(jax.random.key(0), x)["params"]
   for name, shift in (("mix_scores", 7.0), ("mix_weights", 0.0)):
     params[name] = {"kernel": jnp.eye(3), "bias": jnp.full(3, shift)}
   rest = {k: v for k, v in params.items() if not k.startswith("mix")}
   np.testing.assert_allclose(
-    talking.apply({"params": params}, x),
+    module.apply({"params": params}, x),
     attention.Attention(3).apply({"params": rest}, x),
     atol=1e-5,
   )
@@ -97,7 +97,7 @@ def test_both_ways_to_talk_are_one_function(dtype, tolerance):
   with jax.default_matmul_precision("highest"):
     one, other = (
       np.float64(jax.jit(talk)(q, k, v, before, after))
-      for talk in (attention._talk, attention._talk_folded)
+      for talk in (talking._talk, talking._talk_folded)
     )
   assert np.abs(one - other).max() <= tolerance * np.abs(one).max()
 

@@ -114,7 +114,9 @@ def test_the_ways_of_attention_are_one_function(dtype, tolerance, monkeypatch):
   monkeypatch.setattr(
     jax.nn,
     "dot_product_attention",
-    lambda q, k, v, *, implementation: attend(q, k, v, implementation="xla"),
+    lambda *args, **options: attend(
+      *args, **options | {"implementation": "xla"}
+    ),
   )
   rng = np.random.default_rng(0)
 

@@ -54,3 +54,22 @@ def test_a_bias_gradient_is_summed_in_float32(layer):
   gradient = jax.jit(jax.grad(total))(params)["params"]["bias"]
   # In bfloat16 the sums of 12,608 and 12,544 ones end at 3,584 and 512.
   np.testing.assert_array_equal(gradient, [np.prod(x.shape[:-1])] * 3)
+
+
+def test_a_convolution_of_patches_is_a_product():
+  """A GPU takes the product, the other tests the convolution."""
+  rng = np.random.default_rng(0)
+  x = np.float32(rng.standard_normal((2, 9, 11, 3)))  # rows left over
+  kernel = np.float32(rng.standard_normal((4, 5, 3, 6)))
+  cotangent = np.float32(rng.standard_normal((2, 2, 2, 6)))
+
+  def convolve(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x, kernel, (4, 5), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+  found, back = jax.vjp(linear._of_patches, x, kernel)
+  expected, expected_back = jax.vjp(convolve, x, kernel)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+  for one, other in zip(back(cotangent), expected_back(cotangent), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)

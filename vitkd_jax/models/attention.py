@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from vitkd_jax.models.linear import Init, matmul, spread
 
-_Affine = tuple[jax.Array, jax.Array]  # kernel and bias
+Affine = tuple[jax.Array, jax.Array]  # kernel and bias
 _QKV = tuple[jax.Array, jax.Array, jax.Array]
 
 # DeiT's `trunc_normal_(std=.02)` truncates at +-2 *absolute*, 100 standard
@@ -94,7 +94,7 @@ class Attention(nn.Module):
       [B, T, D] in `dtype_mm`; with `show_qkv` that and (q, k, v), each
       [B, T, H, E] with bias, before the scale of the scores.
     """
-    parts, out = _affines(
+    parts, out = affines(
       query.shape[-1], self.num_heads, self.init_scheme, self.dtype_mm
     )
     query = query.astype(self.dtype_mm)
@@ -118,103 +118,22 @@ class Attention(nn.Module):
     )
 
 
-class TalkingHeads(nn.Module):
-  """Self-attention whose heads are mixed around the softmax.
-
-  Attention weights are softmax(scores L + l) W + w over the axis of heads
-  (arXiv:2003.02436, equation 2; the biases as in arXiv:2103.17239). Parameters
-  are those of `Attention`, and `mix_scores` (L, l) and `mix_weights` (W, w).
-  No fused kernel computes this, as every head needs the scores of all.
-
-  Attributes:
-    num_heads: H; divides the width.
-    init_scheme: "big_vision" or "deit" initialisation.
-    dtype_mm: dtype of matrix products.
-  """
-
-  num_heads: int
-  init_scheme: str = "big_vision"
-  dtype_mm: Any = "float32"
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Attends within x.
-
-    Args:
-      x: [B, T, D].
-
-    Returns:
-      [B, T, D] in `dtype_mm`.
-    """
-    heads = self.num_heads
-    parts, out = _affines(x.shape[-1], heads, self.init_scheme, self.dtype_mm)
-    mixes = [
-      Projection(
-        (heads, heads),
-        (heads, heads),
-        (heads,),
-        kernel_init(self.init_scheme),
-        name=name,
-      )()
-      for name in ("mix_scores", "mix_weights")
-    ]
-    x = x.astype(self.dtype_mm)
-    q, k, v = (_project("btd,dhe->bthe", x, *part) for part in parts)
-    y = jax.lax.platform_dependent(
-      q, k, v, *mixes, tpu=_talk_folded, default=_talk
-    )
-    return _project("bthe,hed->btd", y, *out)
-
-
-def _talk(
-  q: jax.Array, k: jax.Array, v: jax.Array, before: _Affine, after: _Affine
-) -> jax.Array:
-  """Attention of q, k, v [B, T, H, E] with heads mixed as arrays of scores."""
-  scores = jnp.einsum("bthe,bshe->bhts", q, k, **_FLOAT32)
-  kernel = before[0].astype(jnp.float32) * q.shape[-1] ** -0.5
-  scores = jnp.einsum("bhts,hg->bgts", scores, kernel)
-  weights = jax.nn.softmax(scores + _over_heads(before[1], scores))
-  weights = weights.astype(q.dtype)
-  weights = jnp.einsum("bgts,gh->bhts", weights, after[0].astype(q.dtype))
-  weights = weights + _over_heads(after[1], weights)
-  return jnp.einsum("bhts,bshe->bthe", weights, v)
-
-
-def _talk_folded(
-  q: jax.Array, k: jax.Array, v: jax.Array, before: _Affine, after: _Affine
-) -> jax.Array:
-  """The same with each mix folded into the large product beside it.
-
-  H times the FLOPs, but of full tiles: a mix alone is a product of width H,
-  which leaves a TPU's matrix unit idle. For CaiT-S24 the compiler estimates
-  0.55 to 0.78 of `_talk`'s cycles on v4, v5e and v6e.
-  """
-  kernel = before[0].astype(jnp.float32) * q.shape[-1] ** -0.5
-  mixed = jnp.einsum("bthe,hg->bgthe", q, kernel.astype(q.dtype))
-  scores = jnp.einsum("bgthe,bshe->bgts", mixed, k, **_FLOAT32)
-  weights = jax.nn.softmax(scores + _over_heads(before[1], scores))
-  values = v[:, :, None] * after[0].astype(v.dtype)[:, :, None]  # b s g h e
-  y = jnp.einsum(
-    "bgts,bsghe->bthe", weights.astype(q.dtype), values, **_FLOAT32
-  )
-  total = jnp.sum(v, axis=1, keepdims=True, dtype=jnp.float32)
-  return (y + after[1][:, None] * total).astype(q.dtype)
-
-
-def _over_heads(bias: jax.Array, like: jax.Array) -> jax.Array:
-  """A bias [H] in the shape [B, H, T, S] and the dtype of `like`."""
-  return spread(bias[:, None, None], like)
-
-
-def _affines(
+def affines(
   width: int, heads: int, init_scheme: str, dtype_mm: Any
-) -> tuple[list[_Affine], _Affine]:
-  """Query, key and value, and the output projection, of the calling module."""
+) -> tuple[list[Affine], Affine]:
+  """Query, key and value, and the output projection, of the calling module.
+
+  Args:
+    width: D.
+    heads: H.
+    init_scheme: "big_vision" or "deit" initialisation.
+    dtype_mm: dtype of the kernels returned.
+  """
   split = (heads, width // heads)
 
   def affine(
     name: str, kernel_shape: tuple[int, ...], bias_shape: tuple[int, ...]
-  ) -> _Affine:
+  ) -> Affine:
     kernel, bias = Projection(
       (width, width),
       kernel_shape,
@@ -231,7 +150,7 @@ def _affines(
 
 
 def _attend_stacked(
-  x: jax.Array, parts: Sequence[_Affine], out: _Affine
+  x: jax.Array, parts: Sequence[Affine], out: Affine
 ) -> tuple[jax.Array, _QKV]:
   """Self-attention of [B, T, D] by few large products, fast on a CPU.
 
@@ -244,7 +163,7 @@ def _attend_stacked(
   qkv = jnp.reshape(qkv, (*x.shape[:-1], *kernel.shape[1:]))
   qkv = qkv + spread(bias, qkv)
   q, k, v = einops.rearrange(qkv, "b t s h e -> s b h t e")
-  weights = _weights(jnp.einsum("bhte,bhse->bhts", q, k, **_FLOAT32), q)
+  weights = _weights(jnp.einsum("bhte,bhse->bhts", q, k, **FLOAT32), q)
   y = jnp.einsum("bhts,bhse->bhte", weights, v)
   y = einops.rearrange(y, "b h t e -> b t (h e)")
   kernel, bias = out
@@ -255,8 +174,8 @@ def _attend_stacked(
 
 def _attend_apart(
   x: jax.Array,
-  parts: Sequence[_Affine],
-  out: _Affine,
+  parts: Sequence[Affine],
+  out: Affine,
   memory: jax.Array | None = None,
 ) -> tuple[jax.Array, _QKV]:
   """Attention from [B, T, D], by default to itself, without merging axes.
@@ -266,21 +185,51 @@ def _attend_apart(
   """
   memory = x if memory is None else memory
   q, k, v = (
-    _project("btd,dhe->bthe", source, *part)
+    project("btd,dhe->bthe", source, *part)
     for source, part in zip((x, memory, memory), parts, strict=True)
   )
-  weights = _weights(jnp.einsum("bthe,bshe->bhts", q, k, **_FLOAT32), q)
+  weights = _weights(jnp.einsum("bthe,bshe->bhts", q, k, **FLOAT32), q)
   y = jnp.einsum("bhts,bshe->bthe", weights, v)
-  return _project("bthe,hed->btd", y, *out), (q, k, v)
+  return project("bthe,hed->btd", y, *out), (q, k, v)
 
 
+@jax.custom_vjp
 def _attend_fused(
-  x: jax.Array, parts: Sequence[_Affine], out: _Affine
+  x: jax.Array, parts: Sequence[Affine], out: Affine
 ) -> tuple[jax.Array, _QKV]:
   """Self-attention by cuDNN's kernel, whose scores never leave the chip."""
-  q, k, v = (_project("btd,dhe->bthe", x, *part) for part in parts)
+  q, k, v = (project("btd,dhe->bthe", x, *part) for part in parts)
   y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-  return _project("bthe,hed->btd", y, *out), (q, k, v)
+  return project("bthe,hed->btd", y, *out), (q, k, v)
+
+
+def _attend_padded(
+  x: jax.Array, parts: Sequence[Affine], out: Affine
+) -> tuple[jax.Array, _QKV]:
+  """The same with a token more, which nothing attends to, if T is odd.
+
+  JAX refuses the gradient of cuDNN's attention for an odd T, though cuDNN
+  itself does so only with a bias.
+  """
+  batch, tokens, _ = x.shape
+  if odd := tokens % 2:
+    x = jnp.pad(x, ((0, 0), (0, odd), (0, 0)))
+  q, k, v = (project("btd,dhe->bthe", x, *part) for part in parts)
+  y = jax.nn.dot_product_attention(
+    q,
+    k,
+    v,
+    key_value_seq_lengths=jnp.full(batch, tokens, "int32") if odd else None,
+    implementation="cudnn",
+  )
+  shown = q[:, :tokens], k[:, :tokens], v[:, :tokens]
+  return project("bthe,hed->btd", y, *out)[:, :tokens], shown
+
+
+_attend_fused.defvjp(
+  lambda *args: jax.vjp(_attend_padded, *args),
+  lambda backward, cotangents: backward(cotangents),
+)
 
 
 FORMS = ("auto", "xla", "cudnn")
@@ -301,25 +250,35 @@ def why_not_cudnn(width: int, dtype: str) -> str:
     return f"it computes in 16 bits, not in {dtype}"
   if float(getattr(device, "compute_capability", 0)) < 8:
     return f"{device.device_kind} is older than compute capability 8.0"
-  shape = jax.ShapeDtypeStruct((1, 2, 1, width), dtype)
-  attend = functools.partial(
-    jax.nn.dot_product_attention, implementation="cudnn"
-  )
+  affine = jnp.zeros((width, 1, width), dtype), jnp.zeros((1, width))
+  last = jnp.zeros((1, width, width), dtype), jnp.zeros(width)
+
+  def total(x: jax.Array) -> jax.Array:
+    return jnp.sum(_attend_fused(x, [affine] * 3, last)[0])
+
   try:
-    jax.eval_shape(attend, shape, shape, shape)
+    jax.eval_shape(jax.grad(total), jnp.zeros((1, 3, width), dtype))
   except (RuntimeError, NotImplementedError, ValueError) as error:
     return str(error)
   return ""
 
 
-def _project(
+def project(
   axes: str, x: jax.Array, kernel: jax.Array, bias: jax.Array
 ) -> jax.Array:
+  """An affine map.
+
+  Args:
+    axes: of the product of `x` and `kernel`, as `jnp.einsum` has them.
+    x: of any shape.
+    kernel: in the dtype of `x`.
+    bias: float32, broadcastable to the result.
+  """
   y = jnp.einsum(axes, x, kernel)
   return y + spread(bias, y)
 
 
-_FLOAT32: Any = dict(preferred_element_type=jnp.float32)
+FLOAT32: Any = dict(preferred_element_type=jnp.float32)
 
 
 def _weights(scores: jax.Array, q: jax.Array) -> jax.Array:

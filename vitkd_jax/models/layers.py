@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitkd_jax.models.attention import Attention, TalkingHeads, kernel_init
+from vitkd_jax.models.attention import Attention, kernel_init
 from vitkd_jax.models.linear import Conv, Dense, Init, spread
+from vitkd_jax.models.talking import TalkingHeads
 
 
 def _gelu_erf(x: jax.Array) -> jax.Array:
