@@ -16,17 +16,14 @@ figures=$out/figures.jsonl
 export XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONUNBUFFERED=1
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
-# pair:batch:options of benchmarks.step
-pairs=(
-  "s3-ti:256:--attention xla,auto --share"
-  "b3-s:256:"
-  "l3-b:128:"
-)
-time="--rounds 5 --steps 10 --compile" agreement="" epochs=8
+# Pairs and the images of a step.
+pairs=(s3-ti:256 b3-s:256 l3-b:128)
+time="--dtype bfloat16 --attention xla,auto --share s3-ti --compile"
+time+=" --rounds 5 --steps 5" agreement="" epochs=8
 if [ "${TINY:-}" ]; then
-  pairs=("quickstart:4:--attention xla,auto")
-  time="--rounds 1 --steps 1 --matmul 64" agreement="--batch 2 --size 32"
-  epochs=1
+  pairs=(quickstart:4)
+  time="--dtype float32 --rounds 1 --steps 1 --matmul 64"
+  agreement="--batch 2 --size 32" epochs=1
 fi
 # What both compilers make while nothing is timed is found again later.
 caches=$(mktemp -d)
@@ -48,34 +45,25 @@ stage() {
   ((status == 0)) || echo "== $name: exit status $status"
 }
 
-# warm KIND: compiles every pair for KIND, "ours" or "peer".
-warm() {
-  for pair in "${pairs[@]}"; do
-    IFS=: read -r case batch options <<<"$pair"
-    # shellcheck disable=SC2086  # options are words
-    "$python" -m benchmarks.step --case "$case" --batch "$batch" $options $time \
-      --warm "$1" >"$out/warm-$1-$case.log" 2>&1 &
-    # Ours one after the other: XLA times its candidates on the GPU.
-    [ "$1" = peer ] || wait $!
-  done
-  wait
-}
-
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
-JAX_PLATFORMS=cpu warm peer &
-warm ours &
-# shellcheck disable=SC2086
-stage agreement 30 "$python" -m benchmarks.agreement $agreement \
-  --json "$figures"
-wait
-tail -qn 1 "$out"/warm-*.log
-for pair in "${pairs[@]}"; do
-  IFS=: read -r case batch options <<<"$pair"
-  # shellcheck disable=SC2086
-  stage "step-$case" 40 "$python" -m benchmarks.step --case "$case" \
-    --batch "$batch" $options $time --profile "$out/traces/$case" \
+# shellcheck disable=SC2086  # $time and $agreement are words
+{
+  for pair in "${pairs[@]}"; do
+    JAX_PLATFORMS=cpu "$python" -m benchmarks.step --case "$pair" $time \
+      --warm peer >"$out/warm-peer-${pair%:*}.log" 2>&1 &
+  done
+  # In one process: XLA times its candidates on the GPU, one at a time.
+  "$python" -m benchmarks.step ${pairs[@]/#/--case=} $time \
+    --warm ours >"$out/warm-ours.log" 2>&1 &
+  stage agreement 30 "$python" -m benchmarks.agreement $agreement \
     --json "$figures"
-done
+  wait
+  tail -n 1 "$out"/warm-*.log
+  for pair in "${pairs[@]}"; do
+    stage "step-${pair%:*}" 40 "$python" -m benchmarks.step --case "$pair" \
+      $time --profile "$out/traces/${pair%:*}" --json "$figures"
+  done
+}
 for placement in host device; do
   stage "train-$placement" 40 "$python" -m vitkd_jax.train \
     --config "configs/quickstart.py:method=both,epochs=$epochs" \

@@ -1,8 +1,8 @@
 r"""One training step against PyTorch's, timed in turns in one process.
 
   python -m benchmarks.step                             # quickstart, s3-ti
-  python -m benchmarks.step --case b3-s --batch 8 --rounds 5
-  python -m benchmarks.step --case s3-ti --compile --batch 256   # a GPU
+  python -m benchmarks.step --case b3-s:8 --rounds 5
+  python -m benchmarks.step --case s3-ti:256 --compile           # a GPU
   python -m benchmarks.step --case quickstart --no-peer --profile TRACE
 
 A step is the teacher's forward pass, the student's forward and backward pass,
@@ -59,15 +59,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     f"{device.device_kind} x {jax.device_count()}, {_THREADS} threads, "
     f"jax {jax.__version__}{load}"
   )
-  for name in args.case or ("quickstart", "s3-ti"):
+  warm = []
+  for name, batch in args.case or [("quickstart", None), ("s3-ti", None)]:
     dtype = args.dtype or ("float32" if on_cpu else "bfloat16")
-    size = args.batch or (16 if on_cpu and name != "quickstart" else 64)
+    size = batch or (16 if on_cpu and name != "quickstart" else 64)
     config = cases.config(name, batch=size, dtype=dtype, augmented=args.augment)
     config.run.attention = args.attention[-1]
     with arguments.refusing(parser):
       parts = cases.build(config)
     if args.warm:
-      _warm(config, parts, args)
+      warm.append((name, config, parts))
       continue
     side = args.matmul or (2048 if on_cpu else 8192)
     rate = contestants.matmul_rate(dtype, side)
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       f"\n{name}: batch {size}, {dtype}, machine's matmuls "
       f"{rate / 1e12:.2f} TFLOP/s"
     )
-    found = run_case(config, parts, args)
+    found = run_case(name, config, parts, args)
     found |= {
       "case": name,
       "batch": size,
@@ -89,6 +90,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
       with open(args.json, "a") as file:
         file.write(json.dumps(found) + "\n")
+  _warm(warm, args)
+
+
+def _case(text):
+  name, _, batch = text.partition(":")
+  if name not in cases.CASES:
+    raise argparse.ArgumentTypeError(
+      f"expected one of {', '.join(cases.CASES)}, got {name!r}"
+    )
+  return name, arguments.count(batch) if batch else None
 
 
 def _parser():
@@ -97,8 +108,13 @@ def _parser():
     formatter_class=argparse.RawDescriptionHelpFormatter,
     parents=[_EARLY],
   )
-  parser.add_argument("--case", action="append", choices=cases.CASES)
-  parser.add_argument("--batch", type=arguments.count)
+  parser.add_argument(
+    "--case",
+    action="append",
+    type=_case,
+    metavar="NAME[:BATCH]",
+    help=f"one of {', '.join(cases.CASES)}, and images a step",
+  )
   parser.add_argument("--dtype", choices=("float32", "bfloat16"))
   parser.add_argument("--rounds", type=arguments.count, default=7)
   parser.add_argument("--steps", type=arguments.count, default=2)
@@ -115,7 +131,11 @@ def _parser():
     help="forms of ours, separated by commas, the main one last",
   )
   parser.add_argument(
-    "--share", action="store_true", help="time ours with augmentation, too"
+    "--share",
+    action="append",
+    choices=cases.CASES,
+    default=[],
+    help="a case of which ours with augmentation is timed, too",
   )
   parser.add_argument("--no-peer", action="store_true")
   parser.add_argument(
@@ -139,10 +159,11 @@ def _parser():
   return parser
 
 
-def run_case(config, parts, args) -> dict:
+def run_case(name, config, parts, args) -> dict:
   """Builds the contestants of a case, times them in turns.
 
   Args:
+    name: of the case.
     config: from `cases.config`.
     parts: the experiment of that config.
     args: the command line.
@@ -159,20 +180,21 @@ def run_case(config, parts, args) -> dict:
     + ", ".join(f"{part} {x / 1e9:.3f} G" for part, x in formula.items())
   )
   entered, found = {}, {}
-  for name, (built, options) in _experiments(config, parts, args).items():
+  experiments = _experiments(name, config, parts, args)
+  for title, (built, options) in experiments.items():
     try:
-      entered[name] = contestants.Ours(built, state, frozen, options)
+      entered[title] = contestants.Ours(built, state, frozen, options)
     except Exception as error:  # of the compiler, which raises what it likes
-      if name == "ours":
+      if title == list(experiments)[-1] and not entered:
         raise
-      _say(f"{name}: {str(error).partition(chr(10))[0]}")
+      _say(f"{title}: {str(error).partition(chr(10))[0]}")
       continue
-    _say(f"{name}: compiled, loss {entered[name].first['loss']:.6f}")
+    _say(f"{title}: compiled, loss {entered[title].first['loss']:.6f}")
   if args.profile:
     from benchmarks import lines
 
-    for name, contestant in entered.items():
-      lines.profile(contestant, os.path.join(args.profile, name[6:]))
+    lines.profile(next(iter(entered.values())), args.profile)
+    _say("traced")
   if not args.no_peer:
     peers = _peers(config, parts, state, theirs, args)
     for peer in list(peers.values())[:1]:
@@ -199,12 +221,12 @@ def run_case(config, parts, args) -> dict:
   return found | {"flops_per_image": formula["total"], "rows": rows}
 
 
-def _experiments(config, parts, args):
+def _experiments(case, config, parts, args):
   """{name: (experiment, options of the compiler)} of our contestants."""
   found = {"ours": (parts, None)}
   for form in args.attention[:-1]:
     found[f"ours, {form}"] = _built(config, "run.attention", form), None
-  if args.share:
+  if case in args.share:
     augmentation = cases.augmentation()
     found["ours, augmented"] = _built(config, "augment", augmentation), None
   for name, value in args.option:
@@ -213,20 +235,24 @@ def _experiments(config, parts, args):
   return found
 
 
-def _warm(config, parts, args):
+def _warm(built, args):
   """Compiles what the next call will, for its cache; ours side by side."""
-  theirs, frozen = cases.teacher(config, parts)
-  state = parts.create_state()
-  if args.warm == "peer":
-    _peers(config, parts, state, theirs, args)
-  else:
-    with futures.ThreadPoolExecutor() as pool:
-      for name, (built, options) in _experiments(config, parts, args).items():
-        running = pool.submit(contestants.Ours, built, state, frozen, options)
+  with futures.ThreadPoolExecutor() as pool:
+    for case, config, parts in built:
+      theirs, frozen = cases.teacher(config, parts)
+      state = parts.create_state()
+      if args.warm == "peer":
+        _peers(config, parts, state, theirs, args)
+        _say(f"{case}: warm")
+        continue
+      found = _experiments(case, config, parts, args)
+      for name, (whole, options) in found.items():
+        running = pool.submit(contestants.Ours, whole, state, frozen, options)
         running.add_done_callback(
-          lambda done, name=name: _say(f"{name}: {done.exception() or 'warm'}")
+          lambda done, name=f"{case}, {name}": _say(
+            f"{name}: {done.exception() or 'warm'}"
+          )
         )
-  _say("warm")
 
 
 def _built(config, key, value):
