@@ -18,7 +18,9 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 # Pairs and the images of a step.
 pairs=(s3-ti:256 b3-s:256 l3-b:128)
-time="--dtype bfloat16 --attention xla,auto --share s3-ti --compile"
+time="--dtype bfloat16 --attention xla,auto --more s3-ti --compile"
+time+=" --option xla_gpu_enable_triton_gemm=false"
+time+=" --option xla_gpu_enable_cudnn_layer_norm=true"
 time+=" --rounds 5 --steps 5" agreement="" epochs=8
 if [ "${TINY:-}" ]; then
   pairs=(quickstart:4)

@@ -131,11 +131,11 @@ def _parser():
     help="forms of ours, separated by commas, the main one last",
   )
   parser.add_argument(
-    "--share",
+    "--more",
     action="append",
     choices=cases.CASES,
     default=[],
-    help="a case of which ours with augmentation is timed, too",
+    help="a case of which ours is timed with augmentation and each option, too",
   )
   parser.add_argument("--no-peer", action="store_true")
   parser.add_argument(
@@ -147,7 +147,7 @@ def _parser():
     type=arguments.option,
     default=[],
     metavar="NAME=VALUE",
-    help="time ours with an option of XLA, too",
+    help="of XLA, for the cases of --more",
   )
   parser.add_argument(
     "--warm",
@@ -226,11 +226,11 @@ def _experiments(case, config, parts, args):
   found = {"ours": (parts, None)}
   for form in args.attention[:-1]:
     found[f"ours, {form}"] = _built(config, "run.attention", form), None
-  if case in args.share:
+  if case in args.more:
     augmentation = cases.augmentation()
     found["ours, augmented"] = _built(config, "augment", augmentation), None
-  for name, value in args.option:
-    found[f"ours, {name}={value}"] = parts, {name: value}
+    for name, value in args.option:
+      found[f"ours, {name}={value}"] = parts, {name: value}
   _say("built")
   return found
 
