@@ -70,6 +70,12 @@ def runs(tmp_path):
   return tmp_path / "runs"
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+  """Pages hold bytes in the place of pictures, which other tests draw."""
+  monkeypatch.setattr(plotting, "png", lambda draw, theme: b"a picture")
+
+
 def read_all(folder):
   return [reading.read(str(p), p.name) for p in sorted(folder.iterdir())]
 
@@ -130,7 +136,7 @@ def test_the_page_and_its_files(runs):
   assert {p.read_bytes() for p in files} < decoded
 
 
-def test_the_report_does_not_read_itself(runs):
+def test_the_report_does_not_read_itself(runs, undrawn):
   first = report.report([str(runs)])
   everything = sorted(str(p) for p in runs.iterdir())
   assert str(runs / "report") in everything
@@ -199,7 +205,7 @@ def test_long_names_are_told_apart_by_their_ends(tmp_path):
     assert max(map(len, one.splitlines())) <= theme.letters(2)
 
 
-def test_a_phone_gets_charts_of_its_own(runs):
+def test_a_phone_gets_charts_of_its_own(runs, undrawn):
   """Text of 10 points is at least 10 px high on a page 350 px wide."""
   groups = summary.group(read_all(runs))
   for draw in (report.figures.accuracy, report.figures.training):
@@ -213,14 +219,14 @@ def test_a_phone_gets_charts_of_its_own(runs):
   assert text.count('media="(max-width: 40rem)"') == 5
 
 
-def test_what_a_student_differs_in_from_its_variant_is_said(tmp_path):
+def test_what_a_student_differs_in_from_its_variant_is_said(tmp_path, undrawn):
   run = write_run(tmp_path / "a")
   edit(run, "student", patch_size=[8, 8], dtype_mm="bfloat16", depth=None)
   text = (pathlib.Path(report.report([str(run)])[0]) / "index.html").read_text()
   assert "<dd>test/4 with patch_size=[8, 8]</dd>" in text
 
 
-def test_the_moving_average_counts_where_there_is_one(tmp_path):
+def test_the_moving_average_counts_where_there_is_one(tmp_path, undrawn):
   run = write_run(tmp_path / "a")
   with open(run / "metrics.jsonl", "a") as file:
     file.write('{"step": 100, "eval_ema_top1": 0.85}\n')
@@ -328,7 +334,7 @@ def test_run_9_comes_before_run_10(tmp_path):
   assert [pathlib.Path(p).name for p in found] == ["run_9", "run_10"]
 
 
-def test_refusals(tmp_path, capsys):
+def test_refusals(tmp_path, capsys, undrawn):
   empty = tmp_path / "empty"
   empty.mkdir()
   fresh = write_run(tmp_path / "fresh")
