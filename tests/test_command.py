@@ -170,6 +170,9 @@ def test_help_says_what_it_does_and_how(module, options):
   for text in ("python -m vitkd_jax." + module, *options):
     assert text in done.stdout
   assert "--verbosity" not in done.stdout  # a library's
+  spelled = re.findall(r"--[a-z][\w-]*", done.stdout)
+  assert [option for option in spelled if "_" in option] == []
+  assert "--input" not in spelled  # the older name of --weights
 
 
 def test_help_lists_the_keys_of_a_config(forks):
@@ -199,17 +202,6 @@ def test_every_key_of_every_method_has_a_meaning():
   for name, kind in methods.METHODS.items():
     known = manual.meanings(f"methods.{name}", {})
     assert method_sections.keys(kind).keys() <= known.keys(), name
-
-
-@pytest.mark.parametrize(
-  "module", ["train", "doctor", "evaluate", "report", "convert", "prepare"]
-)
-def test_help_spells_options_with_hyphens(module, forks):
-  done = forks.run(module, "--help")
-  options = re.findall(r"--[a-z][\w-]*", done.stdout)
-  assert options
-  assert [option for option in options if "_" in option] == []
-  assert "--input" not in options  # the older name of --weights
 
 
 def test_hyphens_and_underscores_are_the_same(forks):
@@ -277,7 +269,6 @@ def test_an_interrupt_ends_the_process_at_once():
   "variable, value, said",
   [
     ("JAX_ENABLE_X64", "1", "JAX_ENABLE_X64=True is set"),
-    ("JAX_NUMPY_RANK_PROMOTION", "raise", "JAX_NUMPY_RANK_PROMOTION=raise is"),
     (
       "JAX_PLATFORMS",
       "cuda",

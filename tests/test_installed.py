@@ -17,11 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def installed(tmp_path_factory):
   """A folder with nothing but the package, as in site-packages."""
   folder = tmp_path_factory.mktemp("site")
-  shutil.copytree(
-    ROOT / "vitkd_jax",
-    folder / "vitkd_jax",
-    ignore=shutil.ignore_patterns("__pycache__"),
-  )
+  shutil.copytree(ROOT / "vitkd_jax", folder / "vitkd_jax")
   return folder
 
 
