@@ -71,13 +71,13 @@ def test_heads_that_do_not_talk_are_plain_attention():
   """Mixed by the identity; what is added before the softmax cancels."""
   x = np.random.default_rng(0).standard_normal((2, 6, 12), np.float32)
   module = talking.TalkingHeads(3)
-  params = module.init(jax.random.key(0), x)["params"]
+  params = jax.jit(module.init)(jax.random.key(0), x)["params"]
   for name, shift in (("mix_scores", 7.0), ("mix_weights", 0.0)):
     params[name] = {"kernel": jnp.eye(3), "bias": jnp.full(3, shift)}
   rest = {k: v for k, v in params.items() if not k.startswith("mix")}
   np.testing.assert_allclose(
-    module.apply({"params": params}, x),
-    attention.Attention(3).apply({"params": rest}, x),
+    jax.jit(module.apply)({"params": params}, x),
+    jax.jit(attention.Attention(3).apply)({"params": rest}, x),
     atol=1e-5,
   )
 

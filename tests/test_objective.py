@@ -38,6 +38,7 @@ def gradient_and_loss(dtype):
   return leaves, float(means["loss"])
 
 
+@pytest.mark.usefixtures("untraced")
 def test_bfloat16_loses_nothing_that_matters():
   """Student, teacher and head in bfloat16; parameters and losses float32."""
   narrow, narrow_loss = gradient_and_loss("bfloat16")
