@@ -27,10 +27,14 @@ import pytest
 from vitkd_jax import weights
 from vitkd_jax.training import experiment
 
+# Tracing makes objects by the million that live on: to look for garbage among
+# them as often as Python does by default takes time and finds little.
+gc.set_threshold(100_000, 20, 100)
+
 TINY = dict(variant="test/7", pool_type="tok", head_zeroinit=False)
 # The files that take longest, of few tests: they go first, or one worker would
 # be at them alone at the end.
-LONGEST = "test_steps", "test_train", "test_configs", "test_doctor"
+LONGEST = "test_steps", "test_optimizers", "test_train", "test_configs"
 
 
 def pytest_collection_modifyitems(items):
@@ -41,6 +45,10 @@ def pytest_collection_modifyitems(items):
       else len(LONGEST)
     )
   )
+
+
+def pytest_collection_finish():
+  gc.freeze()  # all that was imported
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -170,3 +178,9 @@ def plain(tiny_config):
 def untraced(monkeypatch):
   """Experiments are built without their steps, which other tests trace."""
   monkeypatch.setattr(experiment.Experiment, "check", lambda self: None)
+
+
+@pytest.fixture
+def drawn_state(monkeypatch):
+  """Trainings start from what `drawn.state` draws, which compiles quickly."""
+  monkeypatch.setattr(experiment.Experiment, "create_state", drawn.state)

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import drawn
 import jax
 
 from vitkd_jax.cluster import sharding
@@ -12,7 +13,7 @@ def steps(config, devices, count=2):
   """Parts, the state after some steps, and each step's metrics."""
   config.run.log_every = 1
   parts = experiment.build(config, devices=devices)
-  state, step = parts.create_state(), parts.make_train_step()
+  state, step = drawn.state(parts), parts.make_train_step()
   found = []
   with contextlib.closing(parts.inputs.train(0)) as batches:
     for _ in range(count):

@@ -248,7 +248,7 @@ def test_it_teaches_maps_and_logits(tiny_config, file, params):
     (view.map(0), out["encoder"]["block00"]["+mlp"]),
   ):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
-  state, step = parts.create_state(), parts.make_train_step()
+  state, step = drawn.state(parts), parts.make_train_step()
   with contextlib.closing(parts.inputs.train(0)) as batches:
     batch = sharding.global_batch(next(batches), parts.mesh)
     _, report = step(state, parts.teacher_params, batch)

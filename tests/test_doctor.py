@@ -65,7 +65,7 @@ def test_a_step_that_does_not_fit_is_wrong():
   assert "cycles" not in said
 
 
-def test_a_training_is_examined(tiny_config):
+def test_a_training_is_examined(tiny_config, drawn_state):
   tiny_config.augment = dict(label_smoothing=0.1)
   said = found(doctor.examine(tiny_config))
   assert said["run"].found.startswith("12 steps of 16 images")

@@ -70,7 +70,7 @@ def test_widelast_widens_before_its_last_block():
   params = nested(
     {k.removeprefix(own): v for k, v in leaves.items() if k.startswith(own)}
   )
-  x, _ = block.apply({"params": params}, jnp.float32(x), None)
+  x, _ = jax.jit(block.apply)({"params": params}, jnp.float32(x), None)
   np.testing.assert_allclose(out["encoder/block01/+mlp"], x, atol=1e-4)
   encoded = norm(x, leaves, "Transformer/encoder_norm", 1e-6)
   want = encoded[:, 0] @ leaves["head/kernel"] + leaves["head/bias"]
@@ -163,10 +163,10 @@ def test_a_file_holds_them_and_another_library_does_not(fields, tmp_path):
 def test_a_frozen_one_computes_the_same(fields):
   model = small(**fields, layerscale_init=0.1)
   params = nested(filled(model))
-  want, _ = model.apply({"params": params}, image())
+  want, _ = jax.jit(model.apply)({"params": params}, image())
   frozen, other = model.frozen(params, "float32")
   quick, other = frozen.quick_to_compile(other)
-  got, _ = quick.apply({"params": other}, image())
+  got, _ = jax.jit(quick.apply)({"params": other}, image())
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -240,7 +240,7 @@ def test_they_train_by_maps_of_their_ends(tiny_config, fields):
   tiny_config.run.log_every = 1
   parts = experiment.build(tiny_config, devices=jax.devices()[:1])
   assert "regress" not in parts.state_shapes().params["methods"]
-  state, step = parts.create_state(), parts.make_train_step()
+  state, step = drawn.state(parts), parts.make_train_step()
   before = jax.device_get(state.params)
   with contextlib.closing(parts.inputs.train(0)) as batches:
     batch = sharding.global_batch(next(batches), parts.mesh)
@@ -255,7 +255,7 @@ def test_they_train_by_maps_of_their_ends(tiny_config, fields):
   "fields", [dict(lift=24), dict(last_width=24, last_heads=3)]
 )
 def test_a_workdir_is_evaluated_and_started_from(
-  student_alone, tmp_path, fields
+  student_alone, tmp_path, fields, drawn_state
 ):
   student_alone.student = dict(
     variant="test/7", depth=2, pool_type="tok", **fields

@@ -36,7 +36,9 @@ def test_build_reads_every_section(tiny_config):
   np.testing.assert_allclose(parts.schedule(12), 1e-5, rtol=1e-5)
 
 
-def test_a_frozen_teacher_has_its_layerscale_folded(tiny_config, teacher_file):
+def test_a_frozen_teacher_has_its_layerscale_folded(
+  tiny_config, teacher_file, untraced
+):
   parts = experiment.build(tiny_config)
   teacher = parts.objective.teachers["teacher"].model
   assert teacher.layerscale_init is None
@@ -46,8 +48,8 @@ def test_a_frozen_teacher_has_its_layerscale_folded(tiny_config, teacher_file):
   assert not [name for name in block if name.startswith("layerscale")]
   model = vit.Model(10, variant=variant)
   image = np.random.default_rng(0).uniform(-1, 1, (2, 28, 28, 3))
-  plain, plain_out = model.apply({"params": params}, image)
-  folded, out = teacher.apply(
+  plain, plain_out = jax.jit(model.apply)({"params": params}, image)
+  folded, out = jax.jit(teacher.apply)(
     {"params": parts.teacher_params["teacher"]}, image
   )
   np.testing.assert_allclose(folded, plain, atol=1e-5)
@@ -207,7 +209,9 @@ def test_a_teacher_of_other_classes_is_refused(tiny_config, tmp_path):
   assert "10" in str(refusal.value)
 
 
-def test_a_teacher_of_another_resolution_is_refused(tiny_config, tmp_path):
+def test_a_teacher_of_another_resolution_is_refused(
+  tiny_config, tmp_path, untraced
+):
   variant = tiny_config.teachers.teacher.variant
   path = tmp_path / "large.safetensors"
   params = drawn.params(10, image_size=56, variant=variant)
@@ -220,7 +224,7 @@ def test_a_teacher_of_another_resolution_is_refused(tiny_config, tmp_path):
   assert params["pos_embedding"].shape == (1, 49, 64)
 
 
-def test_mixing_wants_pairs(tiny_config):
+def test_mixing_wants_pairs(tiny_config, untraced):
   tiny_config.run.batch_size = 9
   with pytest.raises(ValueError, match=r"expected an even .*batch_size"):
     experiment.build(tiny_config, jax.devices()[:1])
@@ -262,6 +266,6 @@ def test_the_build_s_trace_is_the_one_that_is_compiled(
   assert len(traced) == 1
   with contextlib.closing(parts.inputs.train(0)) as batches:
     batch = sharding.global_batch(next(batches), parts.mesh)
-  state = parts.create_state()
+  state = drawn.state(parts)
   parts.make_train_step().lower(state, parts.teacher_params, batch)
   assert len(traced) == 1

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import drawn
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -183,7 +184,7 @@ def test_frozen_leaves_stay_and_take_no_state(partly_frozen, name, tmp_path):
     name=name, weight_decay=0.05, clip_norm=5.0, layer_decay=0.9
   )
   parts = experiment.build(partly_frozen, devices=jax.devices()[:1])
-  state = parts.create_state()
+  state = drawn.state(parts)
   start = jax.device_get(state)
   step = parts.make_train_step()
   with contextlib.closing(parts.inputs.train(0)) as batches:
@@ -222,7 +223,9 @@ def test_frozen_leaves_stay_and_take_no_state(partly_frozen, name, tmp_path):
   assert trained + kept == sum(x.size for x in whole)
 
 
-def test_the_doctor_expects_no_gradient_of_frozen_leaves(partly_frozen):
+def test_the_doctor_expects_no_gradient_of_frozen_leaves(
+  partly_frozen, drawn_state
+):
   found = {x.what: x for x in doctor.examine(partly_frozen)}
   said = found["gradients of the student"]
   assert said.good, said

@@ -10,7 +10,7 @@ from vitkd_jax.training import loop
 
 
 def test_divergence_stops_the_run_and_keeps_good_checkpoints(
-  student_alone, tmp_path, capsys
+  student_alone, tmp_path, capsys, drawn_state
 ):
   student_alone.schedule.peak = 1e36
   student_alone.schedule.warmup_start = 1e-3
@@ -31,7 +31,9 @@ def test_divergence_stops_the_run_and_keeps_good_checkpoints(
   assert 1 <= total <= 4
 
 
-def test_checkpoints_come_by_the_clock_too(student_alone, tmp_path, capsys):
+def test_checkpoints_come_by_the_clock_too(
+  student_alone, tmp_path, capsys, drawn_state
+):
   student_alone.run.checkpoint_every = 0
   student_alone.run.checkpoint_minutes = 1e-6  # at every log
   student_alone.run.keep = 9

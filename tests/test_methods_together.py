@@ -155,7 +155,7 @@ def test_a_distillation_token_learns_from_the_teacher_alone(plain, untraced):
   plain.methods = {name: {} for name in by_logits()}
   parts = experiment.build(plain, devices=jax.devices()[:1])
   objective = parts.objective
-  state = parts.create_state()
+  state = drawn.state(parts)
   image = jax.random.uniform(jax.random.key(1), (4, 28, 28, 3))
   target = jax.nn.one_hot(np.arange(4), 10)
   draws = objective.draws(jax.random.key(2), 4)

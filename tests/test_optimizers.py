@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 
+import drawn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -367,8 +368,8 @@ def test_resumed_and_sharded_runs_equal_the_unbroken_one(
   one_block.optimizer = dict(name=name, weight_decay=0.05, clip_norm=5.0, **own)
   config = ml_collections.ConfigDict(one_block.to_dict())
   one = experiment.build(config, devices=jax.devices()[:1])
-  start = jax.device_get(one.create_state())
-  halfway = train(one, one.create_state(), 0, 2)
+  start = jax.device_get(drawn.state(one))
+  halfway = train(one, drawn.state(one), 0, 2)
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(2, halfway, top1=None)
     checkpoints.wait()

@@ -47,7 +47,9 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_student_and_average_start_from_the_weights(config, tmp_path, scan):
+def test_student_and_average_start_from_the_weights(
+  config, tmp_path, scan, untraced
+):
   path, params = save(tmp_path / "a.safetensors")
   config.student.init = str(path)
   config.student.scan = scan
@@ -62,7 +64,7 @@ def test_student_and_average_start_from_the_weights(config, tmp_path, scan):
   assert parts.start.pin.sha256 == weights.sha256(path)
 
 
-def test_a_new_head_is_the_one_that_the_seed_draws(config, tmp_path):
+def test_a_new_head_is_the_one_that_the_seed_draws(config, tmp_path, untraced):
   drawn_state = first_state(config)[1]
   path, params = save(tmp_path / "a.safetensors", classes=7, image_size=56)
   config.student.init, config.student.init_head = str(path), "init"
@@ -90,7 +92,7 @@ def test_it_is_sharded_like_any_state(config, tmp_path, fsdp, monkeypatch):
   assert kernel.addressable_shards[0].data.size == kernel.size / fsdp
 
 
-def test_other_normalisation_and_classes_are_noted(config, tmp_path):
+def test_other_normalisation_and_classes_are_noted(config, tmp_path, untraced):
   names = [f"class {i}" for i in range(10)]
   images = preprocess.Preprocess((28, 28), 28, (0.1,) * 3, (0.2,) * 3)
   path, _ = save(
@@ -164,7 +166,9 @@ def run(config, workdir, stop_at=None, monkeypatch=None):
   return (workdir / "train.log").read_text()
 
 
-def test_a_resume_needs_the_weights_no_more(config, tmp_path, monkeypatch):
+def test_a_resume_needs_the_weights_no_more(
+  config, tmp_path, monkeypatch, drawn_state
+):
   path, _ = save(tmp_path / "a.safetensors")
   config.student.init = str(path)
   whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -194,7 +198,9 @@ def test_a_resume_needs_the_weights_no_more(config, tmp_path, monkeypatch):
   train.train(config, str(broken))
 
 
-def test_other_weights_are_another_run(config, tmp_path, monkeypatch):
+def test_other_weights_are_another_run(
+  config, tmp_path, monkeypatch, drawn_state
+):
   path, _ = save(tmp_path / "a.safetensors")
   config.student.init = str(path)
   workdir = tmp_path / "run"
@@ -220,7 +226,7 @@ def test_other_weights_are_another_run(config, tmp_path, monkeypatch):
     train.train(config, str(tmp_path / "random"))
 
 
-def test_a_run_s_checkpoint_is_pinned_by_its_step(config, tmp_path):
+def test_a_run_s_checkpoint_is_pinned_by_its_step(config, tmp_path, untraced):
   params = drawn.params(10, variant=VARIANT, depth=1)
   with checkpoint.Checkpoints(tmp_path / "old" / "checkpoints") as old:
     for step in (5, 6):
@@ -241,7 +247,7 @@ def test_a_run_s_checkpoint_is_pinned_by_its_step(config, tmp_path):
   assert again.start.pin == parts.start.pin
 
 
-def test_the_doctor_says_where_a_student_starts(config, tmp_path):
+def test_the_doctor_says_where_a_student_starts(config, tmp_path, drawn_state):
   path, _ = save(tmp_path / "a.safetensors")
   config.student.init = str(path)
   found = doctor.examine(config)

@@ -2,6 +2,7 @@
 
 import math
 
+import drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,9 @@ from vitkd_jax.cluster import sharding
 from vitkd_jax.data import datasets, loader
 from vitkd_jax.estimate import hlo
 from vitkd_jax.training import experiment
+
+# For what does not depend on the mesh: quicker to compile than for all eight.
+ONE = jax.devices()[:1]
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +31,15 @@ def start():
   """config -> (parts, first state); equal configs share what was compiled.
 
   All configs here have one seed, so that states of equal shapes are equal, on
-  whatever devices: `test_any_mesh_gives_the_same_training` shows it.
+  whatever devices.
   """
-  built, states = {}, {}
+  built = {}
 
   def start(config, devices=None):
     key = repr((config.to_dict(), devices))
     if key not in built:
       built[key] = experiment.build(config, devices=devices)
-    parts = built[key]
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), parts.state_shapes())
-    if (key := repr(shapes)) not in states:
-      states[key] = jax.device_get(parts.create_state())
-    return parts, jax.device_put(states[key], parts.state_shardings())
+    return built[key], drawn.state(built[key])
 
   return start
 
@@ -125,9 +125,9 @@ def test_one_trace_no_copies_and_metrics_that_add_up(fixed, batches, start):
 
 
 def test_metrics_add_up_until_the_log_and_start_anew(baseline, batches, start):
-  _, each = run(*start(baseline), batches)
+  _, each = run(*start(baseline, ONE), batches)
   baseline.run.log_every = 2
-  _, summed = run(*start(baseline), batches)
+  _, summed = run(*start(baseline, ONE), batches)
   for i, report in enumerate(summed):
     expected = [each[j]["metrics"]["loss"][0] for j in range(i - i % 2, i + 1)]
     total, count = report["metrics"]["loss"]
@@ -178,7 +178,7 @@ def test_terms_of_weight_zero_cost_no_parameters(fixed):
 
 
 def test_baseline_needs_no_teacher(baseline, batches, start):
-  parts, state = start(baseline)
+  parts, state = start(baseline, ONE)
   assert parts.teacher_params == {}
   assert state.params["methods"] == {}
   state, reports = run(parts, state, batches[:2])
@@ -187,7 +187,7 @@ def test_baseline_needs_no_teacher(baseline, batches, start):
 
 def test_other_logit_losses_train(fixed, batches, start):
   fixed.methods = dict(kl={}, hard={})
-  _, reports = run(*start(fixed), batches[:1])
+  _, reports = run(*start(fixed, ONE), batches[:1])
   assert means(reports[0])["kl"] > 0
   assert means(reports[0])["hard"] > 0
 
@@ -204,13 +204,15 @@ def test_accumulation_gives_the_same_step(fixed, batches, start):
 @pytest.mark.parametrize("devices, fsdp", [(1, 1), (8, 2), (8, 8)])
 def test_any_mesh_gives_the_same_training(fixed, batches, devices, fsdp, start):
   fixed.student.drop_path = 0.2
-  eight, reports = run(*start(fixed), batches[:3])
+  whole, state = start(fixed)
+  eight, reports = run(whole, state, batches[:3])
   fixed.run.fsdp = fsdp
   fixed.run.fsdp_teacher = fsdp == 8
   parts, state = start(fixed, jax.devices()[:devices])
   if fsdp == 8:
-    born = parts.create_state()
-    jax.tree.map(np.testing.assert_array_equal, born, state)
+    born = [x.create_state() for x in (whole, parts)]
+    jax.tree.map(np.testing.assert_array_equal, *born)
+    assert shapes(born[1]) == shapes(state)
   other, other_reports = run(parts, state, batches[:3])
   for a, b in zip(reports, other_reports, strict=True):
     np.testing.assert_allclose(means(a)["loss"], means(b)["loss"], rtol=1e-5)
@@ -222,6 +224,10 @@ def test_any_mesh_gives_the_same_training(fixed, batches, devices, fsdp, start):
     for tree in (other.params, other.opt_state[1][0].mu, other.ema):
       assert share(tree) == 1 / fsdp
   assert share(parts.teacher_params) == (1 / 8 if fsdp == 8 else 1)
+
+
+def shapes(tree):
+  return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
 
 
 def share(tree):

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 
+import drawn
 import jax
 import pytest
 
@@ -101,7 +102,7 @@ def test_a_plan_has_the_shapes_of_the_real_training(tiny_config):
 
   # Folded LayerScale and the teacher's dtype included.
   assert what(teacher) == what(real.teacher_params)
-  assert what(state) == what(real.create_state())
+  assert what(state) == what(drawn.state(real))
   first = next(real.inputs.train(0))
   assert {n: (x.shape, x.dtype) for n, x in batch.items()} == {
     n: (x.shape, x.dtype) for n, x in first.items()

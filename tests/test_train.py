@@ -32,7 +32,7 @@ def metrics(workdir):
 
 
 def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
-  tiny_config, tmp_path, monkeypatch
+  tiny_config, tmp_path, monkeypatch, drawn_state
 ):
   # Of eight replicas Orbax would slice each leaf, in a program for each shape.
   build = functools.partial(experiment.build, devices=jax.devices()[:2])
@@ -126,7 +126,9 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
   np.testing.assert_array_equal(block["kernel"], stacked["kernel"][1])
 
 
-def test_a_finished_run_at_a_constant_rate_goes_on(student_alone, tmp_path):
+def test_a_finished_run_at_a_constant_rate_goes_on(
+  student_alone, tmp_path, drawn_state
+):
   """As if it had been as long from the first."""
   whole, grown = tmp_path / "whole", tmp_path / "grown"
   student_alone.schedule.end = student_alone.schedule.peak
