@@ -157,10 +157,15 @@ def tiny_config(teacher_file):
 
 
 @pytest.fixture
-def student_alone(tiny_config, monkeypatch):
-  """A student alone, on one device: quickly compiled, and saved."""
+def one_device(monkeypatch):
+  """Experiments are built for one device, whose programs compile sooner."""
   build = functools.partial(experiment.build, devices=jax.devices()[:1])
   monkeypatch.setattr(experiment, "build", build)
+
+
+@pytest.fixture
+def student_alone(tiny_config, one_device):
+  """A student alone, on one device: quickly compiled, and saved."""
   tiny_config.methods = tiny_config.teachers = {}
   tiny_config.augment = dict(flip=0.5)
   return tiny_config

@@ -87,7 +87,7 @@ def test_a_training_is_examined(tiny_config, drawn_state):
 
 
 @pytest.fixture
-def baseline(tiny_config):
+def baseline(tiny_config, one_device):
   """A student alone, whose head starts at zero."""
   plain = tiny_config.to_dict() | {"methods": {}, "augment": {}}
   for name in ("teachers", "methods", "task"):  # may be left out

@@ -224,7 +224,7 @@ def test_frozen_leaves_stay_and_take_no_state(partly_frozen, name, tmp_path):
 
 
 def test_the_doctor_expects_no_gradient_of_frozen_leaves(
-  partly_frozen, drawn_state
+  partly_frozen, drawn_state, one_device
 ):
   found = {x.what: x for x in doctor.examine(partly_frozen)}
   said = found["gradients of the student"]
