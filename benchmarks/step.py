@@ -128,14 +128,15 @@ def _parser():
     "--attention",
     default=["auto"],
     type=arguments.among(attention.FORMS),
-    help="forms of ours, separated by commas, the main one last",
+    help="form of ours; before it, separated by commas, those of --more",
   )
   parser.add_argument(
     "--more",
     action="append",
     choices=cases.CASES,
     default=[],
-    help="a case of which ours is timed with augmentation and each option, too",
+    help="a case of which ours is timed in each form of attention, with "
+    "augmentation and with each option, too",
   )
   parser.add_argument("--no-peer", action="store_true")
   parser.add_argument(
@@ -224,9 +225,9 @@ def run_case(name, config, parts, args) -> dict:
 def _experiments(case, config, parts, args):
   """{name: (experiment, options of the compiler)} of our contestants."""
   found = {"ours": (parts, None)}
-  for form in args.attention[:-1]:
-    found[f"ours, {form}"] = _built(config, "run.attention", form), None
   if case in args.more:
+    for form in args.attention[:-1]:
+      found[f"ours, {form}"] = _built(config, "run.attention", form), None
     augmentation = cases.augmentation()
     found["ours, augmented"] = _built(config, "augment", augmentation), None
     for name, value in args.option:
