@@ -13,7 +13,7 @@ from vitkd_jax import weights
 from vitkd_jax.cluster import sharding
 from vitkd_jax.data import augment, datasets
 from vitkd_jax.models import variants, vit
-from vitkd_jax.training import experiment
+from vitkd_jax.training import experiment, inputs
 
 PAIRS = tuple(vitkd_i1k.PAIRS)
 CASES = ("quickstart", *PAIRS)
@@ -80,7 +80,7 @@ def build(
     num_examples={"train": train},
     class_names=tuple(map(str, range(classes))),
   )
-  planned = experiment.Planned(info, size, train)
+  planned = inputs.Planned(info, size, train)
   return experiment.build(config, devices, planned)
 
 

@@ -17,6 +17,7 @@ from vitkd_jax.models import variants, vit
 from vitkd_jax.training import (
   assembly,
   experiment,
+  inputs,
   method_sections,
   sections,
 )
@@ -42,7 +43,7 @@ CASES = [
   ("baseline_i1k", "recipe=deit,epochs=100"),
 ]
 # ImageNet's numbers; neither it nor a teacher is read.
-IMAGENET = experiment.Planned(
+IMAGENET = inputs.Planned(
   info=datasets.Info(
     name="imagenet2012",
     num_classes=1000,

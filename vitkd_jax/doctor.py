@@ -72,7 +72,7 @@ def findings_of(
   yield from _data(parts, batch)
   yield "compiling the train step, which takes the longest"
   state = parts.create_state()
-  yield from _compiled(parts, state, batch)
+  yield from _compiled(parts, state)
   # What follows needs no more memory than the step: one gradient-accumulation
   # step's images, split over the devices as in training.
   batch = {name: x[:: parts.run.accumulate] for name, x in batch.items()}
@@ -259,12 +259,11 @@ def _opened(params: Any) -> Any:
 
 
 def _compiled(
-  parts: experiment.Experiment, state: states.TrainState, batch: Batch
+  parts: experiment.Experiment, state: states.TrainState
 ) -> Iterator[Finding]:
-  batch = sharding.global_batch(batch, parts.mesh)
-  teacher_params = parts.teacher_params
+  _, teacher_params, given = parts.step_shapes()
   compiled = (
-    parts.make_train_step().lower(state, teacher_params, batch).compile()
+    parts.make_train_step().lower(state, teacher_params, given).compile()
   )
   memory = compiled.memory_analysis()
   yield Finding(
@@ -277,12 +276,15 @@ def _compiled(
     "optimiser": state.opt_state,
     "moving average": state.ema,
     "teachers": teacher_params,
+    **({"images": given} if parts.data.placement == "device" else {}),
   }
   yield Finding(
     "arrays, unsharded",
     ", ".join(
       f"{name} "
-      + findings.mebibytes(sum(x.nbytes for x in jax.tree.leaves(tree)))
+      + findings.mebibytes(
+        sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+      )
       for name, tree in held.items()
     ),
   )

@@ -148,3 +148,19 @@ def test_two_processes_train_as_one(unbroken):
   np.testing.assert_allclose(
     [one[i] for i in sorted(one)], [two[i] for i in sorted(two)], rtol=1e-5
   )
+
+
+def test_two_processes_hold_the_same_images(start, unbroken, tmp_path):
+  """Each has the whole split, and gathers its part of every batch."""
+  wanted = runner.metrics(unbroken(2, 2, SHORT))
+  place = "--config.data.placement=device"
+  with start(
+    tmp_path / "run", SHORT, place, processes=2, devices=2
+  ) as training:
+    training.end()
+  found = runner.metrics(training.workdir)
+  assert list(found) == list(wanted)
+  assert len(found) == tiny.EXAMPLES // tiny.BATCH
+  # The host's step is another program, which may round otherwise.
+  for step, values in wanted.items():
+    assert found[step] == pytest.approx(values, rel=1e-3)

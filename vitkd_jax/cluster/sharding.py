@@ -117,7 +117,8 @@ def global_batch(
   """The global batch of which each process holds a part.
 
   Args:
-    local: this process's examples, [B / number of processes, ...] by name.
+    local: this process's examples, [B / number of processes, ...] by name;
+      jax.Arrays are global already.
     mesh: from `make_mesh`.
 
   Returns:
@@ -125,7 +126,9 @@ def global_batch(
   """
   split = batch(mesh)
   return {
-    name: jax.make_array_from_process_local_data(split, value)
+    name: value
+    if isinstance(value, jax.Array)
+    else jax.make_array_from_process_local_data(split, value)
     for name, value in local.items()
   }
 

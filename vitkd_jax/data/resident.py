@@ -68,11 +68,12 @@ def read(
     for at in range(0, number, _BLOCK):
       block = range(number)[at : at + _BLOCK]
       list(pool.map(take, block))  # raises what a thread raised
+  stand_in = _stand_ins(number, bad)
   tally = faults.Tally(max_bad_share, bad.__getitem__)
   tally.read = number
   for index in sorted(bad):
     tally.count(index)
-  return Arrays(image.reshape(number, -1), label, _stand_ins(number, bad))
+  return Arrays(image.reshape(number, -1), label, stand_in)
 
 
 def _stand_ins(

@@ -21,7 +21,7 @@ import ml_collections
 from vitkd_jax.data import datasets
 from vitkd_jax.estimate import flops, hlo
 from vitkd_jax.models import variants
-from vitkd_jax.training import experiment, sections
+from vitkd_jax.training import experiment, inputs, placement, sections
 
 GIB = 2**30
 
@@ -184,7 +184,7 @@ def plan(
   return experiment.build(config, devices(piece), planned(config))
 
 
-def planned(config: ml_collections.ConfigDict) -> experiment.Planned:
+def planned(config: ml_collections.ConfigDict) -> inputs.Planned:
   """The size and number of a config's images, without reading one.
 
   The size is `config.data.image_size`, else the dataset's, else the student
@@ -204,6 +204,7 @@ def planned(config: ml_collections.ConfigDict) -> experiment.Planned:
     info = datasets.Info(data.name, num_classes, None, splits, ())
   else:
     info = datasets.info(data.name, data.data_dir)
+  placement.check(data, info)
   size = info.image_size
   if data.image_size or size is None:
     variant = section["student"].get("variant") or ""
@@ -216,7 +217,7 @@ def planned(config: ml_collections.ConfigDict) -> experiment.Planned:
       f"expected a split of dataset {data.name} "
       f"({', '.join(info.num_examples)}), got {data.train_split!r}"
     )
-  return experiment.Planned(info, size, num_train)
+  return inputs.Planned(info, size, num_train)
 
 
 def compile_step(
@@ -244,13 +245,13 @@ def compile_step(
 
 def held(parts: experiment.Experiment) -> dict[str, int]:
   """Bytes of a training that outlive a step on one device, by class."""
-  state, teacher, batch = parts.step_shapes()
+  state, teacher, given = parts.step_shapes()
   classes = {
     **state.params,
     "optimiser": state.opt_state,
     "moving average": state.ema,
     "teachers": teacher,
-    "batch": batch,
+    "images" if parts.data.placement == "device" else "batch": given,
   }
   return {name: _bytes_on_one(tree) for name, tree in classes.items()}
 

@@ -92,7 +92,8 @@ def run(
     step: from `make_step`, jitted.
     zeros: from `zero_sums`, on the mesh.
     models: `params` of the step, by name, such as {"ema": {"student": ...}}.
-    batches: this process's part of each batch, NumPy arrays by name.
+    batches: this process's part of each batch, NumPy arrays by name, or global
+      batches.
     mesh: the mesh that the step runs on.
     after_batch: called after each batch; may raise.
 

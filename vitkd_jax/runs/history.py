@@ -29,6 +29,7 @@ FREE = (
   "config.data.data_dir",
   "config.data.cache",
   "config.data.num_workers",
+  "config.data.placement",
 )
 
 

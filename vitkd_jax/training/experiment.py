@@ -24,6 +24,7 @@ from vitkd_jax.training import (
   lengths,
   optim,
   optimizer_section,
+  placement,
   ranges,
   sections,
   steps,
@@ -35,21 +36,6 @@ from vitkd_jax.training import state as states
 
 # Evaluators that run during training.
 _EVALUATORS = {"student": classification.Classification()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-  """The images of a training without a dataset at hand.
-
-  Attributes:
-    info: dataset description.
-    image_size: (H, W) of a batch, in pixels.
-    num_train: number of examples in the training split.
-  """
-
-  info: datasets.Info
-  image_size: tuple[int, int]
-  num_train: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +60,7 @@ class Experiment:
 
   run: sections.Run
   data: sections.Data
-  inputs: inputs.Inputs | Planned
+  inputs: inputs.Inputs | inputs.Planned
   objective: objectives.Objective
   augment: Callable
   optimizer: optax.GradientTransformation
@@ -135,8 +121,20 @@ class Experiment:
     return jax.tree.map(lambda leaf: leaf.sharding, self._state_shapes)
 
   def step_shapes(self) -> tuple[Any, Any, dict[str, jax.ShapeDtypeStruct]]:
-    """A step's state, teacher parameters and batch, as sharded shapes."""
-    return self._state_shapes, self.teacher_params, self._batch_shapes()
+    """A step's state, teacher parameters and batch, as sharded shapes.
+
+    In the place of a batch, `placement.Held` for images on the devices.
+    """
+    given = self._batch_shapes()
+    if self.data.placement == "device":
+      given = placement.shapes(
+        self.mesh,
+        self.image_shape,
+        self.inputs.num_train,
+        self.run.batch_size,
+        self.total_steps,
+      )
+    return self._state_shapes, self.teacher_params, given
 
   def make_train_step(self) -> Any:
     """The jitted train step, see `steps.make_train_step`."""
@@ -216,6 +214,8 @@ class Experiment:
       accumulate=self.run.accumulate,
       gather=gather,
     )
+    if self.data.placement == "device":
+      step = placement.from_held(step, self.image_shape, self.mesh)
     return jax.jit(
       step,
       donate_argnums=0,
@@ -238,7 +238,7 @@ class Experiment:
 def build(
   config: ml_collections.ConfigDict,
   devices: Sequence[jax.Device] | None = None,
-  planned: Planned | None = None,
+  planned: inputs.Planned | None = None,
   pinned: Mapping[str, teachers.Pin] | None = None,
   started: teachers.Pin | None = None,
   resumes: bool = False,
@@ -275,6 +275,8 @@ def build(
   images = planned or inputs.Inputs(
     data, batch_size=run.batch_size, seed=run.seed
   )
+  if isinstance(images, inputs.Inputs):
+    images.check_fits(mesh)
   info, num_train = images.info, images.num_train
   if run.batch_size > num_train:
     raise ValueError(

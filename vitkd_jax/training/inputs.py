@@ -1,16 +1,40 @@
 """From the section `data` to this process's batches."""
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 import math
 
 import jax
 
-from vitkd_jax.data import crop, datasets, decode, loader, preprocess
-from vitkd_jax.training import sections
+from vitkd_jax.data import (
+  crop,
+  datasets,
+  decode,
+  loader,
+  order,
+  preprocess,
+  resident,
+)
+from vitkd_jax.training import placement, sections
 
 # More worker processes than this are a typing error.
 _MOST_WORKERS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+  """The images of a training without a dataset at hand.
+
+  Attributes:
+    info: dataset description.
+    image_size: (H, W) of a batch, in pixels.
+    num_train: number of examples in the training split.
+  """
+
+  info: datasets.Info
+  image_size: tuple[int, int]
+  num_train: int
 
 
 class Inputs:
@@ -25,6 +49,7 @@ class Inputs:
     info: dataset description.
     image_size: (H, W) of a batch, in pixels.
     num_train: number of examples in the training split.
+    num_eval: number of examples in the evaluation split.
 
   Raises:
     ValueError: the section is wrong, or the dataset or a split is missing.
@@ -34,13 +59,14 @@ class Inputs:
     check(data)
     self._data, self._batch_size, self._seed = data, batch_size, seed
     self.info = datasets.info(data.name, data.data_dir)
+    placement.check(data, self.info)
     self.image_size = crop_size(data.image_size, self.info)
     self._eval_crop: crop.CentreCrop | None = None
     short = preprocess.short_side(data.image_size, data.eval_resize)
     if short is not None:
       self._eval_crop = crop.CentreCrop(data.image_size, short)
     self.num_train = self._count(data.train_split)
-    self._count(data.eval_split)
+    self.num_eval = self._count(data.eval_split)
 
   def train(self, start_step: int) -> loader.Batches:
     """This process's batches, without end; close() stops their workers.
@@ -68,6 +94,32 @@ class Inputs:
       crop=random_crop,
       repeats=data.repeats,
       max_bad_share=data.max_bad_share,
+    )
+
+  def check_fits(self, mesh: jax.sharding.Mesh) -> None:
+    """Refuses images that are too many for the devices they are placed on.
+
+    Args:
+      mesh: of devices at hand.
+
+    Raises:
+      ValueError: see `placement.check_fits`.
+    """
+    if self._data.placement == "device":
+      placement.check_fits(mesh, self.image_size, self.num_train, self.num_eval)
+
+  def order(self) -> order.Order:
+    """Which example is at which row of `train`'s batches."""
+    return order.Order(self.num_train, self._seed, self._data.repeats)
+
+  def whole(self) -> resident.Arrays:
+    """The training split of a dataset whose images are used whole.
+
+    Raises:
+      loader.InputError: too many records are bad.
+    """
+    return resident.read(
+      self._train_source, self.image_size, self._data.max_bad_share
     )
 
   def evaluation(self) -> loader.Batches:
@@ -104,7 +156,9 @@ class Inputs:
 
   @functools.cached_property
   def _train_source(self) -> datasets.Source:
-    return self._load(self._data.train_split, cache=self._data.cache)
+    # Images on the devices are read once.
+    cache = self._data.cache and self._data.placement == "host"
+    return self._load(self._data.train_split, cache=cache)
 
   @functools.cached_property
   def _eval_source(self) -> datasets.Source:

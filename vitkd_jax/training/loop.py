@@ -16,7 +16,6 @@ import numpy as np
 
 from vitkd_jax import errors
 from vitkd_jax.cluster import preemption, sharding, startup, watchdog
-from vitkd_jax.data import loader
 from vitkd_jax.evaluation import running
 from vitkd_jax.runs import checkpoint
 from vitkd_jax.runs import metrics as writers
@@ -24,12 +23,12 @@ from vitkd_jax.training import (
   clock,
   experiment,
   failures,
+  feeds,
   profiling,
   teacher_check,
 )
 from vitkd_jax.training import state as states
 
-Batch = dict[str, jax.Array]
 # Of a step, see `steps.make_train_step`.
 Report = dict[str, Any]
 
@@ -58,9 +57,7 @@ class Loop:
     profile: profiling.Profile,
     compiling: Callable[[], contextlib.AbstractContextManager],
   ):
-    if isinstance(parts.inputs, experiment.Planned):
-      raise ValueError("expected an experiment with images, got a planned one")
-    self._parts, self._inputs = parts, parts.inputs
+    self._parts, self._evaluations = parts, feeds.Evaluations(parts)
     self._checkpoints = checkpoints
     self._writer, self._dog, self._profile = writer, dog, profile
     self._compiling = compiling
@@ -95,40 +92,43 @@ class Loop:
     self._stop_if_noticed(first_step, state)
     if first_step >= self._parts.total_steps:
       return state, self._evaluate(first_step, state)
-    with contextlib.closing(self._inputs.train(first_step)) as batches:
-      return self._train(state, first_step, evaluated, batches)
+    self._dog.beat("the first batch", long=True)
+    with contextlib.closing(feeds.start(self._parts, first_step)) as feed:
+      return self._train(state, first_step, evaluated, feed)
 
   def _train(
     self,
     state: states.TrainState,
     first_step: int,
     evaluated: bool,
-    batches: loader.Batches,
+    feed: feeds.Feed,
   ) -> tuple[states.TrainState, dict[str, float]]:
     parts, total = self._parts, self._parts.total_steps
-    batch = self._next(batches)
+    given = feed.next()
     startup.meet("first batch")
     for name in teacher_check.with_classes(parts) if first_step == 0 else ():
       self._dog.beat("a teacher's accuracy", long=True)
-      score = teacher_check.score(parts, name, batch, parts.run.accumulate)
+      score = teacher_check.score(
+        parts, name, feed.batch(given), parts.run.accumulate
+      )
       for line in teacher_check.lines(name, score):
         self._writer.line(line)
-    step_fn = self._compile(state, batch)
+    step_fn = self._compile(state, given)
     self._stop_if_noticed(first_step, state)
     if not evaluated and _due(first_step, parts.run.eval_every, total):
       # The run was stopped while this state was being evaluated.
       result = self._evaluate(first_step, state)
       self._save(first_step, state, result)
     with preemption.saving():
-      return self._steps(step_fn, state, first_step, batch, batches)
+      return self._steps(step_fn, state, first_step, given, feed)
 
   def _steps(
     self,
     step_fn: Callable,
     state: states.TrainState,
     first_step: int,
-    batch: Batch,
-    batches: loader.Batches,
+    given: Any,
+    feed: feeds.Feed,
   ) -> tuple[states.TrainState, dict[str, float]]:
     parts, total = self._parts, self._parts.total_steps
     teacher_params = parts.teacher_params
@@ -146,11 +146,11 @@ class Loop:
         jax.transfer_guard("disallow"),
         jax.profiler.StepTraceAnnotation("train", step_num=step),
       ):
-        state, report = step_fn(state, teacher_params, batch)
+        state, report = step_fn(state, teacher_params, given)
       report["skipped"].copy_to_host_async()
       if step < total:
         with self._clock.waiting():
-          batch = self._next(batches)
+          given = feed.next()
       sharding.limit_dispatch(parts.mesh, before, report)
       # One step late, so that the host never waits for the device.
       self._check_finite(step - 1, before)
@@ -190,16 +190,11 @@ class Loop:
       self._finish_save()
     return result
 
-  def _next(self, batches: loader.Batches) -> Batch:
-    with failures.reading():
-      batch = next(batches)
-    return sharding.global_batch(batch, self._parts.mesh)
-
-  def _compile(self, state: states.TrainState, batch: Batch) -> Callable:
+  def _compile(self, state: states.TrainState, given: Any) -> Callable:
     self._dog.beat("compilation", long=True)
     began = time.monotonic()
     step_fn = self._parts.make_train_step()
-    lowered = step_fn.lower(state, self._parts.teacher_params, batch)
+    lowered = step_fn.lower(state, self._parts.teacher_params, given)
     with self._compiling():
       step_fn = lowered.compile()
     seconds = time.monotonic() - began
@@ -290,7 +285,7 @@ class Loop:
     self, models: dict[str, Any], stop: Callable[[], None]
   ) -> dict[str, Any]:
     """The sums for each model's parameters, in one pass over the images."""
-    parts, batches = self._parts, self._inputs.evaluation()
+    parts, batches = self._parts, self._evaluations.batches()
     self._dog.beat("an evaluation", long=True)
     first = iter([True])
 

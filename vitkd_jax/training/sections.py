@@ -55,6 +55,8 @@ class Data:
       ignore.
     repeats: consecutive copies of each example, each cropped anew; an epoch
       keeps its length, and so sees fewer distinct examples.
+    placement: "host" sends every batch to the devices; "device" puts the whole
+      training split there once, for whole images of a set that fits.
     max_bad_share: largest share of unreadable records, in [0, 1]. Each is
       logged and replaced by the next good one; beyond this share, and beyond
       ten distinct ones, the run ends.
@@ -72,6 +74,7 @@ class Data:
   eval_resize: int = 0
   exif: bool = False
   repeats: int = 1
+  placement: str = "host"
   max_bad_share: float = 0.001
 
 
