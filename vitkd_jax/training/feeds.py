@@ -1,6 +1,6 @@
 """What the loop gives to its steps and evaluations, wherever the images are."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent import futures
 import contextlib
 import functools
@@ -138,7 +138,7 @@ class Evaluations:
     self._keeps = parts.data.placement == "device"
     self._kept: list[Batch] | None = None
 
-  def batches(self) -> Iterator[Batch]:
+  def batches(self) -> Generator[Batch, None, None]:
     """Global batches, see `inputs.Inputs.evaluation`; a generator to close."""
     if self._kept is not None:
       yield from self._kept

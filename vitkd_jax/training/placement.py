@@ -93,8 +93,9 @@ def check_fits(
 def _memory(mesh: Mesh) -> int | None:
   """Bytes of memory of each of this process's devices; None if unknown."""
   local = mesh.local_devices
-  limits = [(each.memory_stats() or {}).get("bytes_limit") for each in local]
-  if all(limits):
+  stats = [each.memory_stats() or {} for each in local]
+  limits = [each["bytes_limit"] for each in stats if "bytes_limit" in each]
+  if len(limits) == len(local):
     return min(limits)
   free = memory.available() if local[0].platform == "cpu" else None
   return free and free // len(local)
