@@ -87,12 +87,17 @@ class _Device:
     self._held = self._placed(image=image, label=label)
     self._steps = placement.window(parts.run.batch_size, parts.total_steps)
     self._step, self._end = first_step, first_step
+    self._gather = jax.jit(
+      functools.partial(
+        placement.gather, image_shape=parts.image_shape, mesh=parts.mesh
+      )
+    )
     self._pool = futures.ThreadPoolExecutor(1, "order")
     self._coming = self._pool.submit(self._window, first_step)
 
   def next(self) -> placement.Held:
     if self._step == self._end:
-      self._held |= self._coming.result()
+      self._held = {**self._held, **self._coming.result()}
       self._end += self._steps
       # While the devices are at the steps of this one.
       self._coming = self._pool.submit(self._window, self._end)
@@ -100,12 +105,7 @@ class _Device:
     return self._held
 
   def batch(self, given: placement.Held) -> Batch:
-    gather = functools.partial(
-      placement.gather,
-      image_shape=self._parts.image_shape,
-      mesh=self._parts.mesh,
-    )
-    return jax.jit(gather)(given, np.int32(self._step - 1))
+    return self._gather(given, np.int32(self._step - 1))
 
   def close(self) -> None:
     self._pool.shutdown(cancel_futures=True)
