@@ -21,16 +21,15 @@ pairs=(s3-ti:256 b3-s:256 l3-b:128)
 time="--dtype bfloat16 --attention xla,auto --more s3-ti --compile"
 time+=" --option xla_gpu_enable_triton_gemm=false"
 time+=" --option xla_gpu_enable_cudnn_layer_norm=true"
-time+=" --rounds 5 --steps 5" agreement="" epochs=8
+time+=" --rounds 5 --steps 5" agreement="" train=epochs=8
 if [ "${TINY:-}" ]; then
   pairs=(quickstart:4)
   time="--dtype float32 --rounds 1 --steps 1 --matmul 64"
-  agreement="--batch 2 --size 32" epochs=1
+  agreement="--batch 2 --size 32"
+  train="epochs=0.1 --config.schedule.warmup_epochs=0"
 fi
-# What both compilers make while nothing is timed is found again later.
-caches=$(mktemp -d)
-export JAX_COMPILATION_CACHE_DIR=$caches/jax TORCHINDUCTOR_CACHE_DIR=$caches/torch
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 # stage NAME SECONDS COMMAND...: runs it if that many seconds are left.
 stage() {
@@ -47,31 +46,37 @@ stage() {
   ((status == 0)) || echo "== $name: exit status $status"
 }
 
-nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+nvidia-smi --query-gpu=name,memory.total,driver_version \
+  --format=csv,noheader || echo "no NVIDIA GPU here"
+# The pairs compile side by side, and are timed one after the other.
+for pair in "${pairs[@]}"; do
+  touch "$scratch/busy-${pair%:*}"
+done
 # shellcheck disable=SC2086  # $time and $agreement are words
 {
   for pair in "${pairs[@]}"; do
-    JAX_PLATFORMS=cpu "$python" -m benchmarks.step --case "$pair" $time \
-      --warm peer >"$out/warm-peer-${pair%:*}.log" 2>&1 &
+    case=${pair%:*}
+    {
+      timeout "$((budget - 60))" "$python" -m benchmarks.step --case "$pair" \
+        $time --turns "$scratch" --profile "$out/traces/$case" \
+        --json "$figures" >"$out/step-$case.log" 2>&1
+      rm -f "$scratch/busy-$case"
+    } &
   done
-  # In one process: XLA times its candidates on the GPU, one at a time.
-  "$python" -m benchmarks.step ${pairs[@]/#/--case=} $time \
-    --warm ours >"$out/warm-ours.log" 2>&1 &
   stage agreement 30 "$python" -m benchmarks.agreement $agreement \
     --json "$figures"
-  wait
-  tail -n 1 "$out"/warm-*.log
-  for pair in "${pairs[@]}"; do
-    stage "step-${pair%:*}" 40 "$python" -m benchmarks.step --case "$pair" \
-      $time --profile "$out/traces/${pair%:*}" --json "$figures"
-  done
 }
+wait
+for pair in "${pairs[@]}"; do
+  echo "== step-${pair%:*}"
+  tail -n 14 "$out/step-${pair%:*}.log"
+done
 for placement in host device; do
+  # shellcheck disable=SC2086
   stage "train-$placement" 40 "$python" -m vitkd_jax.train \
-    --config "configs/quickstart.py:method=both,epochs=$epochs" \
-    --workdir "$caches/$placement" --config.student.dtype_mm=bfloat16 \
-    --config.data.placement="$placement"
+    --config configs/quickstart.py:method=both,$train \
+    --config.data.placement="$placement" --config.student.dtype_mm=bfloat16 \
+    --workdir "$scratch/$placement"
 done
 tar -C "$out" -czf "$out/traces.tgz" --remove-files traces
-rm -rf "$caches"
 echo "== done after $SECONDS s"

@@ -38,7 +38,7 @@ def among(names: Collection[str]) -> Callable[[str], list[str]]:
   return parse
 
 
-def option(text: str) -> tuple[str, str]:
+def option(text: str) -> tuple[str, str | bool]:
   """An option of XLA as (name, value), for `add_argument(type=option)`.
 
   Args:
@@ -50,7 +50,7 @@ def option(text: str) -> tuple[str, str]:
   name, given, value = text.partition("=")
   if not given:
     raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-  return name, value
+  return name, {"true": True, "false": False}.get(value, value)
 
 
 @contextlib.contextmanager

@@ -39,11 +39,12 @@ class Ours:
     start = time.perf_counter()
     self.compiled = lowered.compile(compiler_options=options)
     self.compile_seconds = time.perf_counter() - start
+
+  def first(self) -> dict[str, float]:
+    """Makes the first step and returns its metrics."""
     self.step()
-    self.first = {
-      name: float(total)
-      for name, (total, _) in jax.device_get(self.metrics["metrics"]).items()
-    }
+    metrics = jax.device_get(self.metrics["metrics"])
+    return {name: float(total) for name, (total, _) in metrics.items()}
 
   def step(self):
     """One update, not waited for."""
@@ -95,6 +96,7 @@ class Theirs:
       self.step()
       self.wait()
       self.peak = peer.peak_bytes() - before + peer.own_bytes()
+      peer.release()
 
   def step(self):
     """One update, not waited for."""

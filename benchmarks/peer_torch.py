@@ -229,6 +229,10 @@ class Peer:
     """Memory of all tensors on the device; None on a CPU."""
     return None if self.device == "cpu" else torch.cuda.memory_allocated()
 
+  def release(self) -> None:
+    """Returns the memory that no tensor holds, for others on the device."""
+    torch.cuda.empty_cache()
+
   def reset_peak(self) -> None:
     """Lets `peak_bytes` begin anew."""
     torch.cuda.reset_peak_memory_stats()

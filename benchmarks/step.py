@@ -40,6 +40,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax  # noqa: E402
 
 from benchmarks import cases, contestants  # noqa: E402
+from benchmarks.turns import Turns  # noqa: E402
 from vitkd_jax.estimate import flops  # noqa: E402
 from vitkd_jax.models import attention  # noqa: E402
 
@@ -59,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     f"{device.device_kind} x {jax.device_count()}, {_THREADS} threads, "
     f"jax {jax.__version__}{load}"
   )
-  warm = []
   for name, batch in args.case or [("quickstart", None), ("s3-ti", None)]:
     dtype = args.dtype or ("float32" if on_cpu else "bfloat16")
     size = batch or (16 if on_cpu and name != "quickstart" else 64)
@@ -67,15 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config.run.attention = args.attention[-1]
     with arguments.refusing(parser):
       parts = cases.build(config)
-    if args.warm:
-      warm.append((name, config, parts))
-      continue
-    side = args.matmul or (2048 if on_cpu else 8192)
-    rate = contestants.matmul_rate(dtype, side)
-    print(
-      f"\n{name}: batch {size}, {dtype}, machine's matmuls "
-      f"{rate / 1e12:.2f} TFLOP/s"
-    )
+    print(f"\n{name}: batch {size}, {dtype}")
     found = run_case(name, config, parts, args)
     found |= {
       "case": name,
@@ -83,14 +75,12 @@ def main(argv: Sequence[str] | None = None) -> None:
       "dtype": dtype,
       "device": device.device_kind,
       "jax": jax.__version__,
-      "matmul_flops": rate,
       "peak_flops": contestants.PEAKS.get(device.device_kind),
     }
     _print_table(found)
     if args.json:
       with open(args.json, "a") as file:
         file.write(json.dumps(found) + "\n")
-  _warm(warm, args)
 
 
 def _case(text):
@@ -151,9 +141,9 @@ def _parser():
     help="of XLA, for the cases of --more",
   )
   parser.add_argument(
-    "--warm",
-    choices=("ours", "peer"),
-    help="only fill the compiler's cache for the next call",
+    "--turns",
+    metavar="FOLDER",
+    help="share the GPU with others that are given it, see turns.py",
   )
   parser.add_argument("--profile", metavar="FOLDER", help="write a trace")
   parser.add_argument("--json", metavar="FILE", help="append the figures")
@@ -172,6 +162,7 @@ def run_case(name, config, parts, args) -> dict:
   Returns:
     Figures by name.
   """
+  turns = Turns(args.turns, name)
   theirs, frozen = cases.teacher(config, parts)
   state = parts.create_state()
   batch = cases.batch(parts)
@@ -180,31 +171,33 @@ def run_case(name, config, parts, args) -> dict:
     "FLOPs per image by formula: "
     + ", ".join(f"{part} {x / 1e9:.3f} G" for part, x in formula.items())
   )
-  entered, found = {}, {}
+  found = {}
+  peers = {} if args.no_peer else _peers(config, parts, state, theirs, args)
+  for peer in list(peers.values())[:1]:
+    found["peer_loss"] = contestants.first_loss(parts, batch, peer)
+    _say(f"the peer's first loss: {found['peer_loss']:.6f}")
+  rivals = {}
+  for title, peer in peers.items():
+    rivals[title] = contestants.Theirs(peer, batch)
+    _say(f"{title}: compiled")
   experiments = _experiments(name, config, parts, args)
-  for title, (built, options) in experiments.items():
-    try:
-      entered[title] = contestants.Ours(built, state, frozen, options)
-    except Exception as error:  # of the compiler, which raises what it likes
-      if title == list(experiments)[-1] and not entered:
-        raise
-      _say(f"{title}: {str(error).partition(chr(10))[0]}")
-      continue
-    _say(f"{title}: compiled, loss {entered[title].first['loss']:.6f}")
-  if args.profile:
-    from benchmarks import lines
+  with turns.alone():  # XLA times its candidates
+    entered = _compiled(experiments, state, frozen)
+  turns.meet()
+  with turns.alone():
+    for title, contestant in entered.items():
+      found.setdefault("first", {})[title] = contestant.first()
+      _say(f"{title}: first loss {found['first'][title]['loss']:.6f}")
+    if args.profile:
+      from benchmarks import lines
 
-    lines.profile(next(iter(entered.values())), args.profile)
-    _say("traced")
-  if not args.no_peer:
-    peers = _peers(config, parts, state, theirs, args)
-    for peer in list(peers.values())[:1]:
-      found["peer_loss"] = contestants.first_loss(parts, batch, peer)
-      _say(f"the peer's first loss: {found['peer_loss']:.6f}")
-    for name, peer in peers.items():
-      entered[name] = contestants.Theirs(peer, batch)
-      _say(f"{name}: compiled")
-  times = contestants.in_turns(entered, args.rounds, args.steps)
+      lines.profile(next(iter(entered.values())), args.profile)
+    on_cpu = jax.devices()[0].platform == "cpu"
+    found["matmul_flops"] = contestants.matmul_rate(
+      config.student.dtype_mm, args.matmul or (2048 if on_cpu else 8192)
+    )
+    entered |= rivals
+    times = contestants.in_turns(entered, args.rounds, args.steps)
   best = min(
     (name for name in entered if name.startswith("ours")),
     key=lambda name: statistics.median(times[name]),
@@ -218,7 +211,7 @@ def run_case(name, config, parts, args) -> dict:
       "over_ours": contestants.ratio(times, best, name),
     }
     if isinstance(contestant, contestants.Ours):
-      rows[name] |= {"repeats": contestant.repeats(), "first": contestant.first}
+      rows[name]["repeats"] = contestant.repeats()
   return found | {"flops_per_image": formula["total"], "rows": rows}
 
 
@@ -236,24 +229,23 @@ def _experiments(case, config, parts, args):
   return found
 
 
-def _warm(built, args):
-  """Compiles what the next call will, for its cache; ours side by side."""
+def _compiled(experiments, state, frozen):
+  """{name: Ours} of those that XLA compiles, side by side."""
+  found = {}
   with futures.ThreadPoolExecutor() as pool:
-    for case, config, parts in built:
-      theirs, frozen = cases.teacher(config, parts)
-      state = parts.create_state()
-      if args.warm == "peer":
-        _peers(config, parts, state, theirs, args)
-        _say(f"{case}: warm")
-        continue
-      found = _experiments(case, config, parts, args)
-      for name, (whole, options) in found.items():
-        running = pool.submit(contestants.Ours, whole, state, frozen, options)
-        running.add_done_callback(
-          lambda done, name=f"{case}, {name}": _say(
-            f"{name}: {done.exception() or 'warm'}"
-          )
-        )
+    running = {
+      name: pool.submit(contestants.Ours, built, state, frozen, options)
+      for name, (built, options) in experiments.items()
+    }
+  for name, future in running.items():
+    if error := future.exception():
+      _say(f"{name}: {str(error).partition(chr(10))[0]}")
+    else:
+      found[name] = future.result()
+      _say(f"{name}: compiled")
+  if not found:
+    raise error
+  return found
 
 
 def _built(config, key, value):
@@ -279,7 +271,7 @@ def _peers(config, parts, state, teacher, args):
   torch.set_num_threads(_THREADS)
   torch.manual_seed(0)
   forms = {"PyTorch eager": False}
-  if args.compile or args.warm == "peer":
+  if args.compile:
     forms["torch.compile"] = True
   found = {
     name: peer_torch.Peer(
@@ -292,16 +284,14 @@ def _peers(config, parts, state, teacher, args):
       compiled=compiled,
     )
     for name, compiled in forms.items()
-    if compiled or not args.warm
   }
-  if args.warm:
-    contestants.Theirs(found["torch.compile"], cases.batch(parts))
   return found
 
 
 def _print_table(found):
   size, rate = found["batch"], found["matmul_flops"]
   work = found["flops_per_image"] * size
+  print(f"square matrix products: {rate / 1e12:.2f} TFLOP/s")
   print(
     f"{'':17}{'images/s':>10}{'ms':>9}{'best ms':>9}{'of matmul rate':>16}"
     f"{'MFU':>7}{'peak MB':>9}{'first call s':>14}{'over ours':>11}"

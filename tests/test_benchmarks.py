@@ -1,6 +1,11 @@
 """The benchmarks refuse what does not fit in one sentence."""
 
+import json
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -36,3 +41,27 @@ def test_refusals_are_one_sentence(main, args, sentence, capsys):
   said = capsys.readouterr()
   assert not said.out
   assert re.search(f"error: .*{sentence}", said.err)
+
+
+@pytest.mark.slow
+def test_the_accelerator_s_script_runs_small(tmp_path):
+  """On a CPU, where only its figures' meaning is lost."""
+  done = subprocess.run(
+    ["bash", "benchmarks/accelerator.sh", str(tmp_path), "1200"],
+    env=os.environ | {"TINY": "1", "PYTHON": sys.executable, "XLA_FLAGS": ""},
+    cwd=pathlib.Path(__file__).parents[1],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert "exit status" not in done.stdout
+  agreement, step = map(
+    json.loads, (tmp_path / "figures.jsonl").read_text().splitlines()
+  )
+  assert agreement["augmentation"]["largest"] == 0  # a CPU beside itself
+  assert agreement["attention"]["xla"]["gradient"] < 0.03
+  ours = step["rows"]["ours"]
+  assert ours["repeats"]
+  assert len(ours["seconds"]) == 1
+  for name in ("train-host", "train-device"):
+    assert "student written" in (tmp_path / f"{name}.log").read_text()

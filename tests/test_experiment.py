@@ -131,6 +131,18 @@ def edit(config, path, value):
       "batch_size <= 64, the images in 'train[:64]' of fashion_mini, got 72",
     ),
     ("run.fsdp", 3, "fsdp=3 does not divide"),
+    (
+      "run.attention",
+      "flash",
+      "to be one of 'auto', 'xla', 'cudnn', got 'flash'",
+    ),
+    (
+      "run.attention",
+      "cudnn",
+      "cuDNN cannot compute the attention of config.student.dtype_mm='float32' "
+      "for config.run.attention='cudnn': the devices here are of the platform "
+      "cpu; use 'auto' or 'xla'",
+    ),
     ("run.epochs", 0.0, "expected 0 < config.run.epochs <= 1000000, got 0.0"),
     ("run.ema_decay", 1.0, "expected 0 <= config.run.ema_decay < 1, got 1.0"),
     ("run.profile_at", -1, "expected config.run.profile_at >= 0, got -1"),
