@@ -17,13 +17,13 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONUNBUFFERED=1
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 # Pairs and the images of a step.
-pairs=(s3-ti:256 b3-s:256 l3-b:128)
+pairs=(s3-ti:256 b3-s:256 l3-b:128) placements=(host device)
 time="--dtype bfloat16 --attention xla,auto --more s3-ti --compile"
 time+=" --option xla_gpu_enable_triton_gemm=false"
 time+=" --option xla_gpu_enable_cudnn_layer_norm=true"
 time+=" --rounds 5 --steps 5" agreement="" train=epochs=8
 if [ "${TINY:-}" ]; then
-  pairs=(quickstart:4)
+  pairs=(quickstart:4) placements=(device)
   time="--dtype float32 --rounds 1 --steps 1 --matmul 64"
   agreement="--batch 2 --size 32"
   train="epochs=0.1 --config.schedule.warmup_epochs=0"
@@ -71,7 +71,7 @@ for pair in "${pairs[@]}"; do
   echo "== step-${pair%:*}"
   tail -n 14 "$out/step-${pair%:*}.log"
 done
-for placement in host device; do
+for placement in "${placements[@]}"; do
   # shellcheck disable=SC2086
   stage "train-$placement" 40 "$python" -m vitkd_jax.train \
     --config configs/quickstart.py:method=both,$train \

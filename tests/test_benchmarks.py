@@ -63,5 +63,4 @@ def test_the_accelerator_s_script_runs_small(tmp_path):
   ours = step["rows"]["ours"]
   assert ours["repeats"]
   assert len(ours["seconds"]) == 1
-  for name in ("train-host", "train-device"):
-    assert "student written" in (tmp_path / f"{name}.log").read_text()
+  assert "student written" in (tmp_path / "train-device.log").read_text()
