@@ -22,6 +22,7 @@ import numpy as np
 
 from vitkd_jax import errors, remote, weights
 from vitkd_jax.cluster import (
+  allocator,
   compiler,
   console,
   preemption,
@@ -303,6 +304,7 @@ def main(argv: Sequence[str]) -> None:
   workdir = flags.FLAGS.workdir
   command.require("workdir", workdir)
   console.hush_repeats()
+  allocator.keep_memory()
   with preemption.listening():
     command.join()
     train(command.config(), workdir, keep_compiled=True)
