@@ -34,6 +34,7 @@ from vitkd_jax.data.builders import (
   progress,
   records,
   shards,
+  smaller,
   stamps,
   tfrecord,
   tree,
@@ -118,6 +119,19 @@ def _parser() -> argparse.ArgumentParser:
     " just one",
   )
   parser.add_argument(
+    "--short-side",
+    type=int,
+    metavar="N",
+    help="encode larger images anew, with a short side of N pixels (default:"
+    " keep the files' bytes)",
+  )
+  parser.add_argument(
+    "--quality",
+    type=int,
+    metavar="Q",
+    help="of the JPEGs that --short-side makes, 1 to 100 (default: 95)",
+  )
+  parser.add_argument(
     "--skip-bad",
     action="store_true",
     help="skip files that are not images, and list them in skipped.txt",
@@ -133,6 +147,8 @@ def prepare(
   splits: str | None = None,
   val_share: float = 0.0,
   trust_classes: bool = False,
+  short_side: int | None = None,
+  quality: int | None = None,
   skip_bad: bool = False,
 ) -> epath.Path:
   """Writes a dataset.
@@ -144,6 +160,9 @@ def prepare(
     splits: comma-separated names; None for all.
     val_share: of a tree that becomes the split validation; see `tree.find`.
     trust_classes: accept unlikely class folders; see `tree.find`.
+    short_side: of larger images, which are encoded anew; None keeps the
+      files' bytes.
+    quality: of those JPEGs; None for 95.
     skip_bad: skip files that are not images.
 
   Returns:
@@ -163,10 +182,11 @@ def prepare(
   options = {key: value for key, value in options.items() if value}
   with command.refusing():
     make, source = _builder(name, source, options)
+    encoding = _encoding(name, make, short_side, quality)
     stamp = stamps.stamp(
       source,
       deep=name not in _PUBLISHED or unpacked.find(source) is not None,
-      options={**options, "skip_bad": skip_bad},
+      options={**options, "skip_bad": skip_bad, **encoding},
       without=[data_dir, os.path.join(data_dir, name)],
     )
     with _failing(data_dir):
@@ -177,7 +197,7 @@ def prepare(
           file=sys.stderr,
         )
         return folder
-    plan = _plan(make, source, options, skip_bad)
+    plan = _plan(make, source, options, skip_bad, encoding)
   with _failing(data_dir), progress.show("images", plan.count) as advance:
     plan = dataclasses.replace(plan, stamp=stamp)
     return shards.write(plan, data_dir, advance)
@@ -205,11 +225,30 @@ def _builder(
   return make, folder or source
 
 
+def _encoding(
+  name: str, make: Callable, short_side: int | None, quality: int | None
+) -> dict[str, int]:
+  """The fields of `smaller.Smaller`, none to keep the files' bytes."""
+  if short_side is None:
+    if quality is not None:
+      raise ValueError("expected --short-side beside --quality, got none.")
+    return {}
+  if getattr(make, "func", None) is tfrecord.plan:
+    raise ValueError(
+      f"--short-side does not apply to {name}, whose records are copied."
+    )
+  made = smaller.Smaller(short_side)
+  if quality is not None:
+    made = dataclasses.replace(made, quality=quality)
+  return dataclasses.asdict(made)
+
+
 def _plan(
   make: Callable[..., records.Dataset | shards.Plan],
   source: str,
   options: Mapping[str, Any],
   skip_bad: bool,
+  encoding: Mapping[str, int],
 ) -> shards.Plan:
   print(f"checking {source} ...", file=sys.stderr)
   with progress.show("files checked") as seen:
@@ -219,6 +258,8 @@ def _plan(
   if isinstance(made, shards.Plan):
     return made
   _tell(made, skip_bad)
+  if encoding:
+    made = dataclasses.replace(made, smaller=smaller.Smaller(**encoding))
   return records.plan(made)
 
 

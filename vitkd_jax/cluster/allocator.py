@@ -48,7 +48,8 @@ def keep_memory() -> bool:
 
 def _accelerated() -> bool:
   """Whether JAX would look for an accelerator; it is not started for this."""
-  if platforms := jax.config.jax_platforms:
+  # JAX adds its options as attributes at run time.
+  if platforms := jax.config.jax_platforms:  # type: ignore[attr-defined]
     return platforms != "cpu"
   plugins = metadata.entry_points(group="jax_plugins")
   return bool(plugins) or util.find_spec("libtpu") is not None

@@ -21,6 +21,7 @@ from tensorflow_datasets.core.utils import shard_utils
 
 from vitkd_jax.data.builders import census as censuses
 from vitkd_jax.data.builders import images, shards
+from vitkd_jax.data.builders.smaller import Smaller
 
 
 def _fields(example: images.Example) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class Dataset:
     fields: example -> features other than "image"; label and file_name by
       default.
     read: example -> encoded image.
+    smaller: what encodes large images anew; None keeps the source's bytes.
     bad: files of the source that are not images; they are skipped.
     notes: sentences for the user on anything unexpected in the source.
     about: other arguments of `tfds.core.DatasetInfo`.
@@ -51,6 +53,7 @@ class Dataset:
   splits: Mapping[str, Sequence[images.Example]]
   fields: Callable[[images.Example], dict[str, Any]] = _fields
   read: Callable[[images.Example], bytes] = images.read
+  smaller: Smaller | None = None
   bad: Sequence[images.Bad] = ()
   notes: Sequence[str] = ()
   about: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -101,6 +104,8 @@ def plan(dataset: Dataset, num_shards: int | None = None) -> shards.Plan:
   digest = hashlib.sha256(
     json.dumps(dataset.features.to_json(), sort_keys=True).encode()
   )
+  if dataset.smaller:
+    digest.update(f"{dataset.smaller}\n".encode())
   made = {
     split: _shards(dataset, split, num_shards, digest)
     for split in dataset.splits
@@ -164,9 +169,14 @@ def _read(
     range(len(examples)),
     key=lambda i: (examples[i].path, examples[i].offset),
   )
+
+  def encoded(i: int) -> bytes:
+    data = dataset.read(examples[i])
+    return dataset.smaller(data) if dataset.smaller else data
+
   read = {}
   with futures.ThreadPoolExecutor(8) as pool:
-    found = pool.map(lambda i: dataset.read(examples[i]), sweep)
+    found = pool.map(encoded, sweep)
     for i, data in zip(sweep, found, strict=True):
       read[i] = data
       seen(data)
