@@ -473,3 +473,12 @@ def test_images_are_turned_as_the_run_did(
   with pytest.raises(command.RefusedError, match="no further"):
     evaluate.main([])
   assert seen == [wanted]
+
+
+def test_progress_counts_every_image_once():
+  counts = []
+  scoring.evaluate(
+    model(0), Source(), info(), batch_size=8, advance=counts.append
+  )
+  assert len(counts) > 1
+  assert sum(counts) == len(Source())

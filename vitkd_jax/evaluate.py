@@ -9,7 +9,8 @@ often both agree. --out writes evaluation.json and confusion.png. No result
 depends on the batch size or the number of devices.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from vitkd_jax.commandline import command
+from vitkd_jax.commandline import command, progress
 from vitkd_jax.data import datasets, loader, printable
 from vitkd_jax.evaluation import scoring
 from vitkd_jax.reporting import figures, plotting
@@ -244,13 +245,15 @@ def main(argv: Sequence[str]) -> None:
       exif=asked["exif"],
     )
     try:
-      found = scoring.evaluate(
-        student,
-        source,
-        info,
-        batch_size=given["batch-size"],
-        teacher=teacher or None,
-      )
+      with _progress(len(source)) as advance:
+        found = scoring.evaluate(
+          student,
+          source,
+          info,
+          batch_size=given["batch-size"],
+          teacher=teacher or None,
+          advance=advance,
+        )
     except loader.InputError as error:
       raise command.FailedError(str(error)) from error
   if jax.process_index() > 0:
@@ -262,6 +265,15 @@ def main(argv: Sequence[str]) -> None:
     with command.refusing():
       write(found, asked, given["out"])
     print(f"\nwrote {given['out']}/evaluation.json and confusion.png")
+
+
+def _progress(
+  total: int,
+) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+  """Shows how many images are done, on the first process."""
+  if jax.process_index() > 0:
+    return contextlib.nullcontext(lambda number: None)
+  return progress.show("images", total)
 
 
 if __name__ == "__main__":

@@ -24,14 +24,13 @@ from typing import Any
 from etils import epath
 
 from vitkd_jax import remote
-from vitkd_jax.commandline import arguments, command
+from vitkd_jax.commandline import arguments, command, progress
 from vitkd_jax.data import datasets
 from vitkd_jax.data.builders import (
   fashion,
   imagenet,
   images,
   overview,
-  progress,
   records,
   shards,
   smaller,

@@ -1,6 +1,6 @@
 """Scores a model on every example of a split."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 from typing import Any
@@ -149,6 +149,7 @@ def evaluate(
   *,
   batch_size: int = 256,
   teacher: Scored | None = None,
+  advance: Callable[[int], None] = lambda number: None,
 ) -> dict[str, Any]:
   """The results of a model on every example of a source, each counted once.
 
@@ -159,6 +160,7 @@ def evaluate(
     batch_size: over all devices; rounded up to a multiple of their number. No
       result depends on it.
     teacher: model to compare the student with.
+    advance: called with the number of images of each batch.
 
   Returns:
     Results by name, see `Classification.compute` and `Agreement.compute`.
@@ -187,15 +189,25 @@ def evaluate(
   zeros = jax.device_put(running.zero_sums(evaluators), replicated)
   params = {name: model.params for name, model in models.items()}
   params = jax.device_put(params, replicated)
+  batch_size = -(-min(batch_size, len(source)) // mesh.size) * mesh.size
   batches = loader.eval_batches(
     source,
-    batch_size=-(-min(batch_size, len(source)) // mesh.size) * mesh.size,
+    batch_size=batch_size,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     crop=crop.centre(student.images),
   )
+  left = len(source)
+
+  def after_batch() -> None:
+    nonlocal left
+    advance(min(batch_size, left))
+    left -= min(batch_size, left)
+
   with contextlib.closing(batches):
-    sums = running.run(step, zeros, {"all": params}, batches, mesh)["all"]
+    sums = running.run(
+      step, zeros, {"all": params}, batches, mesh, after_batch
+    )["all"]
   found = evaluators["student"].compute(sums["student"])
   large = {name: found.pop(name) for name in ("classes", "confusion")}
   if teacher is not None:

@@ -192,6 +192,7 @@ class Loop:
 
   def _compile(self, state: states.TrainState, given: Any) -> Callable:
     self._dog.beat("compilation", long=True)
+    self._writer.line("compiling the step; that of a large model takes minutes")
     began = time.monotonic()
     step_fn = self._parts.make_train_step()
     lowered = step_fn.lower(state, self._parts.teacher_params, given)

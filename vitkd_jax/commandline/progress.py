@@ -1,7 +1,8 @@
-"""Progress of a preparation: a bar on a terminal, lines in a log."""
+"""Progress of a command: a bar on a terminal, lines in a log."""
 
 from collections.abc import Callable, Iterator
 import contextlib
+import datetime
 import sys
 import time
 
@@ -53,7 +54,8 @@ class _Lines:
 
   def __init__(self, what: str, total: int | None):
     self._what, self._total = what, total
-    self._done, self._printed = 0, time.monotonic()
+    self._done, self._began = 0, time.monotonic()
+    self._printed = self._began
 
   def __call__(self, number: int) -> None:
     before, self._done = self._done, self._done + number
@@ -63,5 +65,11 @@ class _Lines:
     )
     if late or tenth:
       self._printed = time.monotonic()
-      of = f" of {self._total:,}" if self._total else ""
-      print(f"{self._done:,}{of} {self._what}", file=sys.stderr, flush=True)
+      said = f"{self._done:,} {self._what}"
+      if self._total:
+        spent = self._printed - self._began
+        left = round(spent * (self._total / self._done - 1))
+        said = f"{self._done:,} of {self._total:,} {self._what}"
+        if left > 0:
+          said += f", {datetime.timedelta(seconds=left)} left"
+      print(said, file=sys.stderr, flush=True)
