@@ -93,6 +93,9 @@ class Loop:
     if first_step >= self._parts.total_steps:
       return state, self._evaluate(first_step, state)
     self._dog.beat("the first batch", long=True)
+    if self._parts.data.placement == "device":
+      number = self._parts.inputs.num_train
+      self._writer.line(f"decoding {number:,} images, kept on the devices")
     with contextlib.closing(feeds.start(self._parts, first_step)) as feed:
       return self._train(state, first_step, evaluated, feed)
 
