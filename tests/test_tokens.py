@@ -89,6 +89,7 @@ def test_no_prefix_keeps_every_token(out):
     (dict(low_place="encoded"), r"low_place in a block, such as '\+mlp', got"),
     (dict(low_place="+mpl"), r"got '\+mpl'; the nearest is '\+mlp'"),
     (dict(high_place="encode"), "got 'encode'; the nearest is 'encoded'"),
+    (dict(high_place="zzz"), "encoded, got 'zzz'$"),
   ],
 )
 def test_select_refuses(out, options, match):

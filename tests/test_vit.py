@@ -190,6 +190,7 @@ def test_a_patch_size_from_json_is_a_tuple():
   [
     (dict(drop_paht=0.1), "unknown model field 'drop_paht'.*'drop_path'"),
     (dict(num_head=2), "unknown model field 'num_head'.*'num_heads'"),
+    (dict(zzz=2), "unknown model field 'zzz'; the valid ones are patch_size, "),
     (dict(variant="deit_tny_patch16_224"), "deit_tiny_patch16_224"),
     (dict(gelu="exact"), "gelu='exact': expected one of 'tanh', 'erf'"),
     (dict(pool_type="cls"), "pool_type='cls'.*'gap', 'map', 'tok'"),

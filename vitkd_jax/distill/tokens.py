@@ -91,10 +91,10 @@ def check_place(place: str) -> None:
     ValueError: the place is unknown; the message names the nearest.
   """
   if place not in PLACES:
-    near = difflib.get_close_matches(place, PLACES, n=1, cutoff=0)[0]
+    near = difflib.get_close_matches(place, PLACES, n=1, cutoff=0.4)
     raise ValueError(
-      f"expected a place among {', '.join(PLACES)}, got {place!r}; the nearest "
-      f"is {near!r}"
+      f"expected a place among {', '.join(PLACES)}, got {place!r}"
+      + (f"; the nearest is {near[0]!r}" if near else "")
     )
 
 

@@ -305,9 +305,14 @@ def arguments(
   """
   for name in given:
     if name not in known and name != "name":
-      near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+      near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
       raise ValueError(
-        f"unknown model field {name!r}; the nearest is {near[0]!r}"
+        f"unknown model field {name!r}; "
+        + (
+          f"the nearest is {near[0]!r}"
+          if near
+          else f"the valid ones are {', '.join(known)}"
+        )
       )
   fields = dict(given)
   if variant is not None:
