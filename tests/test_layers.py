@@ -1,6 +1,7 @@
 """Tests of vitkd_jax.models: layers and attention, and a model by hand."""
 
 import math
+import types
 
 import jax
 import jax.extend
@@ -104,12 +105,9 @@ def test_gelu_erf_below_float32_is_off_by_less_than_its_rounding(dtype):
   assert (error <= 6e-5 + eps * np.abs(slope)).all()
 
 
-@pytest.mark.parametrize(
-  ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)]
-)
-def test_the_ways_of_attention_are_one_function(dtype, tolerance, monkeypatch):
-  """The other tests run the CPU's alone; TPU and GPU take the others."""
-  # There is no cuDNN here: XLA stands in for its kernel.
+@pytest.fixture
+def without_cudnn(monkeypatch):
+  """XLA stands in for cuDNN's kernel, which is not here."""
   attend = jax.nn.dot_product_attention
   monkeypatch.setattr(
     jax.nn,
@@ -118,6 +116,15 @@ def test_the_ways_of_attention_are_one_function(dtype, tolerance, monkeypatch):
       *args, **options | {"implementation": "xla"}
     ),
   )
+
+
+@pytest.mark.parametrize(
+  ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)]
+)
+def test_the_ways_of_attention_are_one_function(
+  dtype, tolerance, without_cudnn
+):
+  """The other tests run the CPU's alone; TPU and GPU take the others."""
   rng = np.random.default_rng(0)
 
   def array(*shape):
@@ -144,6 +151,45 @@ def test_the_ways_of_attention_are_one_function(dtype, tolerance, monkeypatch):
       # The key's bias has no effect: its gradient is rounding alone.
       scale = max(np.abs(one).max(), 1)
       assert np.abs(one - other).max() <= tolerance * scale
+
+
+@pytest.fixture
+def gpu(monkeypatch, without_cudnn):
+  """A GPU, as far as `why_not_cudnn` asks for one."""
+  device = types.SimpleNamespace(
+    platform="gpu", compute_capability="9.0", device_kind="a card"
+  )
+  monkeypatch.setattr(jax, "devices", lambda: [device])
+  attention.why_not_cudnn.cache_clear()
+  yield device
+  attention.why_not_cudnn.cache_clear()
+
+
+def test_what_a_gpu_s_attention_needs(gpu, monkeypatch):
+  assert not attention.why_not_cudnn(64, "bfloat16")
+  assert "16 bits, not in float32" in attention.why_not_cudnn(64, "float32")
+
+  def refuse(*args, **options):
+    raise NotImplementedError("The head dim must be <= 128")
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", refuse)
+  assert "head dim" in attention.why_not_cudnn(512, "bfloat16")
+  gpu.compute_capability = "7.5"
+  assert "older than compute" in attention.why_not_cudnn(32, "bfloat16")
+
+
+def test_tracing_in_float32_asks_for_no_device(monkeypatch):
+  """Which would start JAX's backend, too early for several processes."""
+
+  def refuse():
+    raise AssertionError("asked for devices")
+
+  monkeypatch.setattr(jax, "devices", refuse)
+  attention.why_not_cudnn.cache_clear()
+  x = jax.ShapeDtypeStruct((2, 5, 12), "float32")
+  key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+  shapes = jax.eval_shape(attention.Attention(3).init, key, x)
+  assert shapes["params"]["out"]["bias"].shape == (12,)
 
 
 def test_dropout_keeps_the_expected_value():

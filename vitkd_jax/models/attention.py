@@ -110,7 +110,9 @@ class Attention(nn.Module):
     branches = {"cpu": alone(_attend_stacked)}
     width = query.shape[-1] // self.num_heads
     if self.form == "cudnn" or (
-      self.form == "auto" and not why_not_cudnn(width, str(query.dtype))
+      self.form == "auto"
+      and query.dtype.itemsize == 2  # else tracing would start JAX's backend
+      and not why_not_cudnn(width, str(query.dtype))
     ):
       branches["cuda"] = alone(_attend_fused)
     return jax.lax.platform_dependent(
@@ -250,14 +252,16 @@ def why_not_cudnn(width: int, dtype: str) -> str:
     return f"it computes in 16 bits, not in {dtype}"
   if float(getattr(device, "compute_capability", 0)) < 8:
     return f"{device.device_kind} is older than compute capability 8.0"
-  affine = jnp.zeros((width, 1, width), dtype), jnp.zeros((1, width))
-  last = jnp.zeros((1, width, width), dtype), jnp.zeros(width)
+  of = jax.ShapeDtypeStruct
+  affine = of((width, 1, width), dtype), of((1, width), "float32")
+  last = of((1, width, width), dtype), of((width,), "float32")
 
-  def total(x: jax.Array) -> jax.Array:
-    return jnp.sum(_attend_fused(x, [affine] * 3, last)[0])
+  def total(x: jax.Array, parts: Sequence[Affine], out: Affine) -> jax.Array:
+    return jnp.sum(_attend_fused(x, parts, out)[0])
 
   try:
-    jax.eval_shape(jax.grad(total), jnp.zeros((1, 3, width), dtype))
+    x = of((1, 3, width), dtype)
+    jax.eval_shape(jax.grad(total), x, [affine] * 3, last)
   except (RuntimeError, NotImplementedError, ValueError) as error:
     return str(error)
   return ""
