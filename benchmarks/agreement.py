@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import cases
+from benchmarks import arguments, cases
 from vitkd_jax.data import augment
 from vitkd_jax.models import attention
 
@@ -30,8 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--batch", type=int, default=32)
-  parser.add_argument("--size", type=int, default=224, help="of an image")
+  parser.add_argument("--batch", type=arguments.count, default=32)
+  parser.add_argument(
+    "--size", type=arguments.count, default=224, help="of an image"
+  )
   parser.add_argument("--json", metavar="FILE", help="append the figures")
   args = parser.parse_args(argv)
   tokens = (args.size // 16) ** 2 + 1

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks import cases
 from vitkd_jax.cluster import sharding
+from vitkd_jax.training import steps as train_steps
 
 # Dense bfloat16 FLOP/s by the makers' datasheets, by JAX's name of the device.
 PEAKS = {
@@ -121,11 +122,8 @@ def first_loss(parts, batch, peer) -> float:
   """
   import torch
 
-  # As steps.make_train_step draws them.
-  key = jax.random.fold_in(jax.random.key(parts.run.seed), 0)
-  draws = parts.objective.draws(
-    jax.random.split(key, 3)[1], parts.run.batch_size
-  )
+  _, key, _ = train_steps.keys(parts.run.seed, 0)
+  draws = parts.objective.draws(key, parts.run.batch_size)
   mask = torch.from_numpy(np.array(draws["vitkd"]["mask"])).to(peer.device)
   with torch.no_grad():
     return float(peer.loss(*peer.tensors(batch), mask))

@@ -31,7 +31,6 @@ import multiprocessing
 import os
 import pathlib
 import statistics
-import tarfile
 import tempfile
 import time
 
@@ -40,7 +39,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from PIL import Image
 
-from benchmarks import arguments
+from benchmarks import archive, arguments
 from vitkd_jax import prepare
 from vitkd_jax.data import crop, datasets, decode, loader
 
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.error("expected either ROOT or --real TAR")
   if args.real:
     with arguments.refusing(parser):
-      files = _tar(args.real)
+      files = archive.jpegs(args.real)
     _real_table(files, args.crops, args.rounds)
     return
   paths = sorted(args.root.glob("train/*/*.jpg"), key=lambda path: path.name)
@@ -251,19 +250,6 @@ def _difference(one, other):
 
 # Real files.
 _EDGES = (0, 0.8, 1, 1.2, 1.5, 1.8, 2.5, math.inf)  # downsampling factors
-
-
-def _tar(path):
-  """The JPEGs in an archive, as bytes."""
-  try:
-    with tarfile.open(path) as archive:
-      files = [archive.extractfile(m).read() for m in archive if m.isfile()]
-  except tarfile.TarError as error:
-    raise ValueError(f"expected a tar archive, got {path} ({error})") from None
-  files = [data for data in files if data.startswith(b"\xff\xd8")]
-  if not files:
-    raise ValueError(f"expected JPEGs in {path}, got none")
-  return files
 
 
 def _real_table(files, crops, rounds):

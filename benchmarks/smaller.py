@@ -10,14 +10,13 @@ evaluation crops, and of the logits of a random DeiT-Ti.
 import argparse
 from collections.abc import Sequence
 import statistics
-import tarfile
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import arguments
+from benchmarks import archive, arguments
 from vitkd_jax.data import crop
 from vitkd_jax.data.builders.smaller import Smaller
 from vitkd_jax.models import variants, vit
@@ -34,14 +33,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("tar", help="of image files")
+  parser.add_argument("tar", help="of JPEGs")
   parser.add_argument("--short-side", type=arguments.count, default=320)
   parser.add_argument("--quality", type=arguments.count, default=95)
   parser.add_argument("--rounds", type=arguments.count, default=5)
   args = parser.parse_args(argv)
   with arguments.refusing(parser):
     smaller = Smaller(args.short_side, args.quality)
-    original = _images(args.tar)
+    original = archive.jpegs(args.tar)
   began = time.process_time()
   sets = {"original": original, "smaller": [smaller(x) for x in original]}
   spent = time.process_time() - began
@@ -80,12 +79,6 @@ def main(argv: Sequence[str] | None = None) -> None:
       f"worst by {difference.max():.2f}"
     )
   _logits(*pair)
-
-
-def _images(path):
-  with tarfile.open(path) as archive:
-    files = [m for m in archive.getmembers() if m.isfile()]
-    return [archive.extractfile(member).read() for member in files]
 
 
 def _logits(one, other):

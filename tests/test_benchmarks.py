@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from benchmarks import augment, checkpoint, tpu_estimate
+from benchmarks import augment, checkpoint, smaller, tpu_estimate
 from benchmarks import input as reading
 
 
@@ -24,6 +24,11 @@ from benchmarks import input as reading
     (
       reading.main,
       ["--real=/proc/version"],
+      "expected a tar archive, got /proc/version",
+    ),
+    (
+      smaller.main,
+      ["/proc/version"],
       "expected a tar archive, got /proc/version",
     ),
     (tpu_estimate.main, ["--slice=v9:2"], "of v4, v5e, v5p, v6e, got 'v9:2'"),

@@ -126,3 +126,17 @@ def test_only_tfrecords_of_that_name_are_converted(tmp_path, capsys):
   status, _, err = run(capsys, "tfrecord_set", "--source", tmp_path / "set")
   assert status == 2
   assert "got riegeli; array_record needs no conversion" in err
+
+
+def test_records_that_are_copied_are_not_encoded_anew(tmp_path, capsys):
+  status, _, err = run(
+    capsys,
+    *("tfrecord_set", "--source", TFRECORDS, "--data-dir", tmp_path / "data"),
+    *("--short-side", 64),
+  )
+  assert status == 2
+  assert err.endswith(
+    "error: --short-side does not apply to tfrecord_set, whose records are "
+    "copied.\n"
+  )
+  assert not (tmp_path / "data").exists()

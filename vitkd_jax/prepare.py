@@ -128,7 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     "--quality",
     type=int,
     metavar="Q",
-    help="of the JPEGs that --short-side makes, 1 to 100 (default: 95)",
+    help="of the JPEGs that --short-side makes, 1 to 100"
+    f" (default: {smaller.Smaller.quality})",
   )
   parser.add_argument(
     "--skip-bad",
@@ -161,7 +162,7 @@ def prepare(
     trust_classes: accept unlikely class folders; see `tree.find`.
     short_side: of larger images, which are encoded anew; None keeps the
       files' bytes.
-    quality: of those JPEGs; None for 95.
+    quality: of those JPEGs; None for `smaller.Smaller`'s default.
     skip_bad: skip files that are not images.
 
   Returns:
@@ -181,11 +182,15 @@ def prepare(
   options = {key: value for key, value in options.items() if value}
   with command.refusing():
     make, source = _builder(name, source, options)
-    encoding = _encoding(name, make, short_side, quality)
+    encoder = _encoder(short_side, quality)
     stamp = stamps.stamp(
       source,
       deep=name not in _PUBLISHED or unpacked.find(source) is not None,
-      options={**options, "skip_bad": skip_bad, **encoding},
+      options={
+        **options,
+        "skip_bad": skip_bad,
+        **(dataclasses.asdict(encoder) if encoder else {}),
+      },
       without=[data_dir, os.path.join(data_dir, name)],
     )
     with _failing(data_dir):
@@ -196,7 +201,7 @@ def prepare(
           file=sys.stderr,
         )
         return folder
-    plan = _plan(make, source, options, skip_bad, encoding)
+    plan = _plan(make, source, options, skip_bad, encoder)
   with _failing(data_dir), progress.show("images", plan.count) as advance:
     plan = dataclasses.replace(plan, stamp=stamp)
     return shards.write(plan, data_dir, advance)
@@ -224,22 +229,17 @@ def _builder(
   return make, folder or source
 
 
-def _encoding(
-  name: str, make: Callable, short_side: int | None, quality: int | None
-) -> dict[str, int]:
-  """The fields of `smaller.Smaller`, none to keep the files' bytes."""
+def _encoder(
+  short_side: int | None, quality: int | None
+) -> smaller.Smaller | None:
+  """What encodes large images anew; None to keep the files' bytes."""
   if short_side is None:
     if quality is not None:
       raise ValueError("expected --short-side beside --quality, got none.")
-    return {}
-  if getattr(make, "func", None) is tfrecord.plan:
-    raise ValueError(
-      f"--short-side does not apply to {name}, whose records are copied."
-    )
-  made = smaller.Smaller(short_side)
-  if quality is not None:
-    made = dataclasses.replace(made, quality=quality)
-  return dataclasses.asdict(made)
+    return None
+  if quality is None:
+    return smaller.Smaller(short_side)
+  return smaller.Smaller(short_side, quality)
 
 
 def _plan(
@@ -247,7 +247,7 @@ def _plan(
   source: str,
   options: Mapping[str, Any],
   skip_bad: bool,
-  encoding: Mapping[str, int],
+  encoder: smaller.Smaller | None,
 ) -> shards.Plan:
   print(f"checking {source} ...", file=sys.stderr)
   with progress.show("files checked") as seen:
@@ -255,11 +255,14 @@ def _plan(
       options = {**options, "seen": seen}
     made = make(source, **options)
   if isinstance(made, shards.Plan):
+    if encoder:
+      name = made.folder.partition("/")[0]
+      raise ValueError(
+        f"--short-side does not apply to {name}, whose records are copied."
+      )
     return made
   _tell(made, skip_bad)
-  if encoding:
-    made = dataclasses.replace(made, smaller=smaller.Smaller(**encoding))
-  return records.plan(made)
+  return records.plan(dataclasses.replace(made, smaller=encoder))
 
 
 def _tell(dataset: records.Dataset, skip_bad: bool) -> None:

@@ -65,11 +65,15 @@ class _Lines:
     )
     if late or tenth:
       self._printed = time.monotonic()
-      said = f"{self._done:,} {self._what}"
-      if self._total:
-        spent = self._printed - self._began
-        left = round(spent * (self._total / self._done - 1))
-        said = f"{self._done:,} of {self._total:,} {self._what}"
-        if left > 0:
-          said += f", {datetime.timedelta(seconds=left)} left"
+      of = f" of {self._total:,}" if self._total else ""
+      said = f"{self._done:,}{of} {self._what}{self._left()}"
       print(said, file=sys.stderr, flush=True)
+
+  def _left(self) -> str:
+    if not self._total:
+      return ""
+    spent = self._printed - self._began
+    seconds = round(spent * (self._total / self._done - 1))
+    return (
+      f", {datetime.timedelta(seconds=seconds)} left" if seconds > 0 else ""
+    )

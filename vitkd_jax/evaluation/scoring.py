@@ -197,16 +197,18 @@ def evaluate(
     process_count=jax.process_count(),
     crop=crop.centre(student.images),
   )
-  left = len(source)
-
-  def after_batch() -> None:
-    nonlocal left
-    advance(min(batch_size, left))
-    left -= min(batch_size, left)
-
+  numbers = (
+    min(batch_size, len(source) - start)
+    for start in range(0, len(source), batch_size)
+  )
   with contextlib.closing(batches):
     sums = running.run(
-      step, zeros, {"all": params}, batches, mesh, after_batch
+      step,
+      zeros,
+      {"all": params},
+      batches,
+      mesh,
+      after_batch=lambda: advance(next(numbers)),
     )["all"]
   found = evaluators["student"].compute(sums["student"])
   large = {name: found.pop(name) for name in ("classes", "confusion")}

@@ -15,6 +15,16 @@ from vitkd_jax.training import objective as objectives
 from vitkd_jax.training import state as states
 
 
+def keys(seed: int, step: jax.Array | int) -> jax.Array:
+  """The keys of a step's augmentation, methods' draws and dropout.
+
+  Args:
+    seed: of the run.
+    step: number of updates done.
+  """
+  return jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
+
+
 def make_train_step(
   objective: objectives.Objective,
   *,
@@ -58,8 +68,7 @@ def make_train_step(
     teacher_params: Any,
     batch: Mapping[str, jax.Array],
   ) -> tuple[states.TrainState, dict[str, Any]]:
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    key_augment, key_draws, key_drop = jax.random.split(key, 3)
+    key_augment, key_draws, key_drop = keys(seed, state.step)
     image, target = augment(key_augment, batch["image"], batch["label"])
     draws = objective.draws(key_draws, image.shape[0])
     whole = {"image": image, "target": target, "draws": draws}

@@ -7,9 +7,7 @@ import numpy as np
 from PIL import Image
 
 from vitkd_jax import check
-from vitkd_jax.data import decode
-
-_ORIENTATION = 0x0112  # EXIF's tag
+from vitkd_jax.data import decode, metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Smaller:
     image = image.resize(size, Image.Resampling.LANCZOS)
     exif = Image.Exif()
     if orientation != 1:
-      exif[_ORIENTATION] = orientation
+      exif[metadata.ORIENTATION] = orientation
     encoded = io.BytesIO()
     image.save(
       encoded, "JPEG", quality=self.quality, subsampling="4:2:0", exif=exif
