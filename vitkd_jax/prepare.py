@@ -3,11 +3,12 @@ r"""Writes a dataset as TFDS array_record files; needs no TensorFlow.
   python -m vitkd_jax.prepare my_birds --source ROOT --data-dir DIR
   python -m vitkd_jax.prepare imagenet2012 --source FOLDER_OF_TWO_TARS
 
-`imagenet2012`, `imagenet2012_real`, `imagenet_v2`, `imagenet_a`, `imagenet_r`
-and `fashion_mnist` are made from their published files; any other name from a
-tree `ROOT/train/CLASS/IMAGE` or `ROOT/CLASS/IMAGE`, or from a TFDS dataset of
-that name in TFRecord format. Files are checked before anything is written. The
-same command resumes an interrupted preparation. See docs/data.md.
+`imagenet2012`, `imagenet2012_real`, `imagenet_v2`, `imagenet_a`, `imagenet_r`,
+`cifar10`, `cifar100` and `fashion_mnist` are made from their published files;
+any other name from a tree `ROOT/train/CLASS/IMAGE` or `ROOT/CLASS/IMAGE`, or
+from a TFDS dataset of that name in TFRecord format. Files are checked before
+anything is written. The same command resumes an interrupted preparation. See
+docs/data.md.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from vitkd_jax import remote
 from vitkd_jax.commandline import arguments, command, progress
 from vitkd_jax.data import datasets
 from vitkd_jax.data.builders import (
+  cifar,
   fashion,
   imagenet,
   images,
@@ -40,7 +42,7 @@ from vitkd_jax.data.builders import (
   unpacked,
 )
 
-_PUBLISHED = imagenet.DATASETS | fashion.DATASETS
+_PUBLISHED = imagenet.DATASETS | cifar.DATASETS | fashion.DATASETS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
