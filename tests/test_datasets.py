@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from vitkd_jax.data import crop, datasets, decode, loader, memory, sources
+from vitkd_jax.data.builders import tfrecord
 
 # sha256sum of the official t10k files, unzipped, without the IDX header.
 T10K_PIXELS = "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a"
@@ -162,6 +163,45 @@ def test_damaged_metadata_are_named(tmp_path, file):
   (folder / file).write_text("{")
   with pytest.raises(ValueError, match=r"metadata of dataset mine in /"):
     datasets.info("mine", tmp_path)
+
+
+TFDS = "tensorflow_datasets.core.features."
+
+
+@pytest.mark.parametrize(
+  "features",
+  [
+    {"pythonClassName": "evil.Feature"},
+    {"python_class_name": "evil.Feature"},
+    {"type": "evil.Feature", "content": {}},
+    {
+      "pythonClassName": f"{TFDS}features_dict.FeaturesDict",
+      "featuresDict": {"features": {"a": {"pythonClassName": "evil.Feature"}}},
+    },
+    {
+      "pythonClassName": f"{TFDS}features_dict.FeaturesDict",
+      "jsonFeature": {
+        "json": json.dumps({"a": {"type": "evil.Feature", "content": {}}})
+      },
+    },
+  ],
+  ids=["current", "original", "older", "nested", "text"],
+)
+def test_metadata_import_no_module(tmp_path, monkeypatch, features):
+  """A module that Python finds, as one in the working directory."""
+  (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
+  monkeypatch.syspath_prepend(tmp_path)
+  folder = copied_as(tmp_path, "gift", "1.0.0", moduleName="evil")
+  assert datasets.info("gift", str(tmp_path)).num_classes == 10
+  (folder / "features.json").write_text(json.dumps(features))
+  said = "TFDS's own features in features.json, got class 'evil.Feature'"
+  with pytest.raises(ValueError, match=said):
+    datasets.info("gift", str(tmp_path))
+  path = folder / "dataset_info.json"
+  meta = json.loads(path.read_text())
+  path.write_text(json.dumps({**meta, "fileFormat": "tfrecord"}))
+  with pytest.raises(ValueError, match=said):
+    tfrecord.plan("gift", str(folder))
 
 
 def test_the_folder_of_one_set_is_not_one_of_sets(tmp_path):

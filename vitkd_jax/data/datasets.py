@@ -5,8 +5,9 @@
 others.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -158,7 +159,7 @@ def _builder(name: str, data_dir: str | None) -> Any:
   for root in roots:
     for version in _versions(root / name):
       try:
-        builder = tfds.builder_from_directory(version)
+        builder = opened(version)
       except Exception as error:  # TFDS's own, protobuf's, JSON's
         raise ValueError(
           f"cannot read the metadata of dataset {name} in {version}"
@@ -166,6 +167,47 @@ def _builder(name: str, data_dir: str | None) -> Any:
         ) from error
       return _checked(name, builder)
   raise ValueError(_missing(name, folder))
+
+
+def opened(folder: str | os.PathLike) -> Any:
+  """TFDS's builder of a prepared dataset, which runs no code of its folder.
+
+  TFDS imports the module of any feature that features.json names, from the
+  working directory, too.
+
+  Args:
+    folder: of one version of the dataset.
+
+  Raises:
+    ValueError: features.json names another class than TFDS's features.
+    Exception: of TFDS, protobuf or JSON: the metadata are damaged.
+  """
+  path = epath.Path(folder) / "features.json"
+  for name in _classes(json.loads(path.read_text())):
+    if not _FEATURE.fullmatch(name):
+      raise ValueError(
+        f"expected TFDS's own features in {path.name}, got class {name!r:.200}"
+      )
+  return tfds.builder_from_directory(folder)
+
+
+_FEATURE = re.compile(r"tensorflow_datasets\.core\.features(\.[A-Za-z_]\w*)+")
+
+
+def _classes(value: Any) -> Iterator[str]:
+  """The names of classes in features.json, at any depth."""
+  if isinstance(value, list):
+    for each in value:
+      yield from _classes(each)
+  elif isinstance(value, dict):
+    for key, each in value.items():
+      # The second and third are older, the fourth holds JSON as text.
+      if key in ("pythonClassName", "python_class_name", "type"):
+        if isinstance(each, str):
+          yield each
+      elif key == "json" and isinstance(each, str):
+        each = json.loads(each)
+      yield from _classes(each)
 
 
 def _versions(folder: epath.Path) -> list[epath.Path]:

@@ -99,7 +99,7 @@ def plan(name: str, folder: str) -> shards.Plan:
       " array_record needs no conversion."
     )
   try:
-    info = tfds.builder_from_directory(folder).info
+    info = datasets.opened(folder).info
     files = [
       (os.fspath(path), count)
       for split in info.splits.values()
