@@ -7,8 +7,11 @@
 # PYTHON names the interpreter; TINY=1 tries the script at a small size.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=launch/dry_run.sh
+source launch/dry_run.sh
 out=$1
 budget=${2:-450}
+check_number SECONDS "$budget"
 python=${PYTHON:-python3}
 mkdir -p "$out"
 figures=$out/figures.jsonl

@@ -7,6 +7,14 @@ refuse() {
   exit 2
 }
 
+# check_number WHAT VALUE: refuses a VALUE that is not a whole number. Where bash
+# computes with a variable, it also runs a command that stands in it.
+check_number() {
+  case $2 in
+    "" | *[!0-9]*) refuse "expected $1 to be a whole number, got '$2'" ;;
+  esac
+}
+
 # Prints the comment that a script begins with.
 usage() {
   sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"

@@ -110,7 +110,13 @@ create() {
 }
 
 setup() {
-  local archive=/tmp/$folder-$name.tar.gz
+  # Another user of this machine must not know the name beforehand.
+  scratch=${TMPDIR:-/tmp}/tmp.XXXXXXXXXX
+  if [ -z "$dry_run" ]; then
+    scratch=$(mktemp -d "$scratch")
+    trap 'rm -rf "$scratch"' EXIT
+  fi
+  local archive=$scratch/$folder.tar.gz
   perform git archive --format=tar.gz "--output=$archive" HEAD
   perform "${tpus[@]}" tpu-vm scp "$archive" "$name:$folder.tar.gz" \
     "${where[@]}" --worker=all

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -138,8 +139,50 @@ def test_what_a_dry_run_prints_is_what_runs(args, fakes, tmp_path):
   printed = run(*with_dry_run(args), **fakes)
   done = run(*args, **fakes)
   assert done.returncode == 0, done.stderr
-  log = (tmp_path / "log").read_text().splitlines()
-  assert log == commands(printed.stdout)
+  log = (tmp_path / "log").read_text()
+  log = re.sub(r"/tmp\.\w{10}/", "/tmp.XXXXXXXXXX/", log)  # mktemp's
+  assert log.splitlines() == commands(printed.stdout)
+
+
+def test_setup_writes_through_no_link_of_another_user(fakes, tmp_path):
+  slice_, victim = f"pod-{os.getpid()}-{time.time_ns()}", tmp_path / "victim"
+  guess = pathlib.Path("/tmp", f"vitkd_jax-{slice_}.tar.gz")
+  git = tmp_path / "bin" / "git"
+  git.write_text(
+    "#!/usr/bin/env bash\nfor a; do case $a in --output=*) f=${a#*=}; "
+    'echo code >"$f"; stat -c %a "${f%/*}" >>"$LOG";; esac; done\n'
+  )
+  (scratch := tmp_path / "scratch").mkdir()
+  guess.symlink_to(victim)
+  try:
+    done = run(TPU, "setup", slice_, "--zone=z", **fakes, TMPDIR=str(scratch))
+  finally:
+    guess.unlink()
+  assert done.returncode == 0, done.stderr
+  assert not victim.exists()
+  assert (tmp_path / "log").read_text().startswith("700\n")
+  assert not list(scratch.iterdir())
+
+
+EVIL = "x[$(touch $EVIL)]"
+
+
+@pytest.mark.parametrize(
+  "args, env",
+  [
+    (["launch/quickstart_seeds.sh", EVIL], {}),
+    ([SLURM, "--dry-run", *TRAIN], {"SLURM_JOB_ID": EVIL, "SLURM_NTASKS": "1"}),
+    ([SLURM, "--dry-run", *TRAIN], {"VITKD_RETRIES": EVIL}),
+    (["benchmarks/accelerator.sh", "/dev/null/out", EVIL], {"PYTHON": "true"}),
+  ],
+)
+def test_no_number_is_run_as_a_command(args, env, fakes, tmp_path):
+  evil = tmp_path / "evil"
+  done = run(*args, EVIL=str(evil), **env, **fakes)
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: expected ")
+  assert f"to be a whole number, got '{EVIL}'" in done.stderr
+  assert not evil.exists()
 
 
 @pytest.mark.parametrize(
