@@ -64,11 +64,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.methods = common.methods(methods, **METHODS)
   config.teachers = {}
   if methods:
-    config.teachers.teacher = common.teacher(
-      weights="shipped:fashion_teacher",
-      variant="vit_nano_patch4_28",
-      dtype="float32",  # bfloat16 is slower on a CPU
-    )
+    config.teachers.teacher = teacher()
   config.schedule = dict(
     kind="mmcls",
     peak=config.run.get_ref("batch_size").to_float() * (1.5e-3 / 64),
@@ -78,3 +74,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.optimizer = common.adamw(clip_norm=5.0)
   return config
+
+
+def teacher() -> ml_collections.ConfigDict:
+  """The shipped teacher."""
+  return common.teacher(
+    weights="shipped:fashion_teacher",
+    variant="vit_nano_patch4_28",
+    dtype="float32",  # bfloat16 is slower on a CPU
+  )

@@ -52,7 +52,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   local = common.parse_arg(arg, **ARGUMENTS)["runlocal"]
   defaults = ARGUMENTS | (dict(epochs=2, batch_size=8) if local else {})
   args = common.parse_arg(arg, **defaults)
-  teacher, student = common.choose("pair", args["pair"], PAIRS)
+  _, student = common.choose("pair", args["pair"], PAIRS)
   methods = common.method_names(args["method"])
   recipe = common.choose("recipe", args["recipe"], common.RECIPES)
   steps = EXAMPLES // max(args["batch_size"], 1)  # per epoch
@@ -85,8 +85,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.methods = common.methods(methods)
   config.teachers = {}
   if methods:
-    config.teachers.teacher = common.teacher(
-      weights=f"weights/{teacher}.fb_in22k_ft_in1k.safetensors",
-      variant=teacher,
-    )
+    config.teachers.teacher = teacher(args["pair"])
   return config
+
+
+def teacher(pair: str) -> ml_collections.ConfigDict:
+  """A pair's teacher.
+
+  Args:
+    pair: of `PAIRS`.
+  """
+  variant, _ = PAIRS[pair]
+  return common.teacher(
+    weights=f"weights/{variant}.fb_in22k_ft_in1k.safetensors", variant=variant
+  )

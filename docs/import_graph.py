@@ -16,6 +16,7 @@ _OUT = pathlib.Path(__file__).parent / "import_graph.svg"
 # and itself. The commands stand above them all, imported by nobody.
 LAYERS = (
   "commandline",
+  "labs",
   "reporting",
   "estimate",
   "training",

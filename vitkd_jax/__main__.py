@@ -12,6 +12,7 @@ COMMANDS = {
   "doctor": "check a config, its data and its teachers before a training",
   "train": "train a student; the same command resumes",
   "report": "compare runs in tables and figures",
+  "lab": "train arms over seeds, and say what they show",
   "evaluate": "score weights on a dataset",
   "convert": "write weights as another library has them",
 }

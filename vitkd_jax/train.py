@@ -40,8 +40,6 @@ from vitkd_jax.training import (
   experiment,
   inputs,
   loop,
-  method_sections,
-  optimizer_section,
   profiling,
   teachers,
 )
@@ -79,8 +77,7 @@ def train(
   """
   with contextlib.ExitStack() as stack:
     with command.refusing():
-      config = method_sections.completed(student_fields.given(config))
-      config = optimizer_section.completed(config)
+      config = defaults.completed(config)
       config, notes = reading.carried_on(workdir, config)
       parts = experiment.build(config, **_earlier(workdir))
       if isinstance(parts.inputs, inputs.Inputs):

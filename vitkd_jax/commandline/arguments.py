@@ -54,6 +54,34 @@ def config() -> ml_collections.ConfigDict:
   return found
 
 
+def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+  """The config of a file, as --config with these overrides would give it.
+
+  Args:
+    file: path, with arguments after a colon.
+    overrides: of the form --config.section.key=value.
+
+  Raises:
+    RefusedError: the file or an override is wrong.
+  """
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    _CONFIG, None, "", flag_values=values, lock_config=True
+  )
+  argv = [sys.argv[0], f"--{_CONFIG}={file}", *overrides]
+  saved, sys.argv = sys.argv, argv  # where the flag finds its overrides
+  try:
+    values(argv)
+  except Exception as error:  # a config file may raise anything
+    unknown = overrides and _unknown_key(overrides, load(file))
+    if not unknown and isinstance(error, flags.Error):
+      unknown = _last_line(error)
+    raise RefusedError(unknown or _of_config(error)) from error
+  finally:
+    sys.argv = saved
+  return values[_CONFIG].value
+
+
 class _Path(flags.ArgumentParser):
   """Expands ~, which a shell does not expand after an equals sign."""
 
@@ -114,7 +142,10 @@ def parse(
   # Configs import the module that they share from any working directory.
   sys.path.append(_ROOT)
   argv, wants_help = _read(argv)
-  given = any(re.match(f"--?{_CONFIG}(=|$)", arg) for arg in argv)
+  ours = argv[: argv.index("--")] if "--" in argv else argv
+  given = any(re.match(f"--?{_CONFIG}(=|$)", arg) for arg in ours)
+  # There the config's flag looks for overrides, also behind "--".
+  saved, sys.argv = sys.argv, ours
   try:
     rest = flags.FLAGS(argv)
   except flags.UnrecognizedFlagError as error:
@@ -128,7 +159,9 @@ def parse(
   except flags.Error as error:
     raise RefusedError(_last_line(error)) from error
   except Exception as error:  # a config file may raise anything
-    raise RefusedError(_bad_override(argv) or _of_config(error)) from error
+    raise RefusedError(_bad_override(ours) or _of_config(error)) from error
+  finally:
+    sys.argv = saved
   if len(rest) > 1 and not allow_positional:
     raise RefusedError(
       f"expected options such as --name=value, got argument {rest[1]!r}"
@@ -265,6 +298,13 @@ def _bad_override(argv: Sequence[str]) -> str | None:
     return None
   finally:
     sys.argv = saved
+  return _unknown_key(overrides, tree)
+
+
+def _unknown_key(
+  overrides: Sequence[str], tree: ml_collections.ConfigDict
+) -> str | None:
+  """Which override names no key of a config, and the nearest key."""
   for override in overrides:
     node: Any = tree
     path = override.partition("=")[0].split(".")[1:]

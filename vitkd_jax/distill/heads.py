@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitkd_jax.distill import losses, projectors, tokens
+from vitkd_jax.distill import generators, losses, projectors, tokens
 from vitkd_jax.models import linear
 
 TERMS = ("mimic", "generation")
@@ -23,6 +23,7 @@ class ViTKD(nn.Module):
     reduction: "sum" (the paper) or "mean", see `losses.mimic`.
     always_align: align even where the widths are equal; otherwise equal widths
       are compared as they are.
+    generator: see `generators.generate`; "conv" is the paper's.
     grid: rows and columns of the token map; None for a square one.
     terms: which of "mimic" and "generation" to compute; a term left out has no
       parameters.
@@ -33,6 +34,7 @@ class ViTKD(nn.Module):
   mask_ratio: float = losses.MASK_RATIO
   reduction: str = losses.REDUCTION
   always_align: bool = False
+  generator: str = "conv"
   grid: tuple[int, int] | None = None
   terms: tuple[str, ...] = TERMS
   dtype_mm: Any = "float32"
@@ -114,8 +116,12 @@ class ViTKD(nn.Module):
       "mask_token", nn.initializers.zeros, (1, 1, self.teacher_width)
     )
     x = jnp.where(mask[..., None], linear.spread(token, x), x)
-    return projectors.generate(
-      x, (rows, columns), dtype_mm=self.dtype_mm, name="generator"
+    return generators.generate(
+      x,
+      (rows, columns),
+      kind=self.generator,
+      dtype_mm=self.dtype_mm,
+      name="generator",
     )
 
   def _check(

@@ -4,7 +4,6 @@ from collections.abc import Callable
 import math
 from typing import Any
 
-import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,15 @@ from vitkd_jax.models import linear
 # kernel and bias uniform in +-1/sqrt(fan_in).
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-KINDS = ("none", "linear", "ln_linear", "mlp", "orthogonal")
+KINDS = (
+  "none",
+  "linear",
+  "ln_linear",
+  "mlp",
+  "orthogonal",
+  "cross_attention",
+  "random",
+)
 
 
 def bias_init(fan_in: int) -> Callable[..., jax.Array]:
@@ -39,8 +46,10 @@ class Projector(nn.Module):
   Attributes:
     width: D_t.
     kind: "none" (the widths are equal), "linear", "ln_linear" (Proteus: after a
-      LayerNorm), "mlp" (UNIC: one hidden layer with GELU) or "orthogonal"
-      (VkD: no bias, see `losses.orthogonal`).
+      LayerNorm), "mlp" (UNIC: one hidden layer with GELU), "orthogonal" (VkD:
+      no bias, see `losses.orthogonal`), "cross_attention" (a learned query for
+      each token attends to all of [B, N, D_s]) or "random" (a fixed linear map
+      that is never trained: a null to compare with).
     hidden: width of the hidden layer of "mlp".
     dtype_mm: dtype of matrix products; that of "orthogonal" is float32.
   """
@@ -72,6 +81,15 @@ class Projector(nn.Module):
       kernel = self.param("orthogonal", kernel_init, shape)
       x = jnp.asarray(x, jnp.float32)
       return linear.matmul(x, losses.orthogonal(kernel))
+    if self.kind == "cross_attention":
+      queries = self.param(
+        "queries", nn.initializers.normal(0.02), (1, x.shape[-2], self.width)
+      )
+      queries = jnp.broadcast_to(queries, (x.shape[0], *queries.shape[1:]))
+      return attention(self.width, self.dtype_mm)(queries, x)
+    if self.kind == "random":
+      shape = (x.shape[-1], self.width)
+      return linear.matmul(x, kernel_init(jax.random.key(0), shape, x.dtype))
     if self.kind == "mlp":
       return self._small(self.width)(nn.gelu(self._small(self.hidden)(x)))
     if self.kind == "ln_linear":
@@ -92,35 +110,30 @@ class Projector(nn.Module):
     )
 
 
-def generate(
-  x: jax.Array, grid: tuple[int, int], *, dtype_mm: Any, name: str
-) -> jax.Array:
-  """Two 3x3 convolutions with a ReLU between, of the calling module.
+def attention(
+  width: int, dtype_mm: Any, *, name: str | None = None
+) -> nn.MultiHeadDotProductAttention:
+  """Attention with heads of 64 channels, or one head where they do not fit.
 
   Args:
-    x: [B, N, D].
-    grid: rows and columns of its tokens.
+    width: of queries and output.
     dtype_mm: dtype of matrix products.
-    name: of the parameters, NAME_0 and NAME_1.
-
-  Returns:
-    [B, N, D].
+    name: of the module.
   """
-  width = x.shape[-1]
-  x = einops.rearrange(x, "b (h w) d -> b h w d", h=grid[0], w=grid[1])
-  for i in range(2):
-    x = linear.Conv(
-      width,
-      (3, 3),
-      dtype=dtype_mm,
-      kernel_init=kernel_init,
-      bias_init=bias_init(9 * width),
-      name=f"{name}_{i}",
-    )(nn.relu(x) if i else x)
-  return einops.rearrange(x, "b h w d -> b (h w) d")
+  heads = width // 64 if width % 64 == 0 else 1
+  return nn.MultiHeadDotProductAttention(
+    heads,
+    dtype=dtype_mm,
+    qkv_features=width,
+    out_features=width,
+    kernel_init=nn.initializers.xavier_uniform(),
+    name=name,
+  )
 
 
-def flops(kind: str, inputs: int, width: int, hidden: int) -> float:
+def flops(
+  kind: str, inputs: int, width: int, hidden: int, tokens: int
+) -> float:
   """FLOPs of one token's forward pass, in matrix products.
 
   Args:
@@ -128,9 +141,12 @@ def flops(kind: str, inputs: int, width: int, hidden: int) -> float:
     inputs: D_s.
     width: D_t.
     hidden: width of the hidden layer of "mlp".
+    tokens: of the image.
   """
   if kind == "none":
     return 0.0
+  if kind == "cross_attention":
+    return 4.0 * width * (inputs + width + tokens)
   if kind == "mlp":
     return 2.0 * hidden * (inputs + width)
   return 2.0 * inputs * width

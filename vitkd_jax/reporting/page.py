@@ -38,6 +38,7 @@ def render(
   tables_: Sequence[tables.Table],
   pictures: Sequence[Picture],
   command: str,
+  said: tuple[str, str] | None = None,
 ) -> str:
   """The page as HTML.
 
@@ -46,10 +47,11 @@ def render(
     tables_: from `tables.make`.
     pictures: in the order of the page.
     command: the command line that made the report.
+    said: title and lead; None for those of `headline`.
   """
   runs = [run for group in groups for run in group.runs]
   first, *others = tables_
-  title, lead = headline(groups)
+  title, lead = said or headline(groups)
   return _PAGE.substitute(
     title=html.escape(title),
     lead=html.escape(lead),

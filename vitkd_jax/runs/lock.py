@@ -33,6 +33,10 @@ _STALE_SECONDS = 45.0
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
+# In the message of every refusal.
+IN_USE = "is in use by"
+
+
 class HeldError(ValueError):
   """Another process writes to the workdir; the message names it."""
 
@@ -53,6 +57,31 @@ def hold(workdir: str) -> Iterator[None]:
     yield
 
 
+def is_held(workdir: str) -> bool:
+  """Whether a process on this machine, or on NFS, holds the lock.
+
+  Of a bucket, where only waiting tells, it is False.
+
+  Args:
+    workdir: a folder that may be missing, or a URL.
+  """
+  if remote.is_remote(workdir):
+    return False
+  try:
+    file = os.open(os.path.join(workdir, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+  except FileNotFoundError:
+    return False
+  try:
+    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return True
+  except OSError:  # a file system without locks
+    return False
+  finally:
+    os.close(file)
+  return False
+
+
 def _holder() -> dict[str, Any]:
   return {
     "host": socket.gethostname(),
@@ -68,8 +97,8 @@ def _refusal(workdir: str, text: bytes) -> HeldError:
   except (ValueError, KeyError, TypeError):  # not yet written by the holder
     who = "another process"
   return HeldError(
-    f"workdir {workdir} is in use by {who}; wait for that training or stop "
-    "it, or use another workdir"
+    f"workdir {workdir} {IN_USE} {who}; wait for it or stop it, or use another "
+    "workdir"
   )
 
 

@@ -30,6 +30,15 @@ def export_path(workdir: str) -> str:
   return os.path.join(workdir, resolve.EXPORTED)
 
 
+def is_finished(workdir: str) -> bool:
+  """Whether the run of a workdir was trained to its end.
+
+  Args:
+    workdir: a folder or a URL.
+  """
+  return epath.Path(export_path(workdir)).exists()
+
+
 def has_checkpoint(workdir: str) -> bool:
   """Whether a run has saved a checkpoint, intact or not.
 

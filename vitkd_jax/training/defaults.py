@@ -4,6 +4,8 @@ import dataclasses
 import inspect
 from typing import Any
 
+import ml_collections
+
 from vitkd_jax.data import augment
 from vitkd_jax.distill import methods
 from vitkd_jax.training import (
@@ -20,6 +22,20 @@ _OWNERS = {
   "schedule": sections.Schedule,
   "run": sections.Run,
 }
+
+
+def completed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """A training's config with every weight and optimiser's key written out.
+
+  Args:
+    config: as a config file and the command line give it.
+
+  Raises:
+    ValueError: an unknown method, term, optimiser or key, or a value out of its
+      range.
+  """
+  config = method_sections.completed(fields.given(config))
+  return optimizer_section.completed(config)
 
 
 def default(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 from flax import traverse_util
@@ -256,16 +257,24 @@ def plan(
   """
   model = frozen = made.model
 
-  def init(key: jax.Array) -> Any:
+  def freeze(params: Any) -> Any:
     nonlocal frozen
-    params = made.params
-    if params is None:
-      params = model.init(key, jnp.zeros((1, *image_size, 3)))["params"]
     frozen, params = model.frozen(params, config.dtype)
     return params
 
-  params = jax.eval_shape(init, jax.random.key(0))
+  params = made.params
+  if params is None:
+    hashable: Any = model
+    params = _initial_shapes(hashable, image_size)
+  params = jax.eval_shape(freeze, params)
   return dataclasses.replace(made, model=frozen, params=params)
+
+
+# A lab plans many trainings with one teacher, and tracing takes seconds.
+@functools.lru_cache(maxsize=8)
+def _initial_shapes(model: Any, image_size: tuple[int, int]) -> Any:
+  image = jnp.zeros((1, *image_size, 3))
+  return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
 
 
 def _check_classes(

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vitkd_jax.distill import forms, losses, projectors
+from vitkd_jax.distill import forms, generators, losses, projectors
 from vitkd_jax.distill.view import Side
 
 
@@ -76,7 +76,7 @@ class MGD(forms.MapMethod):
     zeroed = jax.vmap(
       lambda key: losses.channel_mask(key, 1, width, self.mask_ratio)
     )(keys)  # [B, 1, D]
-    generated = projectors.generate(
+    generated = generators.generate(
       jnp.where(zeroed, 0, student),
       side.grid,
       dtype_mm=side.dtype_mm,

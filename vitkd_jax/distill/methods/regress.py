@@ -81,6 +81,11 @@ class Regress(forms.MapMethod):
     arrays.check_known("student_norm", self.student_norm, losses.NORMS)
     arrays.check_known("teacher_norm", self.teacher_norm, losses.NORMS)
     arrays.check_known("reduction", self.reduction, losses.REDUCTIONS)
+    if self.projector == "cross_attention" and self.tap != "map":
+      raise ValueError(
+        "expected tap 'map' with projector 'cross_attention', which attends to "
+        f"tokens, got {self.tap!r}"
+      )
     for own, theirs in self.widths(student, teacher):
       if self.projector == "none" and own != theirs:
         raise ValueError(
@@ -164,6 +169,6 @@ class Regress(forms.MapMethod):
     """
     tokens = student.num_tokens if self.tap == "map" else 1
     return tokens * sum(
-      projectors.flops(self.projector, *widths, self.hidden)
+      projectors.flops(self.projector, *widths, self.hidden, tokens)
       for widths in self.widths(student, teacher)
     )

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitkd_jax.distill import forms, heads, losses, tokens
+from vitkd_jax.distill import forms, generators, heads, losses, tokens
 from vitkd_jax.distill.losses import arrays
 from vitkd_jax.distill.view import Label, Needs, Side, Taps, View, check_maps
 
@@ -30,6 +30,8 @@ class ViTKD(nn.Module):
     reduction: "sum" (the paper) or "mean", see `losses.mimic`.
     always_align: align even where the widths are equal; otherwise equal widths
       are compared as they are.
+    generator: "conv" (the paper), "self_attention" or "cross_attention", see
+      `generators.generate`.
     only: the terms to compute.
   """
 
@@ -41,6 +43,7 @@ class ViTKD(nn.Module):
   mask_ratio: float = losses.MASK_RATIO
   reduction: str = losses.REDUCTION
   always_align: bool = False
+  generator: str = "conv"
   only: tuple[str, ...] = heads.TERMS
 
   @staticmethod
@@ -57,6 +60,7 @@ class ViTKD(nn.Module):
     """
     forms.check_mask_ratio(fields.mask_ratio)
     arrays.check_known("reduction", fields.reduction, losses.REDUCTIONS)
+    arrays.check_known("generator", fields.generator, generators.KINDS)
     if fields.low_place == "encoded":
       raise ValueError(
         "expected low_place in a block, such as '+mlp', got 'encoded', which "
@@ -116,6 +120,7 @@ class ViTKD(nn.Module):
       mask_ratio=self.mask_ratio,
       reduction=self.reduction,
       always_align=self.always_align,
+      generator=self.generator,
       grid=student.side.grid,
       terms=self.only,
       dtype_mm=student.side.dtype_mm,
@@ -143,7 +148,7 @@ class ViTKD(nn.Module):
 
     low = sum(align(block, self.low_place) for block in self.low_blocks)
     high = align(self.high_block, self.high_place)
-    high += 2 * 2 * number * 9 * width**2
+    high += generators.flops(self.generator, number, width)
     return low * ("mimic" in self.only) + high * ("generation" in self.only)
 
   def _maps(self, view: View) -> tuple[jax.Array, jax.Array]:

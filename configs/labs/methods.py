@@ -1,0 +1,108 @@
+r"""The published methods beside each other, alone and on top of logits.
+
+  python -m vitkd_jax.lab --config configs/labs/methods.py --workdir DIR
+  python -m vitkd_jax.lab --config configs/labs/methods.py:part=on_nkd ...
+
+Arguments: data=fashion|imagenet, part=alone|on_nkd|on_wttm|nulls|all, epochs=N,
+and of one arm's training arm=NAME, seed=N.
+
+Steps, data, augmentation and student are the same for all. The nulls are what a
+method has to beat: NKD alone, a generator without a mask, a plain regression
+through a trained projector, and through one that is never trained, as in two
+published repositories.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from configs import common
+from configs.labs import bases
+from vitkd_jax.distill import methods as published
+
+PARTS = ("alone", "on_nkd", "on_wttm", "nulls")
+# Those that compare features, and so can stand on top of logits.
+FEATURES = (
+  "vitkd",
+  "regress",
+  "spectral",
+  "manifold",
+  "mgd",
+  "srrl",
+  "cka",
+  "relation",
+  "token_similarity",
+)
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """The lab, or with arm=NAME the training of that arm.
+
+  Args:
+    arg: what follows the colon of --config, see above.
+  """
+  args = common.parse_arg(arg, part="alone", **bases.ARGUMENTS)
+  parts: tuple[str, ...] = PARTS
+  if args["part"] != "all":
+    chosen = common.choose("part", args["part"], {x: x for x in PARTS})
+    parts = (chosen,)
+  arms = dict(_arms(args["data"], parts))
+  if args["arm"]:
+    _, _, methods = common.choose("arm", args["arm"], arms)
+    return bases.training(args, methods)
+  return bases.lab(
+    args,
+    name="methods" + ("" if args["part"] == "alone" else f"_{args['part']}"),
+    question="Which methods help this student, and by how much?",
+    reference="none",
+    arms={
+      name: dict(says=says, claim="", against=against)
+      for name, (says, against, _) in arms.items()
+    },
+  )
+
+
+def _settings(data: str) -> dict[str, dict[str, Any]]:
+  """Keys of the methods that differ from their published values."""
+  found: dict[str, dict[str, Any]] = {name: {} for name in published.METHODS}
+  found["vitkd"] = dict(reduction="mean", weights=bases.weights(data))
+  if data == "fashion":
+    found["nkd"] = dict(weights=dict(nkd=2.0))
+    # Its teacher has no CLS token.
+    found["relation"] = dict(tokens="patches")
+  return found
+
+
+def _arms(
+  data: str, parts: tuple[str, ...]
+) -> Iterator[tuple[str, tuple[str, str, bases.Methods]]]:
+  """{arm: (how it differs, the arm to compare with, methods)}."""
+  settings = _settings(data)
+  yield "none", ("labels alone", "", {})
+  if "alone" in parts:
+    for name, own in settings.items():
+      yield name, (name, "", {name: own})
+  for base in ("nkd", "wttm"):
+    if f"on_{base}" not in parts:
+      continue
+    if "alone" not in parts:
+      yield base, (base, "", {base: settings[base]})
+    for name in FEATURES:
+      both: Mapping[str, Mapping[str, Any]] = {
+        base: settings[base],
+        name: settings[name],
+      }
+      yield f"{base}+{name}", (f"{name} on top of {base}", base, both)
+  if "nulls" in parts:
+    if not {"alone", "on_nkd"} & set(parts):
+      yield "nkd", ("NKD alone", "", {"nkd": settings["nkd"]})
+    if "alone" not in parts:
+      yield "vitkd", ("ViTKD", "", {"vitkd": settings["vitkd"]})
+    unmasked = {**settings["vitkd"], "mask_ratio": 0.0}
+    yield "unmasked", ("ViTKD, no token masked", "", {"vitkd": unmasked})
+    if "alone" not in parts:
+      says = "regression through a trained projector"
+      yield "regress", (says, "", {"regress": {}})
+    says = "regression through an untrained projector"
+    yield "untrained", (says, "", {"regress": dict(projector="random")})

@@ -1,0 +1,280 @@
+r"""Compares arms over seeds: trains what is missing, then says what it shows.
+
+  python -m vitkd_jax.lab --config configs/labs/guidelines.py --workdir DIR
+  python -m vitkd_jax.lab --config configs/labs/methods.py:epochs=4 \
+      --workdir DIR --jobs 2 --config.seeds=5 -- --config.run.batch_size=128
+  python -m vitkd_jax.lab --config configs/labs/methods.py:data=imagenet \
+      --workdir DIR --dry-run
+
+Each arm and seed is a training of its own, in DIR/ARM/seed_K; the same command
+goes on with a stopped lab, and passes over what is finished. What follows "--"
+goes to every training. DIR gets results.jsonl, table.md and
+report/index.html.
+
+Exit status: 0 if all runs are finished, or the budget or the share was; 1 if a
+run failed; 2 for a wrong command line.
+"""
+
+from collections.abc import Mapping, Sequence
+import contextlib
+import datetime
+import functools
+import shlex
+import sys
+import time
+from typing import Any
+
+from absl import flags
+from etils import epath
+import jax
+from ml_collections import config_flags
+import rich.console
+
+from vitkd_jax.commandline import arguments, command
+from vitkd_jax.data import printable
+from vitkd_jax.labs import (
+  description,
+  estimates,
+  figures,
+  launching,
+  plan,
+  records,
+  results,
+  shown,
+)
+from vitkd_jax.reporting import page, plotting
+from vitkd_jax.runs import lock
+
+# Seconds between lines in a log while no run ends.
+_PAUSE = 60.0
+
+
+def main(argv: Sequence[str]) -> None:
+  """The command line.
+
+  Args:
+    argv: the program's name and the options of every training.
+  """
+  # The accelerators are the trainings'.
+  jax.config.update("jax_platforms", "cpu")
+  given: Any = flags.FLAGS
+  folder = given.workdir
+  command.require("workdir", folder)
+  file = config_flags.get_config_filename(given["config"])
+  overrides = list(argv[1:])
+  for option in overrides:
+    if not option.startswith("--config."):
+      raise command.RefusedError(
+        "expected what follows -- to be --config.SECTION.KEY=VALUE, got "
+        f"{option!r}"
+      )
+  with command.refusing():
+    lab = description.make(command.config().to_dict())
+    configs = plan.completed(
+      lab,
+      {arm: arguments.load(with_arm(file, arm), overrides) for arm in lab.arms},
+    )
+    every = plan.runs(lab, file, folder, overrides)
+    runs = plan.share(every, given.only)
+    for run in every:
+      plan.check_holds(run, configs[run.arm])
+    if given.jobs < 1:
+      raise ValueError(f"expected --jobs >= 1, got {given.jobs}")
+    if given.difference <= 0:
+      raise ValueError(f"expected --difference > 0, got {given.difference}")
+    costs = {arm: estimates.of(lab, configs[arm]) for arm in lab.arms}
+  if given["dry-run"].value:
+    _dry_run(lab, costs, runs)
+    return
+  held = epath.Path(folder)
+  if given.only:
+    held = held / "shares" / given.only.replace("/", "_of_")
+  with contextlib.ExitStack() as stack:
+    with command.refusing():
+      stack.enter_context(lock.hold(str(held)))
+    outcome = _train(lab, runs, given)
+    _report(lab, every, configs, folder, given.difference)
+  _conclude(outcome)
+
+
+def with_arm(file: str, arm: str) -> str:
+  """The config of an arm's training, as --config names it.
+
+  Args:
+    file: of the lab, with its arguments after a colon.
+    arm: name of the arm.
+  """
+  path, _, argument = file.partition(":")
+  return f"{path}:{','.join(filter(None, (argument, f'arm={arm}')))}"
+
+
+def _dry_run(
+  lab: description.Lab,
+  costs: Mapping[str, estimates.Cost],
+  runs: Sequence[plan.Run],
+) -> None:
+  """Prints each run's command and what it will take."""
+  total = hours = 0.0
+  times = {run: records.seconds(run) for run in runs if plan.finished(run)}
+  for run in runs:
+    done, needed = run in times, records.expected(run, times)
+    cost = costs[run.arm]
+    said = [f"{cost.images:,} images", estimates.in_words(cost.flops)]
+    if cost.chip_hours is not None:
+      said.append(f"{cost.chip_hours:.3g} chip-hours of {lab.chip}")
+    if done:
+      said = ["finished"]
+    elif needed is not None:
+      said.append(f"about {datetime.timedelta(seconds=round(needed))} here")
+    print(f"# {run}: {', '.join(said)}")
+    print("python", shlex.join(run.command[1:]))
+    if not done:
+      total += needed or 0.0
+      hours += cost.chip_hours or 0.0
+  ahead = len(runs) - len(times)
+  said = [f"{ahead} of {len(runs)} runs to train"]
+  if hours:
+    said.append(f"{hours:,.4g} chip-hours of {lab.chip} by the estimate of "
+                "docs/clusters.md")  # fmt: skip
+  if total:
+    said.append(f"about {datetime.timedelta(seconds=round(total))} here, by "
+                "the runs that have ended")  # fmt: skip
+  elif ahead:
+    said.append("how long they take here is known once one has ended")
+  print(f"# {', '.join(said)}", flush=True)
+
+
+def _train(
+  lab: description.Lab, runs: Sequence[plan.Run], given: Any
+) -> launching.Outcome:
+  """Trains what is missing, with one line of progress."""
+  train = functools.partial(
+    launching.train,
+    runs,
+    jobs=given.jobs,
+    budget=given.budget * 60 if given.budget else None,
+  )
+  stderr = rich.console.Console(stderr=True, highlight=False, markup=False)
+  if stderr.is_terminal:
+    with stderr.status(lab.name) as status:
+      return train(say=lambda line, _: status.update(f"{lab.name}: {line}"))
+  printed = -_PAUSE
+
+  def say(line: str, ended: bool) -> None:
+    nonlocal printed
+    if ended or time.monotonic() - printed >= _PAUSE:
+      printed = time.monotonic()
+      print(f"{lab.name}: {line}", file=sys.stderr, flush=True)
+
+  return train(say=say)
+
+
+def _report(
+  lab: description.Lab,
+  runs: Sequence[plan.Run],
+  configs: Mapping[str, Mapping[str, Any]],
+  folder: str,
+  difference: float,
+) -> None:
+  """Writes and prints what the finished runs show."""
+  found = results.read(lab, runs, difference)
+  if not found.finished:
+    return
+  made = shown.make_tables(found)
+  title, lead = shown.headline(found)
+  markdown = "\n".join(
+    [f"# {title}", "", lead, "", *(table.markdown() for table in made)]
+  )
+  pictures = []
+  for name, caption, draw in (
+    ("gains", "Gains", figures.gains),
+    ("curves", "Accuracy by step", figures.curves),
+    ("costs", "Gain against cost", figures.costs),
+  ):
+    themed = [
+      plotting.png(functools.partial(draw, found), theme)
+      for theme in plotting.THEMES
+    ]
+    drawn = [content for content in themed if content is not None]
+    if drawn:
+      pictures.append(page.Picture(name, caption, *drawn))
+  html = page.render(
+    found.groups,
+    [*made, shown.costs(found, runs)],
+    pictures,
+    command.line(),
+    said=(title, lead),
+  )
+  target = epath.Path(folder)
+  try:
+    (target / "report").mkdir(parents=True, exist_ok=True)
+    (target / "report" / "index.html").write_text(html)
+    for picture in pictures:
+      (target / "report" / f"{picture.name}.png").write_bytes(picture.light)
+    (target / "table.md").write_text(markdown)
+    lines = results.jsonl(results.rows(found, runs, configs))
+    (target / "results.jsonl").write_text(lines)
+  except OSError as error:
+    raise command.FailedError(
+      f"cannot write to {folder}: {error.strerror}"
+    ) from error
+  print(markdown)
+  print(f"report: {target}/report/index.html", flush=True)
+
+
+def _conclude(outcome: launching.Outcome) -> None:
+  """Says which runs are missing."""
+  if outcome.failed:
+    by_reason: dict[str, list[plan.Run]] = {}
+    for run, why in outcome.failed.items():
+      by_reason.setdefault(why, []).append(run)
+    listed = "; ".join(
+      f"{_some(found)}: {printable.printable(why)}"
+      for why, found in by_reason.items()
+    )
+    raise command.FailedError(f"{len(outcome.failed)} failed: {listed}")
+  if outcome.stopped:
+    print("stopped; the same command goes on", flush=True)
+  elif outcome.left:
+    print(
+      f"{len(outcome.left)} runs are left, as the budget is over or they were "
+      "told to stop; the same command goes on",
+      flush=True,
+    )
+
+
+def _some(runs: Sequence[plan.Run]) -> str:
+  more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
+  return ", ".join(map(str, runs[:3])) + more
+
+
+def _define_flags() -> None:
+  command.define_path("workdir", None, "folder of the lab, local or gs://")
+  flags.DEFINE_integer(
+    "jobs", 1, "trainings at a time, which share the cores or the GPUs"
+  )
+  flags.DEFINE_string(
+    "only",
+    "",
+    "i/n: train the i-th of n shares of the runs, for several machines that "
+    "share the folder",
+  )
+  flags.DEFINE_float(
+    "budget",
+    0.0,
+    "minutes; a seed that does not fit is left out for all arms, and then "
+    "single runs",
+  )
+  flags.DEFINE_float(
+    "difference",
+    0.5,
+    "points of top-1 for which the number of seeds that shows them is stated",
+  )
+  flags.DEFINE_boolean(
+    "dry-run", False, "print the trainings' commands and what they take"
+  )
+
+
+if __name__ == "__main__":
+  _define_flags()
+  command.run(main, with_config=True, allow_positional=True)

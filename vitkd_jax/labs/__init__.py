@@ -1,0 +1,1 @@
+"""Controlled comparisons: arms and seeds, their runs, and what they show."""

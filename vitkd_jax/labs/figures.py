@@ -1,0 +1,155 @@
+"""A lab's pictures: gains with intervals, curves, gain against cost."""
+
+from matplotlib import figure as mpl_figure
+import numpy as np
+
+from vitkd_jax.labs import results as labs
+from vitkd_jax.labs import shown
+from vitkd_jax.reporting import plotting, scales
+
+# Arms whose curves are named; those of the others are grey.
+_NAMED = 6
+
+
+def gains(
+  results: labs.Results, theme: plotting.Theme
+) -> mpl_figure.Figure | None:
+  """Each arm's difference, its interval and its seeds, sorted by the mean.
+
+  Args:
+    results: of a lab.
+    theme: colours and width.
+  """
+  rows = [x for x in results.compared if x.difference.seeds]
+  if not rows:
+    return None
+  rows.sort(key=lambda x: -x.difference.mean)
+  letters = 13 if theme.narrow else 26
+  several = len({x.against for x in rows}) > 1
+  names = [
+    plotting.wrapped(x.arm + (f" - {x.against}" if several else ""), letters)
+    for x in rows
+  ]
+  longest = max(len(line) for name in names for line in name.splitlines())
+  figure, (axes,) = plotting.panels(
+    theme,
+    1,
+    0.36 * len(rows),
+    ["+12.34 ± 0.12"],
+    left=0.25 + 0.086 * longest,
+  )
+  axes.grid(axis="y", visible=False)
+  axes.grid(axis="x")
+  axes.axvline(0, color=theme.muted, lw=1.2)
+  for y, row in enumerate(rows):
+    found = row.difference
+    color = _color(row, theme)
+    seeds = list(row.by_seed.values())
+    axes.plot(seeds, [y] * len(seeds), "o", ms=4, alpha=0.35, mew=0, c=color)
+    if found.margin is not None:
+      ends = (found.mean - found.margin, found.mean + found.margin)
+      axes.plot(ends, [y, y], color=color, lw=2)
+    axes.plot([found.mean], [y], "o", ms=7, mew=0, color=color)
+    text = f"{found.mean:+.2f}"
+    text += "" if found.margin is None else f" ± {found.margin:.2f}"
+    axes.text(
+      1.02, y, text, transform=axes.get_yaxis_transform(), color=color,
+      va="center", fontsize=9,
+    )  # fmt: skip
+  # Two seeds may have an interval of 50 points, which would hide the others.
+  seen = [v for row in rows for v in row.by_seed.values()]
+  widths = [x.difference.margin or 0.0 for x in rows]
+  room = max(max(seen) - min(seen), 0.1) + float(np.median(widths))
+  axes.set_xlim(min(*seen, 0) - room / 2, max(*seen, 0) + room / 2)
+  axes.set_yticks(range(len(rows)), names)
+  axes.set_ylim(len(rows) - 0.4, -0.6)
+  title = "points of top-1: mean, 95 % interval, seeds"
+  axes.set_title(title if several else f"{title}; 0 is {rows[0].against}")
+  return figure
+
+
+def curves(
+  results: labs.Results, theme: plotting.Theme
+) -> mpl_figure.Figure | None:
+  """Top-1 by step: the reference, the best arms and the worst by name.
+
+  Args:
+    results: of a lab.
+    theme: colours and width.
+  """
+  groups = {group.name: group for group in results.groups}
+  drawn = {
+    name: series
+    for name, group in groups.items()
+    if (series := group.curve("top1")) is not None
+  }
+  if not drawn:
+    return None
+  reference = results.lab.reference
+  order = sorted(
+    (name for name in drawn if name != reference),
+    key=lambda name: -float(drawn[name][1][:, -1].mean()),
+  )
+  named = order if len(order) <= _NAMED else [*order[: _NAMED - 1], order[-1]]
+  hues = {name: theme.hue(i) for i, name in enumerate(named)}
+  hues[reference] = theme.ink
+  found = [
+    plotting.Curve(name, hues.get(name, theme.muted), "-", steps, 100 * values)
+    for name, (steps, values) in drawn.items()
+  ]
+  bold = [curve for curve in found if curve.name in hues]
+  figure, (axes,) = plotting.panels(
+    theme, 1, 4.2, [c.name for c in bold], extra=6
+  )
+  for curve in found:
+    if curve.name not in hues:
+      axes.plot(curve.steps, curve.mean, color=theme.grid, lw=1)
+  plotting.draw(axes, bold)
+  axes.set_title("top-1 on the evaluation split, %: mean ± deviation")
+  axes.set_xlabel("step")
+  scales.error_scale(axes, bold)
+  plotting.label(
+    axes, bold, lambda c: theme.wrapped(f"{c.name}  {c.last:.1f}", 1)
+  )
+  return figure
+
+
+def costs(
+  results: labs.Results, theme: plotting.Theme
+) -> mpl_figure.Figure | None:
+  """Each arm's gain against the time of its step.
+
+  Args:
+    results: of a lab.
+    theme: colours and width.
+  """
+  relative = shown.relative_costs(results)
+  points = [
+    plotting.Curve(
+      row.arm,
+      _color(row, theme),
+      "-",
+      np.array([relative[row.arm]]),
+      np.array([[row.difference.mean]]),
+    )
+    for row in results.compared
+    if row.arm in relative and row.difference.seeds
+  ]
+  if len(points) < 2:
+    return None
+  figure, (axes,) = plotting.panels(theme, 1, 4.2, [c.name for c in points])
+  axes.axhline(0, color=theme.muted, lw=1.2)
+  for point in points:
+    axes.plot(point.steps, point.mean, "o", ms=7, mew=0, color=point.color)
+  axes.margins(x=0.05)
+  axes.set_title("gain in points of top-1")
+  axes.set_xlabel(f"time of a step, {results.lab.reference}'s = 1")
+  plotting.label(axes, points, lambda c: theme.wrapped(c.name, 1))
+  return figure
+
+
+def _color(row: labs.Compared, theme: plotting.Theme) -> str:
+  """Blue for a gain, orange for a loss, grey for what is not decided."""
+  if row.said.startswith("gains"):
+    return theme.hue(0)
+  return theme.hue(1) if row.said.startswith("loses") else theme.muted
