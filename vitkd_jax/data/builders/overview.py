@@ -68,21 +68,28 @@ def _classes(names: Sequence[str]) -> str:
   return f"{len(names):,} classes: {few}"
 
 
+# Datasets with configs of their own; others have configs/folder.py.
+_CONFIGS = {
+  "cifar10": "configs/cifar.py",
+  "cifar100": "configs/cifar.py",
+  "imagenet2012": "configs/baseline_i1k.py",
+}
+
+
 def _next(info: datasets.Info, data_dir: str | None) -> str:
-  """The next command: for a test set, an evaluation; else, the doctor."""
+  """The next command: for a test set, an evaluation; else, a training."""
   splits = list(info.num_examples)
-  trained = [split for split in splits if "train" in split.lower()]
-  if not trained:
+  if not any("train" in split.lower() for split in splits):
     words = ["evaluate", "--weights", "WEIGHTS", "--data", info.name]
     words += ["--split", splits[0]]
     words += ["--data-dir", data_dir] if data_dir else []
   else:
-    evaluated = [split for split in splits if split != trained[0]] or trained
-    words = ["doctor", "--config", "configs/baseline_i1k.py:pair=s3-ti"]
-    words += [f"--config.data.name={info.name}"]
-    if trained[0] != "train":
-      words += [f"--config.data.train_split={trained[0]}"]
-    words += [f"--config.data.eval_split={evaluated[0]}"]
-    words += [f"--config.data.data_dir={data_dir}"] if data_dir else []
+    config = _CONFIGS.get(info.name, "configs/folder.py")
+    words = ["train", "--config", config, "--workdir", f"runs/{info.name}"]
+    if config.endswith("_i1k.py"):
+      words += [f"--config.data.data_dir={data_dir}"] if data_dir else []
+    else:
+      words[2] += f":data={info.name}"
+      words[2] += f",data_dir={data_dir}" if data_dir else ""
   words = [shlex.quote(os.fspath(word)) for word in words]
   return " ".join(["python -m", f"vitkd_jax.{words[0]}", *words[1:]])
