@@ -1,6 +1,5 @@
 """Tests of vitkd_jax.report and what it is made of."""
 
-import base64
 import json
 import math
 import os
@@ -12,9 +11,17 @@ import pytest
 
 from vitkd_jax import report
 from vitkd_jax.commandline import command
-from vitkd_jax.reporting import page, plotting, summary, tables
+from vitkd_jax.reporting import (
+  figures,
+  page,
+  plotting,
+  rendering,
+  summary,
+  tables,
+)
 from vitkd_jax.runs import history, reading
 
+THEMES = (plotting.LIGHT, plotting.NARROW)
 ACCURACY = {"baseline": (0.70, 0.72, 0.74), "both": (0.75, 0.76, 0.83)}
 WEIGHTS = {
   "baseline": {"task": 1.0},
@@ -72,8 +79,9 @@ def runs(tmp_path):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-  """Pages hold bytes in the place of pictures, which other tests draw."""
-  monkeypatch.setattr(plotting, "png", lambda draw, theme: b"a picture")
+  """Pages hold nothing in the place of pictures, which other tests draw."""
+  drawing = rendering.Drawing("<svg />", "<svg />", b"a picture")
+  monkeypatch.setattr(rendering, "both", lambda draw, name: drawing)
 
 
 def read_all(folder):
@@ -124,16 +132,19 @@ def test_the_page_and_its_files(runs):
   for fact in ("ab" * 6 + "…", "test/4", "6.00 points above the baseline"):
     assert fact in text
   assert "ab" * 7 not in text
-  links = re.findall(r"(?:src|srcset|href)=\"(.{0,21})|url\(|@import", text)
-  assert set(links) == {"data:image/png;base64"}
-  pictures = re.findall(r"base64,([^\"]+)", text)
   files = sorted(out.glob("*.png"))
   assert [p.stem for p in files] == [
     "accuracy", "final", "losses_1", "losses_2", "training",
   ]  # fmt: skip
-  assert len(pictures) == 4 * len(files)  # light and dark, wide and narrow
-  decoded = {base64.b64decode(picture) for picture in pictures}
-  assert {p.read_bytes() for p in files} < decoded
+  assert len(re.findall("<svg ", text)) == 2 * len(files)  # wide and narrow
+  assert not re.findall(r"(?:src|srcset)=|@import", text)
+  # Within the page alone, and to one of its elements.
+  links = re.findall(r'href="([^"]*)"', text) + re.findall(
+    r"url\((.*?)\)", text
+  )
+  ids = re.findall(r' id="([^"]*)"', text)
+  assert {link.removeprefix("#") for link in links} == set(ids)
+  assert len(set(ids)) == len(ids)
 
 
 def test_the_report_does_not_read_itself(runs, undrawn):
@@ -199,7 +210,7 @@ def test_long_names_are_told_apart_by_their_ends(tmp_path):
     "baseline, name=…rds_b'",
   ]
   names = ["baseline, " + "x" * 60 + end for end in "ab"]
-  for theme in plotting.THEMES:
+  for theme in THEMES:
     one, other = (theme.wrapped(name, 2) for name in names)
     assert one != other
     assert max(map(len, one.splitlines())) <= theme.letters(2)
@@ -208,15 +219,15 @@ def test_long_names_are_told_apart_by_their_ends(tmp_path):
 def test_a_phone_gets_charts_of_its_own(runs, undrawn):
   """Text of 10 points is at least 10 px high on a page 350 px wide."""
   groups = summary.group(read_all(runs))
-  for draw in (report.figures.accuracy, report.figures.training):
-    for theme in plotting.THEMES:
+  for draw in (figures.accuracy, figures.training):
+    for theme in THEMES:
       figure = draw(groups, theme)
       inches = figure.get_size_inches()[0]
       assert inches == theme.width
       assert 10 / 72 / inches * (350 if theme.narrow else 960) > 10
   out, _ = report.report([str(runs)])
   text = (pathlib.Path(out) / "index.html").read_text()
-  assert text.count('media="(max-width: 40rem)"') == 5
+  assert text.count("<svg class=narrow ") == 5
 
 
 def test_what_a_student_differs_in_from_its_variant_is_said(tmp_path, undrawn):
@@ -265,8 +276,8 @@ def test_no_label_of_an_axis_is_cut_off(tmp_path, peak):
   text = text.replace('"learning_rate": 0.001', rate)
   (run / "metrics.jsonl").write_text(text)
   groups = summary.group(read_all(tmp_path))
-  for draw in (report.figures.accuracy, report.figures.training):
-    for theme in plotting.THEMES:
+  for draw in (figures.accuracy, figures.training):
+    for theme in THEMES:
       figure = draw(groups, theme)
       figure.draw_without_rendering()
       for axes in figure.axes:
@@ -303,7 +314,7 @@ def test_twenty_runs_of_twenty_methods(tmp_path):
   groups = summary.group(read_all(tmp_path))
   assert len({group.name for group in groups}) == 20
   assert page.headline(groups)[0].startswith("nkd + vitkd, epochs=19.0: 80.19")
-  picture = report.figures.accuracy(groups, plotting.LIGHT)
+  picture = figures.accuracy(groups, plotting.LIGHT)
   assert len(picture.axes[0].lines) == 20
 
 

@@ -25,7 +25,7 @@ import rich.table
 from vitkd_jax.commandline import command, progress
 from vitkd_jax.data import datasets, loader, printable
 from vitkd_jax.evaluation import scoring
-from vitkd_jax.reporting import figures, plotting
+from vitkd_jax.reporting import figures, plotting, rendering
 from vitkd_jax.runs import reading
 
 
@@ -115,7 +115,7 @@ def write(found: Mapping[str, Any], asked: Mapping[str, Any], out: str) -> None:
   (folder / "evaluation.json").write_text(text + "\n")
   names = [each["name"] for each in found["classes"]]
   matrix = np.array(found["confusion"])
-  picture = plotting.png(
+  picture = rendering.png(
     lambda theme: figures.confusion(matrix, names, theme), plotting.LIGHT
   )
   (folder / "confusion.png").write_bytes(picture)

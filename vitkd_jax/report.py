@@ -4,7 +4,8 @@ r"""Compares runs: a table, curves, and a page to look at.
 
 A folder of runs stands for every run in it. Runs that differ only in the seed
 are one method: mean, standard deviation and a band. The report has index.html,
-which is self-contained, table.md and the PNGs.
+which is self-contained, table.md and PNGs. Of many methods, figures show the
+best in colour; the tables have all.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from etils import epath
 from vitkd_jax import remote
 from vitkd_jax.commandline import command
 from vitkd_jax.data import printable
-from vitkd_jax.reporting import figures, page, plotting, summary, tables
+from vitkd_jax.reporting import page, pictures, summary, tables
 from vitkd_jax.runs import reading
 
 
@@ -44,11 +45,15 @@ def report(paths: Sequence[str], out: str | None = None) -> tuple[str, str]:
   target = epath.Path(out) if out else _default_out(paths, runs)
   groups = summary.group(runs)
   made = tables.make(groups)
-  pictures = _pictures(groups)
+  drawn = pictures.make(groups)
   markdown = "\n".join(table.markdown() for table in made)
   shown = "python -m vitkd_jax.report " + shlex.join([*paths])
-  files = {f"{picture.name}.png": picture.light for picture in pictures}
-  index = page.render(groups, made, pictures, shown)
+  files = {
+    f"{each.name}.png": each.drawing.png
+    for each in drawn
+    if isinstance(each, page.Picture)
+  }
+  index = page.render(groups, made, drawn, shown)
   # A path may contain bytes that are not UTF-8.
   files["table.md"] = markdown.encode(errors="replace")
   files["index.html"] = index.encode(errors="replace")
@@ -125,29 +130,6 @@ def _default_out(
   above = [set(epath.Path(remote.absolute(run.path)).parents) for run in runs]
   common = max(set.intersection(*above), key=lambda p: len(p.parts))
   return common / "report"
-
-
-def _pictures(groups: Sequence[summary.Group]) -> list[page.Picture]:
-  plans = [
-    ("accuracy", "Accuracy by step", lambda t: figures.accuracy(groups, t)),
-    ("final", "Final accuracy", lambda t: figures.finals(groups, t)),
-    *(
-      (
-        f"losses_{index}" if len(groups) > 1 else "losses",
-        f"Loss terms of {group.name}",
-        lambda t, g=group: figures.losses(g, t),
-      )
-      for index, group in enumerate(groups, 1)
-    ),
-    ("training", "Gradients and speed", lambda t: figures.training(groups, t)),
-  ]
-  pictures = []
-  for name, title, draw in plans:
-    themed = (plotting.png(draw, theme) for theme in plotting.THEMES)
-    drawn = [content for content in themed if content is not None]
-    if drawn:
-      pictures.append(page.Picture(name, title, *drawn))
-  return pictures
 
 
 def _define_flags() -> None:

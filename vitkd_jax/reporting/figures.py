@@ -1,15 +1,16 @@
-"""The report's pictures: curves labelled at their ends, light and dark."""
+"""The report's figures: curves labelled at their ends."""
 
 from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Any
 
 from matplotlib import colors as mpl_colors
 from matplotlib import figure as mpl_figure
 from matplotlib import patches, ticker
 import numpy as np
 
-from vitkd_jax.reporting import plotting, scales, summary
+from vitkd_jax.reporting import emphasis, plotting, scales, summary
 
 
 def accuracy(
@@ -24,9 +25,7 @@ def accuracy(
   curves = _curves(groups, "top1", theme, scale=100)
   if not curves:
     return None
-  figure, (axes,) = plotting.panels(
-    theme, 1, 4.2, [c.name for c in curves], extra=6
-  )
+  figure, (axes,) = plotting.panels(theme, 1, 4.2, _labels(curves), extra=6)
   plotting.draw(axes, curves)
   axes.set_title("top-1 on the evaluation split, %")
   axes.set_xlabel("step")
@@ -46,19 +45,21 @@ def finals(
     groups: the runs by method.
     theme: colours and width.
   """
+  colors = _colors(groups, theme)
   rows = []
-  for index, group in enumerate(groups):
-    found = group.values(summary.final_top1)
+  for index in emphasis.rows(groups):
+    found = groups[index].values(summary.final_top1)
     if len(found):
-      rows.append((group, 100 * found, _color(groups, index, theme)))
+      rows.append((groups[index], 100 * found, colors[index] or theme.muted))
   if len(rows) < 2:
     return None
   letters = 13 if theme.narrow else 24
   names = [plotting.wrapped(group.name, letters) for group, *_ in rows]
-  longest = max(len(line) for name in names for line in name.splitlines())
+  every = [line for name in names for line in name.splitlines()]
   figure, (axes,) = plotting.panels(
-    theme, 1, 0.42 * len(rows), ["12.34 ± 0.12"], left=0.25 + 0.086 * longest
-  )
+    theme, 1, 0.42 * len(rows), ["12.34 ± 0.12"] * len(every),
+    left=0.25 + 0.086 * max(map(len, every)),
+  )  # fmt: skip
   axes.grid(axis="y", visible=False)
   axes.grid(axis="x")
   for y, (_, values, color) in enumerate(rows):
@@ -92,13 +93,13 @@ def losses(
   panels = []
   for kind in ("", "weighted/"):
     found = [
-      _curve([group], 0, f"{kind}{term}", term, colors[term])
+      _curve(group, f"{kind}{term}", term, colors[term])
       for term in group.loss_weights
     ]
     panels.append([curve for curve in found if curve])
   if not panels[0]:
     return None
-  total = _curve([group], 0, "loss", "total", theme.ink)
+  total = _curve(group, "loss", "total", theme.ink)
   if total and len(panels[1]) > 1:
     panels[1].append(total)
   names = max(([c.name for c in p] for p in panels), key=len)
@@ -142,7 +143,7 @@ def training(
       panels.append((title, log, _merged(curves, theme)))
   if not panels:
     return None
-  names = max(([c.name for c in curves] for *_, curves in panels), key=len)
+  names = max((_labels(curves) for *_, curves in panels), key=len)
   columns = theme.columns(2)
   places = columns * math.ceil(len(panels) / columns)
   # Seven characters, such as 0.00125, are beside a learning rate.
@@ -214,29 +215,35 @@ def confusion(
   return figure
 
 
-def _color(
-  groups: Sequence[summary.Group], index: int, theme: plotting.Theme
-) -> str:
-  """Grey for the one baseline, hues for the others in their order."""
+def _colors(
+  groups: Sequence[summary.Group], theme: plotting.Theme
+) -> list[str | None]:
+  """Grey for the one baseline, hues for the others, None for faint ones."""
   base = summary.baseline(groups)
-  if groups[index] is base:
-    return theme.muted
-  return theme.hue(index - (base is not None))
+  colors: list[str | None] = [None] * len(groups)
+  hues = 0
+  for index in emphasis.best(groups):
+    if groups[index] is base:
+      colors[index] = theme.muted
+    else:
+      colors[index], hues = theme.hue(hues), hues + 1
+  return colors
 
 
 def _curve(
-  groups: Sequence[summary.Group],
-  index: int,
+  group: summary.Group,
   name: str,
   label: str,
   color: str,
   scale: float = 1,
+  **look: Any,
 ) -> plotting.Curve | None:
-  found = groups[index].curve(name)
+  found = group.curve(name)
   if found is None:
     return None
-  dash = plotting.DASHES[index // 7 % len(plotting.DASHES)]
-  return plotting.Curve(label, color, dash, found[0], scale * found[1])
+  return plotting.Curve(
+    label, color, look.pop("dash", "-"), found[0], scale * found[1], **look
+  )
 
 
 def _curves(
@@ -245,11 +252,20 @@ def _curves(
   theme: plotting.Theme,
   scale: float = 1,
 ) -> list[plotting.Curve]:
-  found = [
-    _curve(groups, i, name, group.name, _color(groups, i, theme), scale)
-    for i, group in enumerate(groups)
-  ]
-  return [curve for curve in found if curve]
+  found = []
+  places = {i: place for place, i in enumerate(emphasis.best(groups))}
+  for i, color in enumerate(_colors(groups, theme)):
+    dash = plotting.DASHES[places.get(i, 0) // 7 % len(plotting.DASHES)]
+    look = dict(dash=dash, faint=color is None)
+    curve = _curve(
+      groups[i], name, groups[i].name, color or theme.muted, scale, **look
+    )
+    found += [curve] if curve else []
+  return found
+
+
+def _labels(curves: Sequence[plotting.Curve]) -> list[str]:
+  return [c.name for c in curves if not c.faint] or [""]
 
 
 def _merged(
@@ -263,4 +279,6 @@ def _merged(
     for c in rest
   ):
     return curves
-  return [dataclasses.replace(first, name="all methods", color=theme.ink)]
+  return [
+    dataclasses.replace(first, name="all methods", color=theme.ink, faint=False)
+  ]

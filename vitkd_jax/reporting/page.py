@@ -1,6 +1,5 @@
 """The report as one self-contained HTML page."""
 
-import base64
 from collections.abc import Callable, Sequence
 import dataclasses
 import html
@@ -8,35 +7,38 @@ import json
 import string
 
 from vitkd_jax.models import variants
-from vitkd_jax.reporting import summary, tables
-from vitkd_jax.runs import reading
+from vitkd_jax.reporting import (
+  multiples,
+  plotting,
+  rendering,
+  summary,
+  tables,
+)
+from vitkd_jax.runs import history, reading
+
+# Up to so many runs have a whole config each.
+_CONFIGS = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-  """A picture in both themes.
+  """A figure with its caption.
 
   Attributes:
     name: file name without suffix.
     title: what it shows; also its text for screen readers.
-    light: PNG on a white background.
-    dark: PNG on the page's dark background.
-    narrow_light: as `light`, for a phone.
-    narrow_dark: as `dark`, for a phone.
+    drawing: the figure.
   """
 
   name: str
   title: str
-  light: bytes
-  dark: bytes
-  narrow_light: bytes
-  narrow_dark: bytes
+  drawing: rendering.Drawing
 
 
 def render(
   groups: Sequence[summary.Group],
   tables_: Sequence[tables.Table],
-  pictures: Sequence[Picture],
+  pictures: Sequence[Picture | multiples.Tiles],
   command: str,
   said: tuple[str, str] | None = None,
 ) -> str:
@@ -57,9 +59,14 @@ def render(
     lead=html.escape(lead),
     facts=_facts(runs),
     first=_table(first),
-    pictures="\n".join(map(_picture, pictures)),
+    light=_variables(plotting.LIGHT),
+    dark=_variables(plotting.DARK),
+    pictures="\n".join(
+      _tiles(each) if isinstance(each, multiples.Tiles) else _picture(each)
+      for each in pictures
+    ),
     tables="\n".join(map(_table, others)),
-    runs="\n".join(map(_run, runs)),
+    runs=_runs(runs),
     command=html.escape(command),
   )
 
@@ -173,35 +180,72 @@ def _cells(tag: str, texts: Sequence[str]) -> str:
   )
 
 
+def _variables(theme: plotting.Theme) -> str:
+  """The theme's colours as CSS."""
+  return " ".join(
+    f"{variable[4:-1]}: {color};" for color, variable in theme.variables.items()
+  )
+
+
 def _picture(picture: Picture) -> str:
   title = html.escape(picture.title)
-  phone, dark = "(max-width: 40rem)", "(prefers-color-scheme: dark)"
-  sources = "".join(
-    f'<source srcset="{_link(content)}" media="{media}">'
-    for content, media in (  # the first that matches is shown
-      (picture.narrow_dark, f"{phone} and {dark}"),
-      (picture.narrow_light, phone),
-      (picture.dark, dark),
-    )
+  drawing = picture.drawing
+  both = "".join(
+    _labelled(svg, title, f"class={width} ")
+    for width, svg in (("wide", drawing.wide), ("narrow", drawing.narrow))
+  )
+  return f"<figure><figcaption>{title}</figcaption>{both}</figure>"
+
+
+def _tiles(tiles: multiples.Tiles) -> str:
+  title = html.escape(tiles.title)
+  variables = plotting.LIGHT.variables
+  legend = "".join(
+    f'<span style="color: {variables[color]}">{html.escape(name)}</span>'
+    for name, color in tiles.legend.items()
+  )
+  each = "\n".join(
+    f"<figure><figcaption>{html.escape(name)}</figcaption>"
+    f"{_labelled(svg, html.escape(name))}</figure>"
+    for name, svg in tiles.tiles
   )
   return (
-    f"<figure><figcaption>{title}</figcaption><picture>{sources}"
-    f'<img src="{_link(picture.light)}" alt="{title}"></picture></figure>'
+    f"<section><h2>{title}</h2><p class=legend>{legend}</p>"
+    f"<div class=tiles>{each}</div></section>"
   )
 
 
-def _link(png: bytes) -> str:
-  return "data:image/png;base64," + base64.b64encode(png).decode()
+def _labelled(svg: str, text: str, attributes: str = "") -> str:
+  label = f'<svg {attributes}role="img" aria-label="{text}" '
+  return svg.replace("<svg ", label, 1)
 
 
-def _run(run: reading.Run) -> str:
+def _runs(runs: Sequence[reading.Run]) -> str:
+  """Each run's command and config, of many what differs from the first."""
+  first, *others = runs
+  found = [_run(first, json.dumps(first.config, indent=2, default=str))]
+  base = history.flatten(first.config)
+  for run in others:
+    config = json.dumps(run.config, indent=2, default=str)
+    if len(runs) > _CONFIGS:
+      flat = history.flatten(run.config)
+      lines = [
+        f"config.{key}={flat.get(key)!r}"
+        for key in sorted(base.keys() | flat.keys())
+        if flat.get(key) != base.get(key)
+      ]
+      config = "\n".join([f"as {first.name}, but", *lines])
+    found.append(_run(run, config))
+  return "\n".join(found)
+
+
+def _run(run: reading.Run, config: str) -> str:
   evaluate = f"python -m vitkd_jax.evaluate --weights {run.path}"
   lines = [run.command] if run.command else []
   commands = html.escape("\n".join([*lines, evaluate]))
-  config = html.escape(json.dumps(run.config, indent=2, default=str))
   return (
     f"<details><summary>{html.escape(run.name)}</summary>\n"
-    f"<pre>{commands}</pre>\n<pre>{config}</pre></details>"
+    f"<pre>{commands}</pre>\n<pre>{html.escape(config)}</pre></details>"
   )
 
 
@@ -214,15 +258,9 @@ _PAGE = string.Template("""\
 <meta name="color-scheme" content="light dark">
 <title>$title</title>
 <style>
-:root {
-  --paper: #ffffff; --ink: #1c2024; --muted: #667078; --line: #e4e8eb;
-  --soft: #f5f7f8;
-}
+:root { $light --soft: #f5f7f8; }
 @media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #16191d; --ink: #e8eaed; --muted: #98a2ab; --line: #2a2f35;
-    --soft: #1e2227;
-  }
+  :root { $dark --soft: #1e2227; }
 }
 body {
   margin: 0 auto; max-width: 60rem; padding: 4rem 1.5rem; color: var(--ink);
@@ -235,14 +273,14 @@ h2 { font-size: 1.15rem; margin: 3rem 0 .8rem; }
 .lead { font-size: 1.15rem; color: var(--muted); margin: 0 0 2.2rem; }
 dl { display: grid; gap: 1.2rem 2rem; margin: 0; padding: 1.2rem 0;
   grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr));
-  border-block: 1px solid var(--line); }
+  border-block: 1px solid var(--grid); }
 dt { color: var(--muted); font-size: .8rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem 0 .45rem 1.4rem; text-align: right;
-  white-space: nowrap; border-bottom: 1px solid var(--line); }
+  white-space: nowrap; border-bottom: 1px solid var(--grid); }
 th { font-weight: 500; color: var(--muted); font-size: .8rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0;
   white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
@@ -251,9 +289,24 @@ td.long { white-space: normal; min-width: 9rem; }
   max-width: 46rem; }
 figure { margin: 3rem 0 0; }
 figcaption { font-weight: 600; font-size: 1.15rem; margin-bottom: .8rem; }
-@media (max-width: 40rem) { body { padding: 2rem 1rem; } }
-img { width: 100%; max-width: 100%; height: auto; display: block; }
-details { border-bottom: 1px solid var(--line); padding: .6rem 0; }
+svg { width: 100%; display: block; stroke-linejoin: round;
+  font-family: "DejaVu Sans", Verdana, sans-serif; /* as measured */ }
+svg text { white-space: pre; }
+.narrow { display: none; }
+.legend span { margin-right: 1.4rem; font-size: .9rem; font-weight: 600; }
+.tiles { display: grid; gap: 1.2rem 1.4rem;
+  grid-template-columns: repeat(auto-fill, minmax(12.5rem, 1fr)); }
+.tiles figure { margin: 0; display: flex; flex-direction: column;
+  justify-content: space-between; }
+.tiles figcaption { font-size: .8rem; font-weight: 400; margin: 0;
+  overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  body { padding: 2rem 1rem; }
+  .wide { display: none; }
+  .narrow { display: block; }
+  .tiles { grid-template-columns: 1fr 1fr; gap: 1rem; }
+}
+details { border-bottom: 1px solid var(--grid); padding: .6rem 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
 pre { background: var(--soft); padding: 1rem; border-radius: 6px;
   overflow-x: auto; font-size: .8rem; }

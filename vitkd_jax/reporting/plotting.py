@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import io
+import functools
 import textwrap
 from typing import Any
-import warnings
 
-import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 from matplotlib import ticker
-from matplotlib.backends import backend_agg
 import numpy as np
 
 from vitkd_jax.data import printable
+from vitkd_jax.reporting import thinning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +75,14 @@ class Theme:
     """
     return self.hues[index % len(self.hues)]
 
+  @property
+  def variables(self) -> dict[str, str]:
+    """{colour: the CSS variable that stands for it}, such as "var(--ink)"."""
+    names = ("paper", "ink", "muted", "grid")
+    found = {getattr(self, name): f"var(--{name})" for name in names}
+    hues = {hue: f"var(--hue-{i})" for i, hue in enumerate(self.hues)}
+    return found | hues
+
 
 LIGHT = Theme(
   paper="#ffffff",
@@ -92,70 +98,15 @@ DARK = Theme(
   grid="#2a2f35",
   hues=("#56b4e9", "#ff8a3d", "#2fc79a", "#e39cc6", "#e6b422", "#8ab6ff"),
 )
-# In the order of `page.Picture`'s fields.
-THEMES = (
-  LIGHT,
-  DARK,
-  dataclasses.replace(LIGHT, narrow=True),
-  dataclasses.replace(DARK, narrow=True),
-)
+NARROW = dataclasses.replace(LIGHT, narrow=True)
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 # Inches.
 _LINE = 0.175
 _LEFT, _TOP, _BOTTOM = 0.6, 0.45, 0.55
 _LETTER = 0.078
-
-
-def png(
-  draw: Callable[[Theme], mpl_figure.Figure | None], theme: Theme
-) -> bytes | None:
-  """A picture as a PNG.
-
-  Args:
-    draw: draws the figure, or returns None where there is nothing to draw.
-    theme: colours and width.
-
-  Returns:
-    The PNG's bytes; None where there is nothing to draw.
-  """
-  style: dict[Any, Any] = {
-    "text.parse_math": False,  # any name may contain $
-    "font.size": 10,
-    "text.color": theme.ink,
-    "axes.edgecolor": theme.grid,
-    "axes.facecolor": theme.paper,
-    "axes.labelcolor": theme.muted,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titlepad": 12,
-    "figure.facecolor": theme.paper,
-    "grid.color": theme.grid,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "xtick.color": theme.muted,
-    "ytick.color": theme.muted,
-    "xtick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-  }
-  with matplotlib.rc_context(style), warnings.catch_warnings():
-    # A letter missing from every font is drawn as a box.
-    warnings.filterwarnings("ignore", "Glyph .* missing from")
-    warnings.filterwarnings("ignore", "Matplotlib currently does not support")
-    figure = draw(theme)
-    if figure is None:
-      return None
-    backend_agg.FigureCanvasAgg(figure)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=160)
-  return content.getvalue()
+# Intervals of a thinned curve, each of two points: more than a panel of one
+# curve has columns of pixels, and fewer where there are many.
+_MOST, _FEWEST, _POINTS = 400, 24, 4000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +119,7 @@ class Curve:
     dash: matplotlib's line style.
     steps: int64 [T].
     values: float64 [n, T] of n seeds.
+    faint: drawn thin and without a label, as one of many.
   """
 
   name: str
@@ -175,8 +127,9 @@ class Curve:
   dash: object
   steps: np.ndarray
   values: np.ndarray
+  faint: bool = False
 
-  @property
+  @functools.cached_property
   def mean(self) -> np.ndarray:
     """Mean over the seeds, float64 [T]."""
     return self.values.mean(0)
@@ -237,19 +190,30 @@ def panels(
 
 
 def draw(axes: mpl_axes.Axes, curves: Sequence[Curve]) -> None:
-  """Draws curves on axes, with a band of one standard deviation over seeds."""
+  """Draws curves on axes, with a band of one standard deviation over seeds.
+
+  Args:
+    axes: to draw on.
+    curves: long ones are thinned, and more so the more there are.
+  """
+  intervals = min(_MOST, max(_FEWEST, _POINTS // max(len(curves), 1)))
   for curve in curves:
-    marker = "o" if len(curve.steps) == 1 else None
+    at = thinning.kept(curve.steps, curve.mean, intervals)
+    steps, mean = curve.steps[at], curve.mean[at]
+    marker = "o" if len(steps) == 1 else None
+    thin: dict[str, Any] = (
+      dict(lw=0.8, alpha=0.3, zorder=1.5) if curve.faint else {}
+    )
     axes.plot(
-      curve.steps, curve.mean, color=curve.color, ls=curve.dash, marker=marker,
-      ms=5,
+      steps, mean, color=curve.color, ls=curve.dash, marker=marker, ms=5,
+      **thin,
     )  # fmt: skip
-    if len(curve.values) > 1:
-      deviation = curve.values.std(0, ddof=1)
-      low, high = curve.mean - deviation, curve.mean + deviation
+    if len(curve.values) > 1 and not curve.faint:
+      deviation = curve.values[:, at].std(0, ddof=1)
       axes.fill_between(
-        curve.steps, low, high, color=curve.color, alpha=0.18, lw=0
-      )
+        steps, mean - deviation, mean + deviation, color=curve.color,
+        alpha=0.18, lw=0,
+      )  # fmt: skip
   width, _ = _inches(axes)
   ticks = min(5, int(width / 0.65))
   axes.xaxis.set_major_locator(ticker.MaxNLocator(ticks, integer=True))
@@ -273,6 +237,8 @@ def label(
   to_axes = axes.transData + axes.transAxes.inverted()
   ends = []
   for curve in curves:
+    if curve.faint:
+      continue
     finite = np.flatnonzero(np.isfinite(curve.mean))
     if not finite.size:
       continue

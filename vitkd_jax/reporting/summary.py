@@ -1,7 +1,8 @@
 """Summarises runs: seeds grouped by method, methods compared."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 import dataclasses
+import functools
 import math
 import os
 from typing import Any
@@ -27,12 +28,12 @@ class Group:
   name: str
   runs: tuple[reading.Run, ...]
 
-  @property
+  @functools.cached_property
   def loss_weights(self) -> dict[str, float]:
     """The loss terms and their weights."""
     return self.runs[0].loss_weights
 
-  @property
+  @functools.cached_property
   def settled(self) -> tuple[reading.Run, ...]:
     """The finished runs; all runs while none is finished."""
     return tuple(run for run in self.runs if run.finished) or self.runs
@@ -59,6 +60,15 @@ class Group:
       Steps int64 [T] and values float64 [n, T], those of the longest run alone
       where there is no common step; None where no run has the metric.
     """
+    if name not in self._curves:
+      self._curves[name] = self._curve(name)
+    return self._curves[name]
+
+  @functools.cached_property
+  def _curves(self) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
+    return {}
+
+  def _curve(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
     each = (
       run.accuracy if name == "top1" else run.series.get(name)
       for run in self.settled
@@ -66,11 +76,13 @@ class Group:
     found = [series for series in each if series is not None]
     if not found:
       return None
-    common = set.intersection(*(set(s.steps.tolist()) for s in found))
-    if not common:
+    steps = found[0].steps
+    for series in found[1:]:
+      if not np.array_equal(series.steps, steps):
+        steps = np.intersect1d(series.steps, steps, assume_unique=True)
+    if not steps.size:
       found = [max(found, key=lambda series: series.steps[-1])]
-      common = set(found[0].steps.tolist())
-    steps = np.array(sorted(common))
+      steps = found[0].steps
     rows = [s.values[np.searchsorted(s.steps, steps)] for s in found]
     return steps, np.stack(rows)
 
@@ -218,26 +230,45 @@ def _key(run: reading.Run) -> tuple[tuple[str, str | None], ...]:
 
 def _distinct(groups: list[Group]) -> list[Group]:
   """The groups; equal names are extended by the keys that differ."""
-  named = []
+  by_name: dict[str, list[Group]] = {}
   for group in groups:
-    same = [g for g in groups if g.name == group.name]
-    if len(same) > 1:
-      index = same.index(group)
-      every = tuple(group.runs[0].config)
-      changes = [
-        f"{key.rpartition('.')[2]}={_told_apart(of)[index]}"
-        for key, of in differing(same, every).items()
-      ]
-      group = dataclasses.replace(
-        group, name=f"{group.name}, {', '.join(changes[:3])}"
-      )
-    named.append(group)
+    by_name.setdefault(group.name, []).append(group)
+  changes = {
+    name: iter(_changes(same)) for name, same in by_name.items() if same[1:]
+  }
+  named = [
+    dataclasses.replace(
+      group, name=f"{group.name}, {next(changes[group.name])}"
+    )
+    if group.name in changes
+    else group
+    for group in groups
+  ]
   return _numbered(named)
+
+
+def _changes(same: Sequence[Group]) -> Iterator[str]:
+  """Of each group, the first three of the keys in which they differ."""
+  every = {section for group in same for section in group.runs[0].config}
+  told = [
+    (key.partition(".")[0], key.rpartition(".")[2], _told_apart(values))
+    for key, values in differing(same, every).items()
+  ]
+  for index, group in enumerate(same):
+    changes = [
+      f"{key}={values[index]}"
+      for section, key, values in told
+      if section in group.runs[0].config
+    ]
+    yield ", ".join(changes[:3])
 
 
 def _told_apart(values: Sequence[str | None], width: int = 24) -> list[str]:
   """Values, cut to `width` from where a long one differs from the others."""
   texts = [value or "none" for value in values]
+  # The others that share most with a text are beside it in sorted order.
+  order = ["", *sorted(set(texts)), ""]
+  place = {text: index for index, text in enumerate(order)}
   shown = []
   for value in texts:
     if len(value) <= width:
@@ -245,8 +276,7 @@ def _told_apart(values: Sequence[str | None], width: int = 24) -> list[str]:
       continue
     same = max(
       len(os.path.commonprefix([value, other]))  # noqa: RUF071, of characters
-      for other in texts
-      if other != value
+      for other in (order[place[value] - 1], order[place[value] + 1])
     )
     start = same - 4 if same > width // 2 else 0
     part = value[start : start + width]
