@@ -115,13 +115,13 @@ def test_imagenet_is_known_without_being_prepared(tiny_config):
   config.student.variant = "deit_tiny_patch16_224"
   found = topology.planned(config)
   assert found.info.num_classes == 1000
-  assert found.num_train == 1_281_167
+  assert found.num_train == 1_268_355  # 99 %, as TFDS rounds
   assert found.image_size == (224, 224)
   with config.unlocked():
     config.data.image_size = 160
   assert topology.planned(config).image_size == (160, 160)
   config.data.train_split = "trian"
-  with pytest.raises(ValueError, match=r"\(train, validation\), got 'trian'"):
+  with pytest.raises(ValueError, match=r"a slice of .*, got 'trian'"):
     topology.planned(config)
 
 

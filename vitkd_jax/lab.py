@@ -42,7 +42,7 @@ from vitkd_jax.labs import (
   results,
   shown,
 )
-from vitkd_jax.reporting import page, plotting
+from vitkd_jax.reporting import page, rendering
 from vitkd_jax.runs import lock
 
 # Seconds between lines in a log while no run ends.
@@ -191,13 +191,9 @@ def _report(
     ("curves", "Accuracy by step", figures.curves),
     ("costs", "Gain against cost", figures.costs),
   ):
-    themed = [
-      plotting.png(functools.partial(draw, found), theme)
-      for theme in plotting.THEMES
-    ]
-    drawn = [content for content in themed if content is not None]
-    if drawn:
-      pictures.append(page.Picture(name, caption, *drawn))
+    drawing = rendering.both(functools.partial(draw, found), name)
+    if drawing is not None:
+      pictures.append(page.Picture(name, caption, drawing))
   html = page.render(
     found.groups,
     [*made, shown.costs(found, runs)],
@@ -210,7 +206,9 @@ def _report(
     (target / "report").mkdir(parents=True, exist_ok=True)
     (target / "report" / "index.html").write_text(html)
     for picture in pictures:
-      (target / "report" / f"{picture.name}.png").write_bytes(picture.light)
+      (target / "report" / f"{picture.name}.png").write_bytes(
+        picture.drawing.png
+      )
     (target / "table.md").write_text(markdown)
     lines = results.jsonl(results.rows(found, runs, configs))
     (target / "results.jsonl").write_text(lines)

@@ -36,19 +36,30 @@ def weights(data: str) -> dict[str, float]:
   return common.choose("data", data, _WEIGHTS)
 
 
+# Images of the training split that what is tuned is judged by; the evaluation
+# split decides nothing.
+_HELD_OUT = {
+  "fashion": ("train[:7000]", "train[7000:]"),
+  "imagenet": ("train[:99%]", "train[99%:]"),  # as in big_vision
+}
+
+
 def training(
-  args: Mapping[str, Any], methods: Methods, *, task_weight: float = 1.0
+  args: Mapping[str, Any], methods: Methods, *, tuning: bool = False
 ) -> ml_collections.ConfigDict:
   """The training of one arm.
 
   Args:
     args: the lab's arguments.
     methods: what the student learns from, beside the labels.
-    task_weight: of the labels.
+    tuning: hold out a part of the training split, and evaluate on it.
   """
   base = common.choose("data", args["data"], _BASES)
   config, teacher = base(args)
-  config.task = common.section(sections.Task, weight=task_weight)
+  if tuning:
+    own, held_out = _HELD_OUT[args["data"]]
+    config.data.train_split, config.data.eval_split = own, held_out
+  config.task = common.section(sections.Task)
   config.methods = common.methods(tuple(methods), **methods)
   config.teachers = {}
   if methods:

@@ -133,7 +133,7 @@ def _arms(data: str, parts: tuple[str, ...]) -> Iterator[tuple[str, Arm]]:
   yield "none", ("labels alone", "74.42", "", {})
   deep_generation = (
     "deep map generated",
-    "+0.8",
+    "",
     "",
     {"vitkd": vitkd(high=1)},
   )

@@ -5,12 +5,13 @@
 others.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 import dataclasses
 import json
 import os
 import re
 import shlex
+import types
 from typing import Any, Protocol
 
 from etils import epath
@@ -146,6 +147,36 @@ def load(
     upright=exif,
   )
   return sources.cached(name, source, crop_size) if cache else source
+
+
+def examples_in(split: str, sizes: Mapping[str, int]) -> int:
+  """Number of examples of a split, or of a slice of one.
+
+  Args:
+    split: in TFDS's notation, such as "train[:1%]" or "train+validation".
+    sizes: number of examples by split.
+
+  Raises:
+    ValueError: there is no such split, or the slice is empty.
+  """
+  splits = {
+    name: types.SimpleNamespace(num_examples=size)
+    for name, size in sizes.items()
+  }
+  try:
+    found = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+  except ValueError:
+    found = []
+  count = 0
+  for each in found:
+    end = sizes[each.splitname] if each.to is None else each.to
+    count += max(end - (each.from_ or 0), 0)
+  if not count:
+    raise ValueError(
+      f"expected a split or a slice of {dict(sizes)}, such as 'train[:1000]', "
+      f"got {split!r}"
+    )
+  return count
 
 
 def _builder(name: str, data_dir: str | None) -> Any:

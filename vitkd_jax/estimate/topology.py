@@ -210,13 +210,7 @@ def planned(config: ml_collections.ConfigDict) -> inputs.Planned:
     variant = section["student"].get("variant") or ""
     side = data.image_size or variants.get(variant).image_size
     size = (side, side)
-  # A slice of a split counts as the whole split.
-  num_train = info.num_examples.get(data.train_split.partition("[")[0])
-  if not num_train:
-    raise ValueError(
-      f"expected a split of dataset {data.name} "
-      f"({', '.join(info.num_examples)}), got {data.train_split!r}"
-    )
+  num_train = datasets.examples_in(data.train_split, info.num_examples)
   return inputs.Planned(info, size, num_train)
 
 

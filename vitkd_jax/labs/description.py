@@ -22,7 +22,7 @@ KEYS = (
 _ARM_KEYS = ("says", "claim", "against")
 _CLAIM_KEYS = ("says", "better", "worse")
 # Names of folders.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ def make(config: Mapping[str, Any]) -> Lab:
   for name in arms:
     if not _NAME.fullmatch(name):
       raise ValueError(
-        "expected names of arms of letters, digits and _ . + -, as they are "
+        "expected names of arms of letters, digits and _ + -, as they are "
         f"folders, got {name!r}"
       )
   reference = config["reference"]
