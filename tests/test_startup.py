@@ -3,6 +3,7 @@
 import concurrent.futures
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -111,30 +112,25 @@ def test_what_is_not_known_is_asked_for(given, said):
     startup.start(*given)
 
 
-def test_alone_it_listens_on_loopback_only_and_starts_at_once():
+def test_alone_it_opens_no_port_and_notices_sigterm():
   code = """
-import os, signal, time
+import os, signal, socket
 import jax
 from vitkd_jax.cluster import preemption, startup
-began = time.monotonic()
-startup.start()
-assert time.monotonic() - began < 60  # not the 300 s of the others
-assert jax.distributed.is_initialized()
-assert (jax.process_count(), startup.process_count()) == (1, 1)
-links = [f"/proc/self/fd/{f}" for f in os.listdir("/proc/self/fd")]
-mine = {os.readlink(link) for link in links if os.path.exists(link)}
-for path in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
-  for line in open(path).read().splitlines()[1:]:
-    _, local, _, state, *more = line.split()
-    if state == "0A" and f"socket:[{more[5]}]" in mine:
-      print("listens", local.split(":")[0])
-assert not preemption.noticed()
-os.kill(os.getpid(), signal.SIGTERM)
-for i in range(2400):
-  time.sleep(0.05)
-  if preemption.noticed():
-    print("noticed")
-    break
+def open_sockets():
+  links = [f"/proc/self/fd/{f}" for f in os.listdir("/proc/self/fd")]
+  names = [os.readlink(link) for link in links if os.path.exists(link)]
+  return {name for name in names if name.startswith("socket:")}
+before = open_sockets()
+with preemption.listening():
+  startup.start()
+  preemption.heed()
+  assert (jax.process_count(), startup.process_count()) == (1, 1)
+  assert open_sockets() == before
+  assert not preemption.noticed()
+  signal.raise_signal(signal.SIGTERM)
+  assert preemption.noticed()
+assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 """
   env = {**os.environ, "JAX_PLATFORMS": "cpu"}
   done = subprocess.run(
@@ -142,11 +138,61 @@ for i in range(2400):
     capture_output=True, text=True, env=env, check=False,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  listens = [x.split()[1] for x in done.stdout.splitlines() if "listens" in x]
-  # 127.0.0.1, also as an address of IPv6.
-  assert listens
-  assert all(x.endswith("0100007F") for x in listens), listens
-  assert "noticed" in done.stdout
+
+
+# Stands between a process and its wall clock.
+CLOCK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdatomic.h>
+#include <sys/time.h>
+#include <time.h>
+static _Atomic long ahead;
+void turn(long seconds) { ahead = seconds; }
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  static int (*real)(clockid_t, struct timespec *);
+  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+  int status = real(clock, now);
+  if (clock == CLOCK_REALTIME) now->tv_sec += ahead;
+  return status;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+  struct timespec fine;
+  clock_gettime(CLOCK_REALTIME, &fine);
+  now->tv_sec = fine.tv_sec;
+  now->tv_usec = fine.tv_nsec / 1000;
+  return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600])
+def test_alone_it_outlives_a_jump_of_the_wall_clock(tmp_path, seconds):
+  """JAX looks at heartbeats once a second, and aborts at once."""
+  if not (compiler := shutil.which("cc")):
+    pytest.skip("needs a C compiler, for a clock that the test turns")
+  source, library = tmp_path / "clock.c", tmp_path / "clock.so"
+  source.write_text(CLOCK)
+  subprocess.run(
+    [compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True
+  )
+  code = f"""
+import ctypes, time
+from vitkd_jax.cluster import startup
+startup.start()
+before = time.time()
+ctypes.CDLL({str(library)!r}).turn(ctypes.c_long({seconds}))
+assert abs(time.time() - before - {seconds}) < 50
+deadline = time.monotonic() + 3
+while time.monotonic() < deadline:
+  pass
+"""
+  env = {**os.environ, "JAX_PLATFORMS": "cpu", "LD_PRELOAD": str(library)}
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    capture_output=True, text=True, env=env, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

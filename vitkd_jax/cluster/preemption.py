@@ -1,8 +1,9 @@
 """Preemption notices: SIGTERM, TPU maintenance, Ctrl-C, a closed terminal.
 
-JAX's own handler catches SIGTERM in every process that `startup.start` joined,
-and agrees on one common point; there must be no other handler of SIGTERM. A
-notice that arrives while JAX compiles is kept until the first poll after it.
+JAX's own handler catches SIGTERM in processes that `startup.start` joined to
+others, and agrees on one common point; they must have no other handler of it.
+A process alone has the handler of `heed`. A notice that arrives while JAX
+compiles is kept until the first poll after it.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from typing import Any
 from jax.experimental import multihost_utils
 
 from vitkd_jax import errors
-from vitkd_jax.cluster import console
+from vitkd_jax.cluster import console, startup
 
 # JAX agrees on the number after the largest that any process has polled with,
 # and would wait forever for a number that is skipped.
@@ -29,20 +30,34 @@ _ONE_PRESS_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
 _saves = threading.Event()
 _interrupted = threading.Event()
+_terminated = threading.Event()
+_listens = threading.Event()
 
 
 def noticed() -> bool:
   """Whether all processes must save and end here.
 
   Call it often, at the same points on every process, and never again after it
-  was True. Without `startup.start` it is always False.
+  was True. Without `heed`, or others to join, it is always False.
   """
+  if startup.process_count() == 1:
+    return _terminated.is_set()
   return multihost_utils.reached_preemption_sync_point(next(_numbers))
 
 
 def interrupted() -> bool:
   """Whether the notice was this process's Ctrl-C."""
   return _interrupted.is_set()
+
+
+def heed() -> None:
+  """Takes SIGTERM for a notice from now on, while `listening`.
+
+  Call it after `startup.start`; of others than a lone process JAX does so.
+  """
+  if _listens.is_set() and startup.process_count() == 1:
+    _terminated.clear()
+    signal.signal(signal.SIGTERM, _terminate)
 
 
 @contextlib.contextmanager
@@ -69,6 +84,7 @@ def listening() -> Iterator[None]:
     signal.SIGINT: (signal.default_int_handler, _interrupt),
   }
   before = {number: signal.getsignal(number) for number in ours}
+  term = signal.getsignal(signal.SIGTERM)
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   # Python's handlers wait for the main thread to return from C++; the wakeup
@@ -79,13 +95,21 @@ def listening() -> Iterator[None]:
   for number, (default, handler) in ours.items():
     if before[number] == default:
       signal.signal(number, handler)
+  _listens.set()
   try:
     yield
   finally:
+    _listens.clear()
     for number, old in before.items():
       signal.signal(number, old)
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+      signal.signal(signal.SIGTERM, term)
     signal.set_wakeup_fd(wakeup)
     os.close(writer)  # which ends the thread
+
+
+def _terminate(*_):
+  _terminated.set()
 
 
 def _interrupt(number, frame):

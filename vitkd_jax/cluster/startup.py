@@ -6,10 +6,8 @@ or the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID,
 give them.
 """
 
-from collections.abc import Callable
 import logging
 import os
-import socket
 import traceback
 from typing import Any
 
@@ -49,8 +47,8 @@ def start(
 ) -> None:
   """Joins this process to the others; call it before anything else of JAX.
 
-  A single process joins itself, through this machine's loopback alone:
-  preemption notices reach only processes that have joined.
+  A single process joins nobody: JAX's heartbeat is measured by the wall clock,
+  whose jump would end it.
 
   Args:
     coordinator: "host:port" of process 0; None detects it.
@@ -66,12 +64,9 @@ def start(
   if not 0 < timeout < float("inf"):
     raise ValueError(f"expected a finite join_timeout > 0, got {timeout}")
   place = _find(coordinator, num_processes, process_id, timeout)
-  _reach_directly("localhost" if place is None else place.coordinator)
   if place is None or place.count == 1:
-    # Another process may take a free port a moment later.
-    _retry(_join_alone, times=3)
-    _place = rendezvous.Place("localhost", 1, 0)
     return
+  _reach_directly(place.coordinator)
   rendezvous.roll_call(place, timeout)
   jax.distributed.initialize(
     place.coordinator,
@@ -251,28 +246,3 @@ def _place_of(
       f"num_processes={count}"
     )
   return rendezvous.Place(coordinator, count, index, local_device_ids)
-
-
-def _join_alone() -> None:
-  # Within one process, CPU devices need no collectives through Gloo.
-  jax.config.update("jax_cpu_collectives_implementation", None)
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{free.getsockname()[1]}"
-  jax.distributed.initialize(
-    address,
-    num_processes=1,
-    process_id=0,
-    cluster_detection_method="deactivate",
-    coordinator_bind_address=address,
-    heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-  )
-
-
-def _retry(function: Callable[[], None], times: int) -> None:
-  for left in reversed(range(times)):
-    try:
-      return function()
-    except RuntimeError:
-      if not left:
-        raise

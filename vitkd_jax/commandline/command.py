@@ -17,7 +17,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from vitkd_jax import errors
-from vitkd_jax.cluster import console, rendezvous, startup
+from vitkd_jax.cluster import console, preemption, rendezvous, startup
 from vitkd_jax.commandline import arguments
 
 # Flags defined here belong to the entry point that asks for them.
@@ -83,6 +83,7 @@ def join() -> None:
     raise RefusedError(str(error)) from error
   except rendezvous.MissingError as error:
     raise errors.FailedError(str(error)) from error
+  preemption.heed()
 
 
 def line() -> str:
