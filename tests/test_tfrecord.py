@@ -1,15 +1,22 @@
 """TFRecord files, written by TFDS: golden/make_tfrecord_set.py."""
 
+import functools
 import pathlib
 import shutil
+import struct
 
 import pytest
+from tensorboardX import record_writer
 import tensorflow_datasets as tfds
 from trees import run
 
-from vitkd_jax.data.builders import images, records
+from vitkd_jax.data.builders import images, records, tfrecord
 
 TFRECORDS = pathlib.Path(__file__).parent / "golden" / "tfrecord_set"
+
+
+def masked_crc32c(data):
+  return struct.pack("<I", record_writer.masked_crc32c(data))
 
 
 def test_tfrecords_are_converted_in_their_order(tmp_path, capsys):
@@ -68,13 +75,29 @@ def test_bad_records_stop_the_conversion(tmp_path, capsys, payload, words):
   path = source / "tfrecord_set-train.tfrecord-00000-of-00002"
   data = path.read_bytes()
   second = 16 + int.from_bytes(data[:8], "little")
-  record = len(payload).to_bytes(8, "little") + bytes(4) + payload + bytes(4)
+  length = len(payload).to_bytes(8, "little")
+  record = b"".join(x + masked_crc32c(x) for x in (length, payload))
   path.write_bytes(data[:second] + record)
   args = ("--source", tmp_path / "data", "--data-dir", tmp_path)
   status, _, err = run(capsys, "tfrecord_set", *args)
   assert status == 1
   assert f"record 1 of {path}" in err
   assert words in err
+
+
+def test_any_flipped_bit_stops_the_conversion(tmp_path):
+  """A record's four parts: its length, their checksums, and the record."""
+  path = tmp_path / "a"
+  data = (TFRECORDS / "tfrecord_set-train.tfrecord-00000-of-00002").read_bytes()
+  path.write_bytes(data)
+  read = functools.partial(tfrecord._records, str(path), 2, 2, lambda _: None)
+  assert len(list(read())) == 2
+  for at in range(len(data)):
+    flipped = bytearray(data)
+    flipped[at] ^= 1 << at % 8
+    path.write_bytes(flipped)
+    with pytest.raises(OSError, match="corrupt"):
+      list(read())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Each shard keeps its records and their order. A TFRecord file is a sequence of:
 length (8 bytes, little-endian), CRC of the length (4), the record, CRC of the
-record (4). Lengths and ends are checked, the CRCs are not.
+record (4).
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ import struct
 from typing import Any
 
 from google.protobuf import message
+import google_crc32c
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -152,24 +153,31 @@ def _records(
   with open(path, "rb") as file:
     found = 0
     while head := file.read(12):
-      (length,) = struct.unpack("<Q", head[:8].ljust(8, b"\xff"))
+      length = int.from_bytes(head[:8], "little")
       left = os.fstat(file.fileno()).st_size - file.tell()
-      if len(head) < 12 or length + 4 > left:
+      if head[8:] != _checksum(head[:8]) or length + 4 > left:
         raise OSError(f"{path} is truncated or corrupt after {found:,} records")
       record = file.read(length)
       try:
+        if file.read(4) != _checksum(record):
+          raise ValueError("its checksum differs")
         seen(_image(record, classes))
       except (ValueError, message.DecodeError) as error:
         raise OSError(
           f"record {found} of {path} is corrupt ({error}); copy that file again"
         ) from error
       yield record
-      file.seek(4, os.SEEK_CUR)
       found += 1
   if found != count:
     raise OSError(
       f"expected {count:,} records in {path} by {_INFO}, got {found:,}"
     )
+
+
+def _checksum(data: bytes) -> bytes:
+  """TFRecord's masked CRC-32C."""
+  crc = google_crc32c.value(data)
+  return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _image(record: bytes, classes: int | None) -> bytes | None:
