@@ -328,6 +328,7 @@ def test_results_are_differences_paired_by_seed(stand_in):
   arms, tested = shown.make_tables(found)
   assert [row[0] for row in arms.rows] == ["none", "nkd", "wttm"]
   assert arms.rows[0][3] == "51.00 ± 1.00"
+  assert arms.rows[1][4:] == ("+2.00 ± 0.00", "0.000", "gains 2.00 ± 0.00", "2")
   assert "Not finished, with the number of seeds: nkd (1), wttm (1)." in (
     arms.notes
   )

@@ -57,7 +57,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     question="Which methods help this student, and by how much?",
     reference="none",
     arms={
-      name: dict(says=says, claim="", against=against)
+      name: dict(says=says, against=against)
       for name, (says, against, _) in arms.items()
     },
   )

@@ -24,17 +24,19 @@ def gains(
   if not rows:
     return None
   rows.sort(key=lambda x: -x.difference.mean)
-  letters = 13 if theme.narrow else 26
-  several = len({x.against for x in rows}) > 1
+  letters = 13 if theme.narrow else 34
+  reference = results.lab.reference
   names = [
-    plotting.wrapped(x.arm + (f" - {x.against}" if several else ""), letters)
+    plotting.wrapped(
+      x.arm + ("" if x.against == reference else f" - {x.against}"), letters
+    )
     for x in rows
   ]
   longest = max(len(line) for name in names for line in name.splitlines())
   figure, (axes,) = plotting.panels(
     theme,
     1,
-    0.36 * len(rows),
+    sum(0.2 + 0.14 * name.count("\n") + 0.12 for name in names),
     ["+12.34 ± 0.12"],
     left=0.25 + 0.086 * longest,
   )
@@ -63,8 +65,7 @@ def gains(
   axes.set_xlim(min(*seen, 0) - room / 2, max(*seen, 0) + room / 2)
   axes.set_yticks(range(len(rows)), names)
   axes.set_ylim(len(rows) - 0.4, -0.6)
-  title = "points of top-1: mean, 95 % interval, seeds"
-  axes.set_title(title if several else f"{title}; 0 is {rows[0].against}")
+  axes.set_title(f"points above {reference}: mean, 95 % interval, seeds")
   return figure
 
 
@@ -119,32 +120,41 @@ def costs(
 ) -> mpl_figure.Figure | None:
   """Each arm's gain against the time of its step.
 
+  Named are the arms that no cheaper one beats, and the worst.
+
   Args:
     results: of a lab.
     theme: colours and width.
   """
   relative = shown.relative_costs(results)
   points = [
-    plotting.Curve(
-      row.arm,
-      _color(row, theme),
-      "-",
-      np.array([relative[row.arm]]),
-      np.array([[row.difference.mean]]),
-    )
+    (relative[row.arm], row.difference.mean, row)
     for row in results.compared
-    if row.arm in relative and row.difference.seeds
+    if row.arm in relative
+    and row.difference.seeds
+    and row.against == results.lab.reference
   ]
   if len(points) < 2:
     return None
-  figure, (axes,) = plotting.panels(theme, 1, 4.2, [c.name for c in points])
-  axes.axhline(0, color=theme.muted, lw=1.2)
+  points.sort(key=lambda point: (point[0], -point[1]))
+  best, named = 0.0, [min(points, key=lambda point: point[1])]
   for point in points:
-    axes.plot(point.steps, point.mean, "o", ms=7, mew=0, color=point.color)
-  axes.margins(x=0.05)
+    if point[1] > best:
+      best = point[1]
+      named.append(point)
+  figure, (axes,) = plotting.panels(theme, 1, 3.6, ["x"])
+  axes.axhline(0, color=theme.muted, lw=1.2)
+  for cost, gain, row in points:
+    axes.plot([cost], [gain], "o", ms=7, mew=0, color=_color(row, theme))
+  axes.margins(x=0.2 if theme.narrow else 0.12, y=0.12)
+  for cost, gain, row in named:
+    axes.annotate(
+      plotting.wrapped(row.arm, 20), (cost, gain), (0, 7),
+      textcoords="offset points", ha="center", fontsize=9,
+      color=_color(row, theme),
+    )  # fmt: skip
   axes.set_title("gain in points of top-1")
   axes.set_xlabel(f"time of a step, {results.lab.reference}'s = 1")
-  plotting.label(axes, points, lambda c: theme.wrapped(c.name, 1))
   return figure
 
 

@@ -110,13 +110,13 @@ def read(lab: Lab, runs: Iterable[plan.Run], wanted: float) -> Results:
       against,
       difference,
       p,
-      statistics.verdict(difference, p, wanted),
+      statistics.verdict(difference, p),
       _by_seed(scores[arm], scores[against]),
     )
     for (arm, against), (difference, p) in zip(pairs, of_arms, strict=True)
   )
   tested = tuple(
-    Tested(claim, difference, p, _judged(difference, p, wanted))
+    Tested(claim, difference, p, _judged(difference, p))
     for claim, (difference, p) in zip(lab.claims, of_claims, strict=True)
   )
   return Results(lab, found, compared, tested, wanted)
@@ -150,10 +150,8 @@ def _differences(
   return [(x, None if x.p is None else next(adjusted)) for x in found]
 
 
-def _judged(
-  difference: statistics.Difference, p: float | None, wanted: float
-) -> str:
-  said = statistics.verdict(difference, p, wanted)
+def _judged(difference: statistics.Difference, p: float | None) -> str:
+  said = statistics.verdict(difference, p)
   if p is None or p >= statistics.ALPHA:
     return f"not decidable: {said}"
   kind = "confirmed" if difference.mean > 0 else "refuted"

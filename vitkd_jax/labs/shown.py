@@ -23,7 +23,8 @@ def make_tables(results: labs.Results) -> list[tables.Table]:
 def _arms(results: labs.Results) -> tables.Table:
   by_arm = {x.arm: x for x in results.compared}
   with_claims = any(arm.claim for arm in results.lab.arms.values())
-  head = ["arm", "differs in", "seeds", "top-1", "gain", "p", "verdict"]
+  needed = f"seeds for {results.wanted:g}"
+  head = ["arm", "what", "seeds", "top-1", "gain", "p", "verdict", needed]
   head += ["published"] if with_claims else []
   listed = []
   for name in _by_gain(results):
@@ -34,16 +35,26 @@ def _arms(results: labs.Results) -> tables.Table:
     )
     compared = by_arm.get(name)
     if compared is None:
-      row += [tables.NONE] * 2 + ["reference"]
+      row += [tables.NONE] * 2 + ["reference", tables.NONE]
     else:
       row.append(_margin(compared.difference))
       row.append(tables.number(compared.p, ".3f"))
       other = compared.against
       beside = "" if other == results.lab.reference else f" (against {other})"
       row.append(compared.said + beside)
+      row.append(_needed(compared.difference, results.wanted))
     row += [arm.claim or tables.NONE] if with_claims else []
     listed.append(tuple(row))
-  return tables.Table("Arms", tuple(head), listed, tuple(_notes(results)))
+  texts = ("what", "verdict", "published")
+  notes = tuple(_notes(results))
+  return tables.Table("Arms", tuple(head), listed, notes, texts)
+
+
+def _needed(difference: statistics.Difference, wanted: float) -> str:
+  if difference.deviation is None:
+    return tables.NONE
+  seeds = statistics.seeds_needed(difference.deviation, wanted)
+  return f"> {statistics.MOST_SEEDS:,}" if seeds is None else str(seeds)
 
 
 def _by_gain(results: labs.Results) -> list[str]:
@@ -69,7 +80,9 @@ def _notes(results: labs.Results) -> Iterable[str]:
     "Top-1 in percent, mean ± sample standard deviation over seeds. Gain: "
     f"difference from {results.lab.reference} in points, paired by seed, ± "
     "half the width of its 95 % t interval. p is of the paired t test, "
-    f"corrected by Holm's procedure for {count} comparisons."
+    f"corrected by Holm's procedure for {count} comparisons. The last number "
+    f"of seeds would show {results.wanted:g} points with a chance of "
+    f"{statistics.POWER:.0%}, at the deviation seen and without the correction."
   )
   missing = {
     name: results.lab.seeds - len(by_seed)
@@ -95,7 +108,7 @@ def _claims(results: labs.Results) -> tables.Table:
     for x in results.tested
   ]
   head = ("claim", "arms", "difference", "p", "verdict")
-  return tables.Table("Claims", head, listed)
+  return tables.Table("Claims", head, listed, texts=("arms", "verdict"))
 
 
 def costs(results: labs.Results, runs: Sequence[plan.Run]) -> tables.Table:

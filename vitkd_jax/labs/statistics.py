@@ -12,7 +12,7 @@ ALPHA = 0.05
 # Chance with which the number of seeds that is stated shows a difference.
 POWER = 0.8
 # Where no number of seeds up to this one shows a difference, none is stated.
-_MOST_SEEDS = 1000
+MOST_SEEDS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,42 +118,29 @@ def seeds_needed(deviation: float, difference: float) -> int | None:
     * deviation
     / abs(difference)
   ) ** 2
-  if least > _MOST_SEEDS:
+  if least > MOST_SEEDS:
     return None
   seeds = max(2, math.floor(least))
-  while seeds <= _MOST_SEEDS:
+  while seeds <= MOST_SEEDS:
     if power(seeds, deviation, difference) >= POWER:
       return seeds
     seeds += 1
   return None
 
 
-def verdict(
-  difference: Difference, adjusted: float | None, wanted: float
-) -> str:
-  """A sentence on a difference, in points.
+def verdict(difference: Difference, adjusted: float | None) -> str:
+  """A clause on a difference, in points.
 
   Args:
     difference: of an arm from another, in points.
     adjusted: its p-value, corrected for the lab's other tests; None for fewer
       than two seeds.
-    wanted: difference in points for which the number of seeds is stated.
   """
   if not difference.seeds:
     return "no seed has finished in both arms"
   if adjusted is None or difference.margin is None:
-    return f"{difference.mean:+.2f} in one seed, which shows no difference"
-  size = f"{abs(difference.mean):.2f} ± {difference.margin:.2f}"
+    return "one seed shows no difference"
   if adjusted < ALPHA:
+    size = f"{abs(difference.mean):.2f} ± {difference.margin:.2f}"
     return f"{'gains' if difference.mean > 0 else 'loses'} {size}"
-  return (
-    f"no difference that {difference.seeds} seeds can show"
-    f"{_needed(difference, wanted)}"
-  )
-
-
-def _needed(difference: Difference, wanted: float) -> str:
-  assert difference.deviation is not None
-  needed = seeds_needed(difference.deviation, wanted)
-  number = f"more than {_MOST_SEEDS:,}" if needed is None else str(needed)
-  return f"; one of {wanted:g} takes {number}"
+  return f"no difference that {difference.seeds} seeds can show"

@@ -162,8 +162,8 @@ def _teachers(run: reading.Run) -> str | None:
 
 
 def _table(table: tables.Table) -> str:
-  head = _cells("th", table.head)
-  rows = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in table.rows)
+  head = _cells("th", table, table.head)
+  rows = "\n".join(f"<tr>{_cells('td', table, row)}</tr>" for row in table.rows)
   notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
   return (
     f"<section><h2>{html.escape(table.title)}</h2>\n<div class=scroll>"
@@ -172,12 +172,14 @@ def _table(table: tables.Table) -> str:
   )
 
 
-def _cells(tag: str, texts: Sequence[str]) -> str:
-  long = " class=long"
-  return "".join(
-    f"<{tag}{long if len(text) > 30 else ''}>{html.escape(text)}</{tag}>"
-    for text in texts
-  )
+def _cells(tag: str, table: tables.Table, texts: Sequence[str]) -> str:
+  found = []
+  for column, text in enumerate(texts):
+    kinds = ["text"] if column and table.is_text(column) else []
+    kinds += ["long"] if len(text) > 30 else []
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
+    found.append(f"<{tag}{kind}>{html.escape(text)}</{tag}>")
+  return "".join(found)
 
 
 def _variables(theme: plotting.Theme) -> str:
@@ -284,6 +286,7 @@ th, td { padding: .45rem 0 .45rem 1.4rem; text-align: right;
 th { font-weight: 500; color: var(--muted); font-size: .8rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0;
   white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
+th.text, td.text { text-align: left; }
 td.long { white-space: normal; min-width: 9rem; }
 .notes p { color: var(--muted); font-size: .85rem; margin: .6rem 0 0;
   max-width: 46rem; }

@@ -18,19 +18,29 @@ NONE = "-"
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table whose first column is text and whose others are numbers.
+  """A table of text columns, which are aligned left, and numbers.
 
   Attributes:
     title: heading.
     head: column names.
     rows: cells, each row as long as `head`.
     notes: sentences below the table.
+    texts: names of the text columns besides the first.
   """
 
   title: str
   head: tuple[str, ...]
   rows: Sequence[tuple[str, ...]]
   notes: tuple[str, ...] = ()
+  texts: tuple[str, ...] = ()
+
+  def is_text(self, column: int) -> bool:
+    """Whether a column is aligned left.
+
+    Args:
+      column: its index.
+    """
+    return column == 0 or self.head[column] in self.texts
 
   def markdown(self) -> str:
     """The table as Markdown, its columns aligned for a terminal."""
@@ -41,12 +51,19 @@ class Table:
     ]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
 
+    left = [self.is_text(column) for column in range(len(self.head))]
+
     def line(cells: Sequence[str]) -> str:
-      first, *rest = zip(cells, widths, strict=True)
-      padded = [first[0].ljust(first[1]), *(c.rjust(w) for c, w in rest)]
+      padded = [
+        cell.ljust(width) if text else cell.rjust(width)
+        for cell, width, text in zip(cells, widths, left, strict=True)
+      ]
       return f"| {' | '.join(padded)} |"
 
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rule = [
+      "-" * width if text else "-" * (width - 1) + ":"
+      for width, text in zip(widths, left, strict=True)
+    ]
     body = [line(rows[0]), f"| {' | '.join(rule)} |", *map(line, rows[1:])]
     notes = ["", *map(printable.printable, self.notes)] if self.notes else []
     return "\n".join([f"## {self.title}", "", *body, *notes, ""])
