@@ -3,13 +3,15 @@
 import io
 import struct
 import subprocess
+import threading
+import time
 import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
 import pytest
 
-from vitkd_jax.data import decode, jpeg
+from vitkd_jax.data import decode, jpeg, memory
 
 
 def picture(height=97, width=131, channels=3):
@@ -256,3 +258,73 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
   )
   with pytest.raises(decode.BadRecordError):
     decode.decode(huge)
+
+
+def with_scans(extra, between=b""):
+  """A progressive JPEG whose last scan is there several times more."""
+  data = encoded(picture(), progressive=True)
+  last = data.rindex(b"\xff\xda")
+  return data[:last] + (between + data[last:-2]) * (1 + extra) + data[-2:]
+
+
+# A comment that looks like the end, a stray byte, padding, a marker alone.
+HIDDEN = b"\xff\xfe\0\x04\xff\xd9" + b"x" + b"\xff\xff\xff\xd8"
+
+
+@pytest.mark.parametrize("between", [b"", HIDDEN[:6], HIDDEN[:7], HIDDEN])
+def test_a_jpeg_of_very_many_scans_is_refused(between):
+  """Each is a pass over the whole image: 1,000 took 8 s at 1000x1000 pixels."""
+  most = jpeg.MOST_SCANS
+  usual = jpeg.scans(encoded(picture(), progressive=True))
+  assert usual == 10
+  decode.decode(with_scans(most - usual))
+  with pytest.raises(decode.BadRecordError, match="at most 100 scans"):
+    decode.File(with_scans(most - usual + 1, between))
+
+
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+def test_what_follows_a_jpeg_does_not_count_as_its_scans(options):
+  """Such as the film of a phone's photograph."""
+  data = encoded(picture(), **options)
+  film = data + b"\xff\xda\0\x08" * 1000
+  assert jpeg.scans(film) == (10 if options.get("progressive") else 1)
+  np.testing.assert_array_equal(decode.decode(film), decode.decode(data))
+
+
+def test_large_images_are_decoded_within_one_room(monkeypatch):
+  taken = []
+
+  class Room(memory.Room):
+    def taking(self, number):
+      taken.append(number)
+      return super().taking(number)
+
+  monkeypatch.setattr(decode, "_room", Room(2**30))
+  decode.decode(encoded(picture()))
+  decode.decode(encoded(np.zeros((500, 500, 3), np.uint8), "PNG"))
+  assert not taken  # small ones need not wait
+  decode.decode(encoded(np.zeros((1000, 1000, 3), np.uint8), "PNG"))
+  progressive = np.zeros((1600, 2000, 3), np.uint8)
+  decode.File(encoded(progressive, progressive=True)).pixels(shrink=8)
+  assert taken == [21e6, 1600 * 2000 * 6 + 200 * 250 * 3]
+
+
+def test_a_room_is_never_overfull():
+  room, seen = memory.Room(10), []
+
+  def late():
+    with room.taking(6):
+      seen.append("late")
+
+  with room.taking(5):
+    thread = threading.Thread(target=late)
+    thread.start()
+    while not room.waiting:
+      time.sleep(0.001)
+    with room.taking(5):  # what fits does not wait
+      pass
+    assert not seen
+  thread.join()
+  assert seen == ["late"]
+  with room.taking(99):  # alone
+    pass

@@ -18,7 +18,7 @@ from absl import logging
 import numpy as np
 from PIL import Image
 
-from vitkd_jax.data import jpeg, metadata
+from vitkd_jax.data import jpeg, memory, metadata
 
 T = TypeVar("T")
 
@@ -28,6 +28,15 @@ MOST_IN_FILE = 2**27
 # Most decoded pixels, 3 bytes each, in every reading thread. Images of the
 # largest cameras pass as JPEG, which decodes shrunk.
 MOST_DECODED = 2**25
+
+# Bytes of memory that decoding takes for a pixel, at most: TurboJPEG's output;
+# the coefficients of a progressive JPEG, of its full size; Pillow's formats and
+# their copies (measured: 14 for PNG, 21 for WebP).
+_PLAIN, _PROGRESSIVE, _PILLOW = 3, 6, 21
+# What a file may decode to at once beside others, or else alone, in all threads
+# together: a PNG of 0.1 MB may take 0.5 GB.
+_LARGE = 2**24
+_room = memory.Room(2**30)
 
 # Pillow's names of the formats that are opened; no other is: EPS, for one,
 # would start Ghostscript.
@@ -88,6 +97,11 @@ class File:
       self.shrinks = image.format == "JPEG"
     if self.height * self.width > MOST_IN_FILE:
       raise self._too_large(MOST_IN_FILE)
+    self._scans = jpeg.scans(data)
+    if self._scans > jpeg.MOST_SCANS:
+      raise BadRecordError(
+        f"expected a JPEG of at most {jpeg.MOST_SCANS} scans, got more"
+      )
     if self._image and upright and self._image.format != "TIFF":
       turn = metadata.orientation(self._image)
       self._turn = _TURNS.get(turn)
@@ -113,6 +127,14 @@ class File:
     height, width = (math.ceil(x / shrink) for x in (self.height, self.width))
     if height * width > MOST_DECODED:
       raise self._too_large(MOST_DECODED)
+    needed = height * width * (_PLAIN if self._jpeg else _PILLOW)
+    if self._scans > 1:
+      needed += self.height * self.width * _PROGRESSIVE
+    room = _room.taking(needed) if needed > _LARGE else contextlib.nullcontext()
+    with room:
+      return self._pixels(shrink, rows)
+
+  def _pixels(self, shrink: int, rows: int | None) -> np.ndarray:
     if self._jpeg:
       try:
         return self._jpeg.pixels(shrink, rows or self.height)
@@ -239,7 +261,9 @@ def _by_pillow(
     image = image.convert("RGBA")
   if image.mode in ("1", "L", "LA"):
     return np.asarray(image.convert("L"))[:, :, None]
-  return np.asarray(image.convert("RGB"))
+  if image.mode != "RGB":
+    image = image.convert("RGB")
+  return np.asarray(image)
 
 
 def _upper_bits(

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import re
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,12 @@ from vitkd_jax.data import metadata
 
 _BASELINE, _PROGRESSIVE = (0xC0, 0xC1), (0xC2,)  # JPEG's frame markers
 _SCAN, _APP1 = 0xDA, 0xE1
+_END, _BARE = 0xD9, (0x01, 0xD8)  # without a length
+_FRAMES = tuple(x for x in range(0xC0, 0xD0) if x not in (0xC4, 0xC8, 0xCC))
+# No escaped 0xFF, restart or padding.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# Ten are usual.
+MOST_SCANS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +107,38 @@ def plain(data: bytes, upright: bool) -> Jpeg | None:
         ),
       )
   return None
+
+
+def scans(data: bytes) -> int:
+  """Number of scans of a JPEG, counted up to `MOST_SCANS` + 1.
+
+  Each is a pass over the whole image, and may be 20 bytes long.
+
+  Args:
+    data: bytes of any file.
+
+  Returns:
+    0 for other files; 1 for a JPEG that is decoded from its first scan alone.
+  """
+  frame: tuple[int, int] | None = None
+  found, at = 0, 2
+  while data.startswith(b"\xff\xd8") and found <= MOST_SCANS:
+    # As libjpeg does, which passes over whatever is not a marker.
+    begun = _MARKER.search(data, at)
+    if begun is None or data[begun.end() - 1] == _END:
+      break
+    marker, at = data[begun.end() - 1], begun.end()
+    if marker in _FRAMES:
+      frame = frame or (marker, at)
+    elif marker == _SCAN:
+      found += 1
+      if frame and frame[0] in _BASELINE:
+        channels = data[frame[1] + 7 : frame[1] + 8]
+        if data[at + 2 : at + 3] == channels:  # all of them in one scan
+          return 1
+    if marker not in _BARE:
+      at += int.from_bytes(data[at : at + 2], "big")
+  return found
 
 
 def orientation(data: bytes) -> int:
