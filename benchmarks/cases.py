@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from configs import common, quickstart, vitkd_i1k
 from vitkd_jax import weights
 from vitkd_jax.cluster import sharding
+from vitkd_jax.configs import common, quickstart, vitkd_i1k
 from vitkd_jax.data import augment, datasets
 from vitkd_jax.models import variants, vit
 from vitkd_jax.training import experiment, inputs

@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 from trees import contents, make_tree, picture, run
 
-from configs import folder
+from vitkd_jax.configs import folder
 from vitkd_jax.data import datasets
 from vitkd_jax.data.builders import layout, tree
 
@@ -130,7 +130,7 @@ def test_the_next_command_knows_the_splits(tmp_path, capsys):
   args = ["pets", "--source", root, "--data-dir", tmp_path]
   status, out, _ = run(capsys, *args, "--splits", "seg_train,seg_test")
   assert status == 0
-  assert "vitkd_jax.train --config configs/folder.py:data=pets," in out
+  assert "vitkd_jax.train --config folder:data=pets," in out
   config = folder.get_config(f"data=pets,data_dir={tmp_path}")
   assert config.data.train_split == "seg_train"
   assert config.data.eval_split == "seg_test"
@@ -193,7 +193,7 @@ def test_what_is_there_is_said_before_and_after(tmp_path, capsys):
     "2 classes: cat, dog",
     "images: train 4, val 4",
     "image size: 8x9 pixels",
-    "next: python -m vitkd_jax.train --config configs/folder.py:data=pets,"
+    "next: python -m vitkd_jax.train --config folder:data=pets,"
     f"data_dir={tmp_path} --workdir runs/pets",
   ]
   many = some_tree(
@@ -255,7 +255,7 @@ def test_home_is_written_as_a_tilde(tmp_path, capsys, monkeypatch):
   status, out, _ = run(capsys, *args)
   assert status == 0
   assert f"pets is in {tmp_path}/sets/pets/1.0.0\n" in out
-  assert "'configs/folder.py:data=pets,data_dir=~/sets'" in out
+  assert "'folder:data=pets,data_dir=~/sets'" in out
   assert folder.get_config("data=pets,data_dir=~/sets").data.eval_split == "val"
   assert datasets.info("pets", "~/sets").num_examples["val"] == 4
   assert len(datasets.load("pets", "val", data_dir="~/sets")) == 4

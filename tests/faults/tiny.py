@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs import common
+from vitkd_jax.configs import common
 from vitkd_jax.data import augment
 from vitkd_jax.training import sections
 

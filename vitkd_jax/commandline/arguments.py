@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 import os
-import pathlib
 import re
 import sys
 import traceback
@@ -13,14 +12,12 @@ import ml_collections
 from ml_collections import config_flags
 
 from vitkd_jax import check
+from vitkd_jax.commandline import config_files
 
 # Flags defined here belong to the entry point that asks for them.
 flags.disclaim_key_flags()
 
 _CONFIG = "config"
-
-# The root of a checkout, or the folder of installed packages.
-_ROOT = str(pathlib.Path(__file__).parents[2])
 
 
 class RefusedError(ValueError):
@@ -58,7 +55,7 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   """The config of a file, as --config with these overrides would give it.
 
   Args:
-    file: path, with arguments after a colon.
+    file: path or name, with arguments after a colon.
     overrides: of the form --config.section.key=value.
 
   Raises:
@@ -68,7 +65,7 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   config_flags.DEFINE_config_file(
     _CONFIG, None, "", flag_values=values, lock_config=True
   )
-  argv = [sys.argv[0], f"--{_CONFIG}={file}", *overrides]
+  argv = [sys.argv[0], f"--{_CONFIG}={_file(file)}", *overrides]
   saved, sys.argv = sys.argv, argv  # where the flag finds its overrides
   try:
     values(argv)
@@ -139,8 +136,7 @@ def parse(
   Raises:
     RefusedError: the command line is wrong; one sentence says why.
   """
-  # Configs import the module that they share from any working directory.
-  sys.path.append(_ROOT)
+  config_files.provide()
   argv, wants_help = _read(argv)
   ours = argv[: argv.index("--")] if "--" in argv else argv
   given = any(re.match(f"--?{_CONFIG}(=|$)", arg) for arg in ours)
@@ -179,6 +175,9 @@ def _read(argv: Sequence[str]) -> tuple[list[str], bool]:
   end = argv.index("--") if "--" in argv else len(argv)
   read, wants_help = [argv[0]], False
   for arg in argv[1:end]:
+    if read[-1] in (f"-{_CONFIG}", f"--{_CONFIG}"):
+      read.append(_file(arg))
+      continue
     option = re.match("(--?)?([^=]*)(.*)", arg, re.S)
     assert option is not None  # it matches any text
     dashes, name, value = option.groups()
@@ -189,10 +188,17 @@ def _read(argv: Sequence[str]) -> tuple[list[str], bool]:
       # --batch-size and --batch_size are the same.
       spellings = (name, name.replace("-", "_"), name.replace("_", "-"))
       name = next(filter(_known, spellings), name)
-    if name == _CONFIG and value.startswith("=~"):
-      value = "=" + os.path.expanduser(value[1:])
+    if name == _CONFIG and dashes and value:
+      value = f"={_file(value[1:])}"
     read.append(f"{dashes or ''}{name}{value}")
   return [*read, *argv[end:]], wants_help
+
+
+def _file(argument: str) -> str:
+  try:
+    return config_files.find(argument)
+  except ValueError as error:
+    raise RefusedError(str(error)) from error
 
 
 def hyphenated(args: Sequence[str]) -> list[str]:
@@ -237,30 +243,15 @@ def _help(config_given: bool, with_config: bool) -> None:
     file = config_flags.get_config_filename(flags.FLAGS[_CONFIG])
     file = file.partition(":")[0]
   ours = [flag for flag in _ours() if flag.name != _CONFIG]
-  page = manual.text(
-    ours, found, file, with_config=with_config, where=where_configs_are()
-  )
+  page = manual.text(ours, found, file, with_config=with_config)
   print(page, end="", flush=True)
   sys.exit(0)
 
 
-def where_configs_are() -> str:
-  """Where the project's own configs are, as a clause."""
-  folder = os.path.join(_ROOT, "configs")
-  if os.path.isfile(os.path.join(folder, "quickstart.py")):
-    return f"the project's own are in {os.path.relpath(folder)}/"
-  return (
-    "the project's own are in configs/ of its repository, which the package "
-    "does not install"
-  )
-
-
 def _check_config(flag: flags.FlagHolder | Any) -> None:
   require(_CONFIG, flag.present)
-  path = config_flags.get_config_filename(flag).partition(":")[0]
-  if not os.path.isfile(path):
-    raise RefusedError(f"no config file {path}; {where_configs_are()}")
   if not isinstance(flag.value, ml_collections.ConfigDict):
+    path = config_flags.get_config_filename(flag).partition(":")[0]
     raise RefusedError(
       f"expected get_config of {path} to return an ml_collections.ConfigDict, "
       f"got {type(flag.value).__name__}"

@@ -17,6 +17,7 @@ from absl import flags
 import flax.linen as nn
 import ml_collections
 
+from vitkd_jax.commandline import config_files
 from vitkd_jax.data import augment
 from vitkd_jax.models import vit
 from vitkd_jax.training import (
@@ -47,7 +48,6 @@ def text(
   file: str | None,
   *,
   with_config: bool,
-  where: str,
 ) -> str:
   """The help page of the running command.
 
@@ -56,7 +56,6 @@ def text(
     config: the config of --config, with its overrides; None without one.
     file: path of that config file.
     with_config: the command has a flag --config.
-    where: a clause that says where config files are.
   """
   main = sys.modules["__main__"]
   program = f"python -m {main.__spec__.name}" if main.__spec__ else sys.argv[0]
@@ -74,7 +73,7 @@ def text(
       parser,
       "config",
       "FILE",
-      "a config file and, after a colon, its arguments",
+      "a config file or its name and, after a colon, its arguments",
     )
   if config is not None:
     _add_keys(parser, config, _docstring(file) if file else None)
@@ -85,7 +84,7 @@ def text(
       "overrides one. Sections:\n"
       + textwrap.fill(f"{', '.join(sections.SECTIONS)}.", 79)
       + "\n"
-      + textwrap.fill(f"Config files: {where}.".replace("%", "%%"), 79)
+      + textwrap.fill(config_files.described(), 79)
     )
   return parser.format_help()
 

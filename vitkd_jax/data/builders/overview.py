@@ -68,11 +68,11 @@ def _classes(names: Sequence[str]) -> str:
   return f"{len(names):,} classes: {few}"
 
 
-# Datasets with configs of their own; others have configs/folder.py.
+# Datasets with configs of their own; others have `folder`.
 _CONFIGS = {
-  "cifar10": "configs/cifar.py",
-  "cifar100": "configs/cifar.py",
-  "imagenet2012": "configs/baseline_i1k.py",
+  "cifar10": "cifar",
+  "cifar100": "cifar",
+  "imagenet2012": "baseline_i1k",
 }
 
 
@@ -84,9 +84,9 @@ def _next(info: datasets.Info, data_dir: str | None) -> str:
     words += ["--split", splits[0]]
     words += ["--data-dir", data_dir] if data_dir else []
   else:
-    config = _CONFIGS.get(info.name, "configs/folder.py")
+    config = _CONFIGS.get(info.name, "folder")
     words = ["train", "--config", config, "--workdir", f"runs/{info.name}"]
-    if config.endswith("_i1k.py"):
+    if config.endswith("_i1k"):
       words += [f"--config.data.data_dir={data_dir}"] if data_dir else []
     else:
       words[2] += f":data={info.name}"

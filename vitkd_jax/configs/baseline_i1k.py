@@ -11,7 +11,7 @@ arXiv:2012.12877).
 
 import ml_collections
 
-from configs import vitkd_i1k
+from vitkd_jax.configs import vitkd_i1k
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -19,7 +19,7 @@ combination is published or measured here.
 
 import ml_collections
 
-from configs import common, vitkd_i1k
+from vitkd_jax.configs import common, vitkd_i1k
 
 # {student: the pair of `vitkd_i1k` whose student it is}.
 _PAIRS = {"ti": "s3-ti", "s": "b3-s", "b": "l3-b"}

@@ -16,7 +16,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import common
+from vitkd_jax.configs import common
 from vitkd_jax.data import augment
 from vitkd_jax.training import sections
 

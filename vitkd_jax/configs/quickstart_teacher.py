@@ -9,7 +9,7 @@ It never sees the 10,000 images of the quickstart.
 
 import ml_collections
 
-from configs import common
+from vitkd_jax.configs import common
 from vitkd_jax.data import augment
 from vitkd_jax.training import sections
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import ml_collections
 
-from configs import common
-from configs.labs import bases
+from vitkd_jax.configs import common
+from vitkd_jax.configs.labs import bases
 
 # How an arm differs, the arm to compare it with, its methods.
 Arm = tuple[str, str, bases.Methods]

@@ -15,7 +15,7 @@ student is `nano` (96 wide, 6 blocks) for 27 epochs of batches of 128.
 
 import ml_collections
 
-from configs import common, folder
+from vitkd_jax.configs import choices, common, folder
 
 CLASSES = {"cifar10": 10, "cifar100": 100}
 
@@ -29,5 +29,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   args = common.parse_arg(arg, **folder.ARGUMENTS | dict(data="cifar10"))
   classes = common.choose("data", args["data"], CLASSES)
   return folder.recipe(
-    folder.Images(args["data"], classes, (32, 32), 50_000), args
+    choices.Images(args["data"], classes, (32, 32), 50_000), args
   )

@@ -34,8 +34,8 @@ from typing import Any
 
 import ml_collections
 
-from configs import common, quickstart
-from vitkd_jax.data import augment, datasets
+from vitkd_jax.configs import choices, common, quickstart
+from vitkd_jax.data import augment
 from vitkd_jax.models import variants
 from vitkd_jax.runs import students
 from vitkd_jax.training import sections
@@ -76,32 +76,7 @@ _PAPERS = dict(
     ),
   ),
 )
-
-_MOST_WHOLE = 96  # pixels; larger images are cropped
-_FEWEST_TOKENS, _MOST_TOKENS = 49, 256  # of whole images
 _CACHED = 2**30  # most bytes of decoded images that are kept in memory
-_EVALUATION = ("validation", "val", "valid", "test")  # the first one is taken
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-  """What the defaults depend on.
-
-  Attributes:
-    name: of the dataset.
-    num_classes: number of classes.
-    size: (H, W) in pixels of all images; None if sizes differ.
-    count: number of images in `train_split`.
-    train_split: in TFDS's notation.
-    eval_split: in TFDS's notation.
-  """
-
-  name: str
-  num_classes: int
-  size: tuple[int, int] | None
-  count: int
-  train_split: str = "train"
-  eval_split: str = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +105,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg: what follows the colon of --config, see above.
   """
   args = common.parse_arg(arg, **ARGUMENTS)
-  return recipe(_images(args["data"], args["data_dir"] or None), args)
+  return recipe(choices.read(args["data"], args["data_dir"] or None), args)
 
 
 def recipe(
-  images: Images, args: Mapping[str, Any]
+  images: choices.Images, args: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
   """The config of a training on these images.
 
@@ -149,13 +124,13 @@ def recipe(
       f"expected config argument teacher beside method={args['method']}, got"
       " none; name a workdir or a file of weights: teacher=PATH"
     )
-  side = args["image_size"] or _crop(images)
+  side = args["image_size"] or choices.crop(images)
   if images.size == (side, side):
     side = 0
   height, width = (side, side) if side else images.size or (0, 0)
   init = args["init"]
-  batch_size = args["batch_size"] or _batch_size(images.count)
-  epochs = args["epochs"] or _epochs(images.count, started=bool(init))
+  batch_size = args["batch_size"] or choices.batch_size(images.count)
+  epochs = args["epochs"] or choices.epochs(images.count, started=bool(init))
   steps = math.ceil(images.count / batch_size)
   config = ml_collections.ConfigDict()
   config.run = common.section(
@@ -209,68 +184,7 @@ def recipe(
   return config
 
 
-def _images(name: str, data_dir: str | None) -> Images:
-  """What is known of a prepared dataset."""
-  if not name:
-    raise ValueError(
-      "expected config argument data, the name of a prepared dataset, got"
-      " none: configs/folder.py:data=NAME"
-    )
-  if os.sep in name:
-    base = os.path.basename(os.path.normpath(name)) or "NAME"
-    raise ValueError(
-      f"expected config argument data to be the name of a prepared dataset, got"
-      f" {name!r}; prepare a folder with: python -m vitkd_jax.prepare {base}"
-      f" --source {name}"
-    )
-  info = datasets.info(name, data_dir)
-  splits = list(info.num_examples)
-  train = next((s for s in splits if "train" in s.lower()), splits[0])
-  others = [s for s in splits if s != train]
-  known = [s for s in _EVALUATION if s in others]
-  count = info.num_examples[train]
-  parts = dict(train_split=train, eval_split=next(iter(known + others), ""))
-  if not others:
-    parts = dict(train_split=f"{train}[:90%]", eval_split=f"{train}[90%:]")
-    count = count * 9 // 10
-  return Images(name, info.num_classes, info.image_size, count, **parts)
-
-
-def _crop(images: Images) -> int:
-  """The side of the crops in pixels; 0 to use images whole."""
-  if images.size is None or _whole_patch(images.size):
-    return 0 if images.size else 224
-  # The largest multiple of 16 that images do not have to be enlarged for.
-  return max(32, min(224, min(images.size) // 16 * 16))
-
-
-def _whole_patch(size: tuple[int, int]) -> int:
-  """The side of the patches of whole images; 0 if they should be cropped."""
-  if max(size) > _MOST_WHOLE:
-    return 0
-  return next(
-    (
-      patch
-      for patch in range(16, 1, -1)
-      if size[0] % patch == size[1] % patch == 0
-      and _FEWEST_TOKENS <= size[0] * size[1] // patch**2 <= _MOST_TOKENS
-    ),
-    0,
-  )
-
-
-def _batch_size(count: int) -> int:
-  """A power of two near a hundredth of the images, from 16 to 128."""
-  return min(128, max(16, 2 ** round(math.log2(count / 100))))
-
-
-def _epochs(count: int, *, started: bool) -> float:
-  """100 epochs for 1,000 images, 46 for 10,000, 22 for 100,000."""
-  epochs = 100 * (1000 / max(count, 1000)) ** (1 / 3)
-  return float(round(epochs / 3 if started else epochs))
-
-
-def _method(images: Images, teacher: Teacher | None) -> str:
+def _method(images: choices.Images, teacher: Teacher | None) -> str:
   """The paper's methods; token maps alone if the classes may differ."""
   if teacher is None:
     return "baseline"
@@ -312,7 +226,7 @@ def _variant(kind: str, path: str, said: resolve.Stated) -> str:
 
 
 def _student(
-  images: Images,
+  images: choices.Images,
   args: Mapping[str, Any],
   size: tuple[int, int],
   dtype: str,
@@ -321,11 +235,11 @@ def _student(
   """Section `student`."""
   fields: dict[str, Any] = {}
   init = os.path.expanduser(args["init"])
-  patch = _whole_patch(size) or _crop_patch(min(size))
+  patch = choices.whole_patch(size) or choices.crop_patch(min(size))
   if teacher and teacher.image_size == size:
     patch = teacher.patch  # token maps on one grid
   if args["student"] or not init:
-    name = args["student"] or _size(images, size)
+    name = args["student"] or choices.student(images, size)
     variant, fields = STUDENTS.get(name, (name, {}))
   else:
     said = students.stated(init)
@@ -337,18 +251,6 @@ def _student(
   patch = args["patch"] or patch
   fields = fields | dict(patch_size=(patch, patch), dtype_mm=dtype)
   return common.student(variant=variant, **fields)
-
-
-def _size(images: Images, size: tuple[int, int]) -> str:
-  """The short name of a student for so many images of this size."""
-  if max(size) > _MOST_WHOLE or images.count >= 100_000:
-    return "ti"
-  return "pico" if images.count < 20_000 else "nano"
-
-
-def _crop_patch(side: int) -> int:
-  """16 pixels, or less where that leaves too few tokens."""
-  return next((p for p in (16, 8, 4) if (side // p) ** 2 >= _FEWEST_TOKENS), 4)
 
 
 def _schedule(config: ml_collections.ConfigDict, *, started: bool) -> Any:

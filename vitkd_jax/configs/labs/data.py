@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from configs import common
-from configs.labs import bases
-from configs.labs import methods as methods_lab
+from vitkd_jax.configs import common
+from vitkd_jax.configs.labs import bases
+from vitkd_jax.configs.labs import methods as methods_lab
 
 DIVISORS = (16, 8, 4, 2, 1)
 

@@ -21,7 +21,7 @@ compare a student with the baseline of its own recipe.
 
 import ml_collections
 
-from configs import common
+from vitkd_jax.configs import common
 from vitkd_jax.training import sections
 
 # (teacher, student); the paper's teachers are timm's fb_in22k_ft_in1k.

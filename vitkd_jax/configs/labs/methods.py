@@ -17,8 +17,8 @@ from typing import Any
 
 import ml_collections
 
-from configs import common
-from configs.labs import bases
+from vitkd_jax.configs import common
+from vitkd_jax.configs.labs import bases
 from vitkd_jax.distill import methods as published
 
 PARTS = ("alone", "on_nkd", "on_wttm", "nulls")

@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import common, quickstart, vitkd_i1k
+from vitkd_jax.configs import common, quickstart, vitkd_i1k
 from vitkd_jax.training import sections
 
 # A method of an arm: {its name: keys that differ from the base's}.
