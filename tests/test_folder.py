@@ -10,6 +10,8 @@ from vitkd_jax import weights
 from vitkd_jax.configs import choices, cifar, folder
 from vitkd_jax.data import datasets
 from vitkd_jax.models import vit
+from vitkd_jax.training import experiment
+from vitkd_jax.training import fields as student_fields
 
 SHIPPED = "shipped:fashion_teacher"
 
@@ -248,6 +250,26 @@ def test_from_a_tree_to_a_student_in_two_commands(tmp_path, capsys, forks):
     for kind in ("train", "eval")
   )
   assert (len(train), len(evaluation)) == (72, 8)
+
+
+def test_photographs_are_cropped(tmp_path, capsys, untraced):
+  root = make_tree(
+    tmp_path / "root",
+    {
+      f"{split}/{c}/{i}.jpg": picture(i, size=(40 + i, 60))
+      for split in ("train", "test")
+      for c in ("cat", "dog")
+      for i in range(9)
+    },
+  )
+  run(capsys, "pets", "--source", root, "--data-dir", tmp_path)
+  config = folder.get_config(f"data=pets,data_dir={tmp_path}")
+  assert config.data.image_size == 224
+  assert config.data.eval_split == "test"
+  parts = experiment.build(student_fields.given(config))
+  assert parts.image_shape == (224, 224, 3)
+  assert parts.objective.student.patch_size == (16, 16)
+  assert parts.total_steps == 112  # 100 epochs of 18 images, 16 at a time
 
 
 def test_cifar_needs_no_dataset_to_be_described():
