@@ -83,6 +83,8 @@ class Group:
     if not steps.size:
       found = [max(found, key=lambda series: series.steps[-1])]
       steps = found[0].steps
+    if len(found) == 1:  # no copy, which may be long
+      return steps, found[0].values[None]
     rows = [s.values[np.searchsorted(s.steps, steps)] for s in found]
     return steps, np.stack(rows)
 

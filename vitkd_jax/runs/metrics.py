@@ -9,7 +9,7 @@ from etils import epath
 
 from vitkd_jax import errors, remote
 from vitkd_jax.cluster import console
-from vitkd_jax.runs import events, reading
+from vitkd_jax.runs import events, metric_log
 
 
 class Writer:
@@ -36,14 +36,14 @@ class Writer:
     self._workdir, self._quiet = workdir, quiet
     self._first_step, self._total_steps = first_step, total_steps
     self._path = epath.Path(workdir) / "metrics.jsonl"
-    # Steps and names of the lines that an earlier start wrote.
+    # Steps and names of the lines of the first step: it may come once more.
     self._written: set[tuple[int, frozenset[str]]] = set()
 
   def __enter__(self) -> "Writer":
     if self._quiet:
       return self
     with contextlib.ExitStack() as stack:
-      self._keep_until(self._first_step)
+      self._written = metric_log.keep_until(self._path, self._first_step)
       self._log = console.Log(self._workdir)
       self._console = stack.enter_context(
         console.Console(
@@ -71,19 +71,6 @@ class Writer:
     # The full disk has been reported; it must not hide what ended the run.
     with contextlib.suppress(OSError):
       self._open.close()
-
-  def _keep_until(self, step: int) -> None:
-    if not self._path.exists():
-      return
-    content, kept = self._path.read_bytes(), []
-    for line, values in reading.metrics(content):
-      if values["step"] <= step:
-        kept.append(line + b"\n")
-        self._written.add((values["step"], frozenset(values)))
-    if b"".join(kept) != content:  # renamed, so that a kill loses nothing
-      temporary = self._path.with_suffix(".tmp")
-      temporary.write_bytes(b"".join(kept))
-      temporary.replace(self._path)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Appends a line to metrics.jsonl and events, unless already written.

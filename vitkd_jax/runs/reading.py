@@ -1,12 +1,8 @@
-"""Reads a workdir: its config.json, and the intact lines of its metrics.jsonl.
-
-No other module reads these files.
-"""
+"""Reads a workdir: its config.json and its metrics."""
 
 from collections.abc import Iterator
 import dataclasses
 import functools
-import json
 import math
 from typing import Any
 
@@ -16,7 +12,7 @@ import numpy as np
 
 from vitkd_jax import check
 from vitkd_jax.distill import terms
-from vitkd_jax.runs import history, legacy
+from vitkd_jax.runs import history, legacy, metric_log
 
 
 def record(workdir: str) -> dict[str, Any] | None:
@@ -98,27 +94,6 @@ def _config_json(workdir: str) -> dict[str, Any] | None:
     ) from None
 
 
-def metrics(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
-  """The intact lines of a metrics.jsonl.
-
-  A killed run may leave its last line truncated, a full disk any line.
-
-  Args:
-    content: of the file.
-
-  Yields:
-    (line, values): the line without its end, and its values by name with
-    "step", an int.
-  """
-  for line in content.splitlines():
-    try:
-      values = json.loads(line)
-      values["step"] = int(values["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-      continue
-    yield line, values
-
-
 def evaluation(workdir: str, step: int | None = None) -> dict[str, Any]:
   """The metrics of one evaluation.
 
@@ -133,17 +108,24 @@ def evaluation(workdir: str, step: int | None = None) -> dict[str, Any]:
     ValueError: metrics.jsonl cannot be read.
   """
   found: dict[str, Any] = {}
-  for _, values in metrics(_content(workdir)):
+  for line in _lines(workdir):
+    # Sparing all others the parsing.
+    values = metric_log.intact(line) if b'"eval_' in line else None
+    if values is None:
+      continue
     scores = {k: v for k, v in values.items() if k.startswith("eval_")}
     if scores and step in (None, values["step"]):
       found = {"step": values["step"], **scores}
   return found
 
 
-def _content(workdir: str) -> bytes:
+def _lines(workdir: str) -> Iterator[bytes]:
+  """The lines of metrics.jsonl, one after the other."""
   path = epath.Path(workdir) / "metrics.jsonl"
   try:
-    return path.read_bytes() if path.exists() else b""
+    if path.exists():
+      with path.open("rb") as file:
+        yield from file
   except OSError as error:
     raise ValueError(f"cannot read {path}: {error}") from None
 
@@ -152,28 +134,7 @@ class NotARunError(ValueError):
   """A folder without a run, or with a run that has no metrics yet."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
-  """One metric by step.
-
-  Attributes:
-    steps: int64 [T], ascending.
-    values: float64 [T], NaN and infinities included.
-  """
-
-  steps: np.ndarray
-  values: np.ndarray
-
-  @property
-  def final(self) -> float:
-    """The last value."""
-    return float(self.values[-1])
-
-  @property
-  def best(self) -> float:
-    """The highest finite value; NaN if there is none."""
-    finite = self.values[np.isfinite(self.values)]
-    return float(finite.max()) if finite.size else math.nan
+Series = metric_log.Series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +242,7 @@ def read(path: str, name: str) -> Run:
     )
   if not isinstance(found["config"].get("run"), dict):
     raise NotARunError(f"expected a section 'run' in {path}/config.json")
-  series = _series(_content(path))
+  series = metric_log.series(_lines(path))
   if not series:
     raise NotARunError(
       f"{path} has no metrics yet; try again after its first log"
@@ -294,19 +255,3 @@ def read(path: str, name: str) -> Run:
     command=found.get("command"),
     series=series,
   )
-
-
-def _series(text: bytes) -> dict[str, Series]:
-  points: dict[str, dict[int, float]] = {}
-  for _, values in metrics(text):
-    step = values.pop("step")
-    for name, value in values.items():
-      if isinstance(value, int | float):
-        points.setdefault(legacy.metric(name), {})[step] = float(value)
-  return {
-    name: Series(
-      np.array(sorted(by_step), np.int64),
-      np.array([by_step[step] for step in sorted(by_step)]),
-    )
-    for name, by_step in points.items()
-  }
