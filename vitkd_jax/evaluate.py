@@ -5,13 +5,15 @@ r"""Scores a model on every example of a split.
       --data fashion_mini --split test [--teacher PATH --teacher-variant NAME]
 
 Prints top-1, top-5, loss and the accuracy of each class, and with a teacher how
-often both agree. --out writes evaluation.json and confusion.png. No result
+often both agree. --out writes evaluation.json and confusion.png: up to 2,000
+classes the confusion matrix, beyond the most frequent confusions. No result
 depends on the batch size or the number of devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import json
 from typing import Any
 
@@ -25,7 +27,7 @@ import rich.table
 from vitkd_jax.commandline import command, progress
 from vitkd_jax.data import datasets, loader, printable
 from vitkd_jax.evaluation import scoring
-from vitkd_jax.reporting import figures, plotting, rendering
+from vitkd_jax.reporting import confusions, plotting, rendering
 from vitkd_jax.runs import reading
 
 
@@ -87,19 +89,28 @@ def _class_table(found: Mapping[str, Any], limit: int = 20) -> rich.table.Table:
   table.add_column("accuracy", justify="right")
   table.add_column("most often confused with")
   for i in order:
-    row = list(found["confusion"][i])
-    row[i] = 0
-    wrong = int(np.argmax(row))
+    wrong, count = _confused_with(found, i)
     score = classes[i]["accuracy"]
     table.add_row(
       printable.printable(classes[i]["name"]),
       f"{classes[i]['count']:,}",
       "-" if score is None else f"{score:.1%}",
-      f"{printable.printable(classes[wrong]['name'])} ({row[wrong]:,})"
-      if row[wrong]
+      f"{printable.printable(classes[wrong]['name'])} ({count:,})"
+      if count
       else "-",
     )
   return table
+
+
+def _confused_with(found: Mapping[str, Any], true: int) -> tuple[int, int]:
+  """The class that a class is most often taken for, and how often."""
+  if "confusion" not in found:
+    wrong, count = found["classes"][true]["confused_with"] or (true, 0)
+    return wrong, count
+  row = list(found["confusion"][true])
+  row[true] = 0
+  wrong = int(np.argmax(row))
+  return wrong, row[wrong]
 
 
 def write(found: Mapping[str, Any], asked: Mapping[str, Any], out: str) -> None:
@@ -111,14 +122,30 @@ def write(found: Mapping[str, Any], asked: Mapping[str, Any], out: str) -> None:
     out: an existing folder, or a URL.
   """
   folder = epath.Path(out)
-  text = json.dumps({**asked, **found}, indent=2)
-  (folder / "evaluation.json").write_text(text + "\n")
+  items = [
+    f"{json.dumps(name)}: {_rows(value)}"
+    for name, value in {**asked, **found}.items()
+  ]
+  text = "{\n  " + ",\n  ".join(items) + "\n}\n"
+  (folder / "evaluation.json").write_text(text)
   names = [each["name"] for each in found["classes"]]
-  matrix = np.array(found["confusion"])
-  picture = rendering.png(
-    lambda theme: figures.confusion(matrix, names, theme), plotting.LIGHT
-  )
+  if "confusion" in found:
+    draw = functools.partial(
+      confusions.matrix, np.array(found["confusion"]), names
+    )
+  else:
+    draw = functools.partial(
+      confusions.most_frequent, found["confusions"], names
+    )
+  picture = rendering.png(draw, plotting.LIGHT)
   (folder / "confusion.png").write_bytes(picture)
+
+
+def _rows(value: Any) -> str:
+  """JSON of a value; each item of a list is a line."""
+  if not isinstance(value, list) or not value:
+    return json.dumps(value)
+  return "[\n    " + ",\n    ".join(map(json.dumps, value)) + "\n  ]"
 
 
 def _make(out: str) -> None:

@@ -24,7 +24,7 @@ from vitkd_jax.data.builders import (
   shards,
   synsets,
 )
-from vitkd_jax.reporting import figures, plotting
+from vitkd_jax.reporting import confusions, plotting, rendering
 
 _NAME = "pets"
 _JSON = ("dataset_info.json", "features.json")
@@ -334,9 +334,11 @@ def class_names() -> runner.Target:
       evaluate.show(found, names[0])
     assert "\x1b" not in text.getvalue()
     matrix = np.array(found["confusion"])
-    plotting.png(
-      lambda theme: figures.confusion(matrix, names, theme), plotting.LIGHT
-    )
+    for draw in (
+      lambda theme: confusions.matrix(matrix, names, theme),
+      lambda theme: confusions.most_frequent([[0, 1, 2]], names, theme),
+    ):
+      rendering.png(draw, plotting.LIGHT)
 
   return runner.Target(
     case=lambda rng, place: show([_name(rng) for _ in range(3)]),

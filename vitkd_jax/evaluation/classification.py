@@ -1,4 +1,4 @@
-"""Top-1, top-5, loss and confusion matrix of a classifier."""
+"""Top-1, top-5, loss and confusions of a classifier."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -8,7 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vitkd_jax import check
 from vitkd_jax.evaluation import contract
+
+# Classes up to which the confusion matrix is held, and confusions kept beyond.
+DENSE, MOST = 2000, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,24 +21,38 @@ class Classification:
 
   Attributes:
     classes: indices of the classes to score; None for all.
-    class_names: C names, for the results by class and the confusion matrix;
-      None for neither.
+    class_names: C names, for the results by class and the confusions; None for
+      neither.
     label_sets: whether batches have "labels".
+    room: rows of all batches together, padding included; read only beyond
+      `DENSE` class names.
   """
 
   classes: Sequence[int] | None = None
   class_names: Sequence[str] | None = None
   label_sets: bool = False
+  room: int = 0
+
+  @property
+  def _dense(self) -> bool:
+    """Whether the confusion matrix is held, and not every image's classes."""
+    return self.class_names is None or len(self.class_names) <= DENSE
 
   def init(self) -> contract.Sums:
     """The sums before the first batch: zeros.
 
-    The confusion matrix is [C, C] int32, [true, predicted].
+    The confusion matrix is [C, C] int32, [true, predicted]. Beyond `DENSE`
+    classes, "pairs" [room, 2] int32 has both of each image, -1 without any, and
+    "seen" is the number of its rows that are filled.
     """
     whole = jnp.zeros((), jnp.int32)
     sums = {name: whole for name in ("top1", "top5", "count")}
     sums["nll"] = jnp.zeros((), jnp.float32)
-    if self.class_names is not None:
+    if not self._dense:
+      check.integers(1, room=self.room)
+      sums["pairs"] = jnp.full((self.room, 2), -1, jnp.int32)
+      sums["seen"] = whole
+    elif self.class_names is not None:
       number = len(self.class_names)
       sums["confusion"] = jnp.zeros((number, number), jnp.int32)
     if self.classes is not None:
@@ -56,7 +74,7 @@ class Classification:
     label, labels = batch["label"], batch.get("labels")
     weight = counted(batch)
     scored = among(self.classes, logits["student"])
-    new = _measure(scored, label, labels, weight)
+    new, placed = _measure(scored, label, labels, weight), {}
     if labels is not None:
       left_out = (batch["weight"] > 0) & ~jnp.any(labels, -1)
       new["unlabelled"] = jnp.sum(left_out, dtype=jnp.int32)
@@ -71,11 +89,20 @@ class Classification:
         label = jnp.where(own, label, jnp.argmax(labels, -1))
       # A right guess counts for that class, whichever right class it is.
       taken = jnp.where(right, label, guess)
-      zeros = jnp.zeros_like(sums["confusion"])
-      new["confusion"] = zeros.at[label, taken].add(
-        (weight > 0).astype(jnp.int32)
-      )
-    return jax.tree.map(jnp.add, sums, new)
+      if not self._dense:
+        pairs = jnp.where(weight[:, None] > 0, jnp.stack([label, taken], 1), -1)
+        placed = {
+          "pairs": jax.lax.dynamic_update_slice(
+            sums["pairs"], pairs, (sums["seen"], 0)
+          ),
+          "seen": sums["seen"] + len(label),
+        }
+      else:
+        zeros = jnp.zeros_like(sums["confusion"])
+        new["confusion"] = zeros.at[label, taken].add(
+          (weight > 0).astype(jnp.int32)
+        )
+    return {k: sums[k] + value for k, value in new.items()} | placed
 
   def compute(self, sums: Mapping[str, Any]) -> dict[str, Any]:
     """The results.
@@ -88,7 +115,10 @@ class Classification:
       top1_all and top5_all over all classes. If images have several labels,
       unlabelled, the number of images without one. With class names: classes,
       a dict of name, count and accuracy (None without images) per class, and
-      confusion, lists [true][predicted].
+      confusion, lists [true][predicted]. Beyond `DENSE` classes, in its place:
+      confusions, the [true, predicted, count] of the most frequent, at most
+      `MOST`, distinct_confusions, how many there are, and of each class
+      confused_with, its own most frequent [predicted, count] or None.
 
     Raises:
       ValueError: no image was counted.
@@ -100,20 +130,51 @@ class Classification:
     found["loss"] = float(sums["nll"]) / count
     if "unlabelled" in sums:
       found["unlabelled"] = int(sums["unlabelled"])
-    if self.class_names is not None:
+    if not self._dense:
+      pairs = np.asarray(sums["pairs"])
+      assert sums["seen"] <= len(pairs)  # else the last batches overlap
+      found |= self._by_class(pairs)
+    elif self.class_names is not None:
       confusion = np.asarray(sums["confusion"])
-      found["classes"] = [
-        {
-          "name": name,
-          "count": int(row.sum()),
-          "accuracy": int(row[i]) / int(row.sum()) if row.sum() else None,
-        }
-        for i, (name, row) in enumerate(
-          zip(self.class_names, confusion, strict=True)
-        )
-      ]
+      found["classes"] = self._classes(confusion.sum(1), np.diag(confusion))
       found["confusion"] = confusion.tolist()
     return found
+
+  def _classes(
+    self, counts: np.ndarray, right: np.ndarray
+  ) -> list[dict[str, Any]]:
+    assert self.class_names is not None
+    return [
+      {"name": name, "count": count, "accuracy": r / count if count else None}
+      for name, count, r in zip(
+        self.class_names, counts.tolist(), right.tolist(), strict=True
+      )
+    ]
+
+  def _by_class(self, pairs: np.ndarray) -> dict[str, Any]:
+    assert self.class_names is not None
+    number = len(self.class_names)
+    true, taken = pairs[pairs[:, 0] >= 0].astype(np.int64).T
+    counts = np.bincount(true, minlength=number)
+    right = np.bincount(true[true == taken], minlength=number)
+    wrong = true != taken
+    # One number for both classes, which does not fit into 32 bits.
+    both, often = np.unique(
+      true[wrong] * number + taken[wrong], return_counts=True
+    )
+    order = np.argsort(-often, kind="stable")
+    rows = np.stack([both // number, both % number, often], 1)[order]
+    classes = self._classes(counts, right)
+    for each in classes:
+      each["confused_with"] = None
+    for index in np.unique(rows[:, 0], return_index=True)[1]:
+      of, *most = rows[index].tolist()
+      classes[of]["confused_with"] = most
+    return {
+      "distinct_confusions": len(rows),
+      "classes": classes,
+      "confusions": rows[:MOST].tolist(),
+    }
 
 
 def counted(batch: contract.Batch) -> jax.Array:

@@ -173,9 +173,13 @@ def evaluate(
   mesh = sharding.make_mesh()
   replicated = sharding.replicated(mesh)
   classes = info.scored_classes
+  batch_size = -(-min(batch_size, len(source)) // mesh.size) * mesh.size
   evaluators: dict[str, contract.Evaluator] = {
     "student": classification.Classification(
-      classes, info.class_names, info.label_sets
+      classes,
+      info.class_names,
+      info.label_sets,
+      room=-(-len(source) // batch_size) * batch_size,
     )
   }
   models = {"student": student}
@@ -189,7 +193,6 @@ def evaluate(
   zeros = jax.device_put(running.zero_sums(evaluators), replicated)
   params = {name: model.params for name, model in models.items()}
   params = jax.device_put(params, replicated)
-  batch_size = -(-min(batch_size, len(source)) // mesh.size) * mesh.size
   batches = loader.eval_batches(
     source,
     batch_size=batch_size,
@@ -211,7 +214,8 @@ def evaluate(
       after_batch=lambda: advance(next(numbers)),
     )["all"]
   found = evaluators["student"].compute(sums["student"])
-  large = {name: found.pop(name) for name in ("classes", "confusion")}
+  names = ("classes", "confusion", "confusions")
+  large = {name: found.pop(name) for name in names if name in found}
   if teacher is not None:
     found |= evaluators["teacher"].compute(sums["teacher"])
   if classes:

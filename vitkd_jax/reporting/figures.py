@@ -5,9 +5,8 @@ import dataclasses
 import math
 from typing import Any
 
-from matplotlib import colors as mpl_colors
 from matplotlib import figure as mpl_figure
-from matplotlib import patches, ticker
+from matplotlib import ticker
 import numpy as np
 
 from vitkd_jax.reporting import emphasis, plotting, scales, summary
@@ -159,59 +158,6 @@ def training(
     plotting.label(axes, curves, lambda c: theme.wrapped(c.name, 2))
   for axes in grid[len(panels) :]:
     axes.set_visible(False)
-  return figure
-
-
-def confusion(
-  matrix: np.ndarray, names: Sequence[str], theme: plotting.Theme
-) -> mpl_figure.Figure:
-  """The confusion matrix, each row in percent of its class.
-
-  Args:
-    matrix: int [C, C], rows the true class, columns the predicted one.
-    names: names of the C classes.
-    theme: colours.
-  """
-  count = len(names)
-  share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-  named = count <= 30
-  side = max(4.5, 0.52 * count) if named else 8
-  figure = mpl_figure.Figure(figsize=(side, side), layout="constrained")
-  axes = figure.subplots()
-  colors = mpl_colors.LinearSegmentedColormap.from_list(
-    "", [theme.paper, theme.hue(0)]
-  )
-  # The few errors would vanish on a linear scale.
-  image = axes.imshow(np.sqrt(share), cmap=colors, vmin=0, vmax=10)
-  axes.grid(False)
-  axes.spines[:].set_visible(False)
-  axes.set_xlabel("predicted class")
-  axes.set_ylabel("true class")
-  axes.xaxis.set_label_position("top")
-  axes.xaxis.tick_top()
-  if named:
-    short = [plotting.wrapped(name, 18, 1) for name in names]
-    axes.set_xticks(range(count), short, rotation=45, ha="left")
-    axes.set_yticks(range(count), short)
-    for i in range(count):  # outline the diagonal, even where it is empty
-      axes.add_patch(
-        patches.Rectangle(
-          (i - 0.5, i - 0.5), 1, 1, fill=False, ec=theme.muted, lw=0.8
-        )
-      )
-    for row, column in np.argwhere(share > 0.5):
-      value = share[row, column]
-      axes.text(
-        column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
-        color=theme.paper if value > 30 else theme.ink,
-      )  # fmt: skip
-  else:
-    bar = figure.colorbar(image, shrink=0.5, ticks=[0, 1, 10**0.5, 10])
-    bar.set_ticklabels(["0", "1", "10", "100 %"])
-    bar.outline.set_visible(False)
-  axes.set_title(
-    "Predictions by true class, % of the class", color=theme.ink, pad=16
-  )
   return figure
 
 
