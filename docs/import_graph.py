@@ -20,6 +20,7 @@ LAYERS = (
   "reporting",
   "estimate",
   "training",
+  "diagnostics",
   "evaluation",
   "runs",
   "cluster",

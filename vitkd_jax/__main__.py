@@ -14,6 +14,7 @@ COMMANDS = {
   "report": "compare runs in tables and figures",
   "lab": "train arms over seeds, and say what they show",
   "evaluate": "score weights on a dataset",
+  "inspect": "show what a model's maps look like, and which it lacks",
   "convert": "write weights as another library has them",
 }
 

@@ -110,11 +110,12 @@ def _facts(runs: Sequence[reading.Run]) -> str:
     "Steps": _distinct(runs, lambda r: r.total_steps and f"{r.total_steps:,}"),
     "Batch": _distinct(runs, lambda r: r.config["run"].get("batch_size")),
   }
-  return "\n".join(
+  listed = "\n".join(
     f"<div><dt>{name}</dt><dd>{value}</dd></div>"
     for name, value in facts.items()
     if value
   )
+  return f"<dl>\n{listed}\n</dl>" if listed else ""
 
 
 def _distinct(
@@ -224,6 +225,8 @@ def _labelled(svg: str, text: str, attributes: str = "") -> str:
 
 def _runs(runs: Sequence[reading.Run]) -> str:
   """Each run's command and config, of many what differs from the first."""
+  if not runs:
+    return ""
   first, *others = runs
   found = [_run(first, json.dumps(first.config, indent=2, default=str))]
   base = history.flatten(first.config)
@@ -238,7 +241,8 @@ def _runs(runs: Sequence[reading.Run]) -> str:
       ]
       config = "\n".join([f"as {first.name}, but", *lines])
     found.append(_run(run, config))
-  return "\n".join(found)
+  listed = "\n".join(found)
+  return f"<section>\n<h2>Commands and configs</h2>\n{listed}\n</section>"
 
 
 def _run(run: reading.Run, config: str) -> str:
@@ -318,16 +322,11 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px;
 <body>
 <h1>$title</h1>
 <p class="lead">$lead</p>
-<dl>
 $facts
-</dl>
 $first
 $pictures
 $tables
-<section>
-<h2>Commands and configs</h2>
 $runs
-</section>
 <section>
 <h2>This page</h2>
 <pre>$command</pre>

@@ -1,0 +1,1 @@
+"""What the maps and logits of models look like, as numbers."""

@@ -1,0 +1,217 @@
+"""One pass over images that measures models and compares them."""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitkd_jax import check
+from vitkd_jax.data import augment, crop, datasets, loader
+from vitkd_jax.diagnostics import (
+  attention,
+  calibration,
+  findings,
+  fit,
+  matching,
+  similarity,
+  spectra,
+)
+from vitkd_jax.distill import tokens
+from vitkd_jax.evaluation import scoring
+
+# Fewer examples have no unbiased HSIC.
+_FEWEST = 4
+
+
+def inspect(
+  student: scoring.Scored,
+  source: datasets.Source,
+  info: datasets.Info,
+  *,
+  teacher: scoring.Scored | None = None,
+  images: int = 256,
+  batch_size: int = 64,
+  kernel: str = "linear",
+  advance: Callable[[int], None] = lambda number: None,
+) -> dict[str, Any]:
+  """What the maps and logits of a model look like, beside another's.
+
+  The maps are those after each block, patch tokens only.
+
+  Args:
+    student: the model.
+    source: of images, see `datasets.load`.
+    info: of the dataset.
+    teacher: the model to compare it with, which gets the same images.
+    images: number of images, evenly spaced in the source; whole batches count.
+    batch_size: images at a time, and in a kernel of the alignment; at least 4.
+    kernel: of the alignment, see `similarity.KERNELS`.
+    advance: called with the number of images of each batch.
+
+  Returns:
+    Ready for JSON: "images", "models" ({"student", "teacher"}: see `findings`),
+    and with a teacher "cka" [student's blocks][teacher's], "pairs" (see
+    `_pair`), "agreement", "kl" by class and "advice".
+
+  Raises:
+    ValueError: a number or the kernel is wrong, or there are too few images.
+    loader.InputError: too many records cannot be read.
+  """
+  check.integers(1, images=images)
+  check.integers(_FEWEST, batch_size=batch_size)
+  check.known("kernel", kernel, similarity.KERNELS)
+  batch_size = min(batch_size, images, len(source))
+  if batch_size < _FEWEST:
+    raise ValueError(
+      f"expected at least {_FEWEST} images, got {min(images, len(source))}"
+    )
+  number = min(images, len(source)) // batch_size
+  models = {"student": student}
+  if teacher is not None:
+    models["teacher"] = teacher
+  step = jax.jit(functools.partial(_step, models, kernel))
+  params = {name: model.params for name, model in models.items()}
+  batches = loader.eval_batches(
+    _Sample(source, number * batch_size),
+    batch_size=batch_size,
+    process_index=0,
+    process_count=1,
+    crop=crop.centre(student.images),
+  )
+  total = None
+  with contextlib.closing(batches):
+    for batch in batches:
+      found = jax.device_get(step(params, batch["image"], batch["label"]))
+      for name in models:
+        for block in found[name]["blocks"]:
+          each = spectra.image_dimensions(block.pop("grams"))
+          block["dimensions"] = each.sum(0)
+      # In float64, so that no number of batches costs digits.
+      found = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
+      total = found if total is None else jax.tree.map(np.add, total, found)
+      advance(batch_size)
+  assert total is not None
+  return findings.of(models, total, number, number * batch_size, info)
+
+
+class _Sample:
+  """Evenly spaced examples of a source, whose classes may come one by one."""
+
+  def __init__(self, source: Any, number: int):
+    self._source, self._number = source, number
+
+  def __len__(self) -> int:
+    return self._number
+
+  def _index(self, index: int) -> int:
+    return index * len(self._source) // self._number
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self._source[self._index(index)]
+
+  def read(self, index: int, crop: Any) -> dict[str, Any]:
+    return self._source.read(self._index(index), crop)
+
+
+def _maps(model: scoring.Scored, out: Mapping[str, Any]) -> list[jax.Array]:
+  prefix = model.model.num_prefix_tokens
+  return [
+    tokens.patches(out, block, "+mlp", prefix)
+    for block in range(model.model.depth)
+  ]
+
+
+def _step(
+  models: Mapping[str, scoring.Scored],
+  kernel: str,
+  params: Mapping[str, Any],
+  image: jax.Array,
+  label: jax.Array,
+) -> dict[str, Any]:
+  """What adds up over batches."""
+  found: dict[str, Any] = {}
+  maps, kernels, logits = {}, {}, {}
+  for name, each in models.items():
+    model = each.model.with_qkv() if each.model.qkv_heads else each.model
+    own = augment.normalize(
+      jnp.float32(image) / 255, each.images.mean, each.images.std
+    )
+    logits[name], out = model.apply({"params": params[name]}, own)
+    maps[name] = _maps(each, out)
+    kernels[name] = jnp.stack(
+      [similarity.kernel(x.reshape(len(x), -1), kernel) for x in maps[name]]
+    )
+    found[name] = {
+      "hsic": similarity.own_hsic(kernels[name]),
+      "blocks": [_of_map(x, matching.grid(each)) for x in maps[name]],
+      "calibration": calibration.sums(
+        logits[name], label, jnp.ones(len(label))
+      ),
+    }
+    if each.model.qkv_heads:
+      found[name]["attention"] = [
+        _of_attention(out, block, each) for block in range(model.depth)
+      ]
+  if "teacher" in models:
+    found["both"] = _of_both(models, maps, kernels, logits, label)
+  return found
+
+
+def _of_map(x: jax.Array, grid: tuple[int, int]) -> dict[str, jax.Array]:
+  x = jnp.float32(x)
+  return {
+    "sum": jnp.sum(x, axis=(0, 1)),
+    "product": fit.product(x, x),
+    "norm": jnp.sum(jnp.mean(jnp.linalg.norm(x, axis=-1), axis=1)),
+    "grams": spectra.grams(x),
+    "frequencies": jnp.sum(spectra.frequencies(x, grid), axis=0),
+  }
+
+
+def _of_attention(
+  out: Mapping[str, Any], block: int, each: scoring.Scored
+) -> dict[str, jax.Array]:
+  query, key, _ = out["encoder"][f"block{block:02d}"]["qkv"]
+  found = attention.weights(query, key)
+  prefix, patch = each.model.num_prefix_tokens, each.model.patch_size
+  return {
+    "distance": len(found)
+    * attention.distances(found, matching.grid(each), patch, prefix),
+    "entropy": len(found) * attention.entropies(found),
+  }
+
+
+def _of_both(
+  models: Mapping[str, scoring.Scored],
+  maps: Mapping[str, Sequence[jax.Array]],
+  kernels: Mapping[str, jax.Array],
+  logits: Mapping[str, jax.Array],
+  label: jax.Array,
+) -> dict[str, Any]:
+  student, teacher = models["student"], models["teacher"]
+  grids = matching.grid(teacher), matching.grid(student)
+  resampled = [tokens.resample(x, *grids) for x in maps["teacher"]]
+  own, theirs = (
+    jax.nn.log_softmax(jnp.float32(logits[name]))
+    for name in ("student", "teacher")
+  )
+  kl = jnp.sum(jnp.exp(theirs) * (theirs - own), axis=-1)
+  same = jnp.argmax(own, axis=-1) == jnp.argmax(theirs, axis=-1)
+  of_class = jax.nn.one_hot(label, own.shape[-1])
+  each = jnp.stack([jnp.ones_like(kl), jnp.float32(same), kl])
+  return {
+    "hsic": similarity.hsic(kernels["student"], kernels["teacher"]),
+    "resampled": [
+      {"sum": jnp.sum(jnp.float32(x), (0, 1)), "product": fit.product(x, x)}
+      for x in resampled
+    ],
+    "crossed": [
+      fit.product(maps["student"][s], resampled[t])
+      for s, t in matching.pairs(student.model.depth, teacher.model.depth)
+    ],
+    "by_class": each @ of_class,
+  }

@@ -1,0 +1,149 @@
+r"""Shows what a model's maps look like, and which of a teacher's it lacks.
+
+  python -m vitkd_jax.inspect --weights runs/both --out DIR
+  python -m vitkd_jax.inspect --weights PATH --variant NAME --teacher PATH \
+      --data NAME --split SPLIT --out DIR
+
+Of each block: the dimensions that its map uses, spatial frequencies, where its
+heads look, norms; of both models: alignment (CKA), the share of the teacher's
+map that a linear layer makes of the student's, agreement and calibration. It
+ends with the blocks to compare, as options of a training. --weights of a
+workdir take the run's own teacher.
+"""
+
+from collections.abc import Sequence
+import functools
+import json
+
+from absl import flags
+from etils import epath
+
+from vitkd_jax.commandline import command, progress
+from vitkd_jax.data import datasets, loader, printable
+from vitkd_jax.diagnostics import running
+from vitkd_jax.evaluation import scoring
+from vitkd_jax.reporting import inspected, page, rendering
+from vitkd_jax.runs import reading
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: unused; absl has parsed the flags.
+  """
+  del argv
+  given = flags.FLAGS.flag_values_dict()
+  command.require("weights", given["weights"])
+  with command.refusing():
+    if given["out"]:
+      epath.Path(given["out"]).mkdir(parents=True, exist_ok=True)
+    run = (reading.record_of(given["weights"]) or {}).get("config", {})
+    data = run.get("data") or {}
+    teachers = list((run.get("teachers") or {}).values())
+    if not given["teacher"] and len(teachers) == 1:
+      given["teacher"] = teachers[0].get("weights")
+      given["teacher-variant"] = teachers[0].get("variant")
+    name = given["data"] or data.get("name", "fashion_mini")
+    split = given["split"] or data.get("eval_split", "test")
+    data_dir = given["data-dir"] or data.get("data_dir")
+    info = datasets.info(name, data_dir)
+    student = scoring.load(given["weights"], info, variant=given["variant"])
+    teacher = given["teacher"] and scoring.load(
+      given["teacher"],
+      info,
+      variant=given["teacher-variant"],
+      like=student.images,
+    )
+    source = datasets.load(
+      name, split, data_dir=data_dir, exif=data.get("exif", False)
+    )
+    try:
+      with progress.show("images", min(given["images"], len(source))) as add:
+        found = running.inspect(
+          student,
+          source,
+          info,
+          teacher=teacher or None,
+          images=given["images"],
+          batch_size=given["batch-size"],
+          kernel=given["kernel"],
+          advance=add,
+        )
+    except loader.InputError as error:
+      raise command.FailedError(str(error)) from error
+  title = printable.printable(f"{given['weights']} on {name}, {split}")
+  _, lead = inspected.headline(found, title)
+  tables = inspected.make_tables(found)
+  print(f"# {title}\n")
+  print("\n".join(table.markdown() for table in tables))
+  for sentence in inspected.warnings(found):
+    print(f"warning: {sentence}")
+  if "agreement" in found:
+    print(
+      f"agreement with the teacher {found['agreement']:.2%}, KL(teacher, "
+      f"student) {found['kl']:.4f} nats"
+    )
+  for name_, model in found["models"].items():
+    off = model["calibration"]["error"]
+    print(f"expected calibration error of the {name_} {off:.2%}")
+  print(lead)
+  if options := found.get("advice", {}).get("options"):
+    print("  " + " ".join(["method=regress", *options]))
+  if given["out"]:
+    with command.refusing():
+      _write(found, tables, (title, lead), given["out"])
+    print(f"report: {given['out']}/index.html", flush=True)
+
+
+def _write(
+  found: inspected.Found,
+  tables: Sequence[inspected.tables.Table],
+  said: tuple[str, str],
+  out: str,
+) -> None:
+  folder = epath.Path(out)
+  (folder / "inspect.json").write_text(json.dumps(found, indent=2) + "\n")
+  pictures = []
+  for name, (caption, draw) in inspected.PICTURES.items():
+    drawing = rendering.both(functools.partial(draw, found), name)
+    if drawing is not None:
+      pictures.append(page.Picture(name, caption, drawing))
+      (folder / f"{name}.png").write_bytes(drawing.png)
+  html = page.render((), tables, pictures, command.line(), said=said)
+  (folder / "index.html").write_text(html)
+
+
+def _define_flags() -> None:
+  command.define_path(
+    "weights", None, "file or folder of weights, a workdir, or shipped:NAME"
+  )
+  flags.DEFINE_string(
+    "variant", None, "name of the model; default: as the weights state"
+  )
+  command.define_path(
+    "teacher", None, "weights to compare with; default: the workdir's teacher"
+  )
+  flags.DEFINE_string(
+    "teacher-variant", None, "name of the teacher's model; default: as stated"
+  )
+  flags.DEFINE_string(
+    "data", None, "dataset name; default: the workdir's, else fashion_mini"
+  )
+  flags.DEFINE_string(
+    "split", None, "split of the dataset; default: the workdir's, else test"
+  )
+  command.define_path(
+    "data-dir", None, "folder of prepared datasets; default: TFDS's own"
+  )
+  flags.DEFINE_integer("images", 256, "number of images, evenly spaced")
+  flags.DEFINE_integer(
+    "batch-size", 64, "images at a time, and in a kernel of the alignment"
+  )
+  flags.DEFINE_string("kernel", "linear", "of the alignment: linear or rbf")
+  command.define_path("out", None, "folder for the report; default: none")
+
+
+if __name__ == "__main__":
+  _define_flags()
+  command.run(main, with_config=False)
