@@ -7,7 +7,7 @@ from matplotlib import colors as mpl_colors
 from matplotlib import figure as mpl_figure
 import numpy as np
 
-from vitkd_jax.reporting import plotting, tables
+from vitkd_jax.reporting import plotting, scales, tables
 
 Found = Mapping[str, Any]
 
@@ -118,7 +118,7 @@ def spectra(found: Found, theme: plotting.Theme) -> mpl_figure.Figure | None:
     for curve in curves:
       axes.plot(curve.steps, curve.mean, color=curve.color, marker="o", ms=3)
     if log:
-      axes.set_yscale("log")
+      scales.log_scale(axes, curves)
     else:
       axes.set_ylim(bottom=0)
     axes.set_title(title)
