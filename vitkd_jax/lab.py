@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
     with command.refusing():
       stack.enter_context(lock.hold(str(held)))
     outcome = _train(lab, runs, given)
-    _report(lab, every, configs, folder, given.difference)
+    report(lab, every, configs, folder, given.difference)
   _conclude(outcome)
 
 
@@ -169,14 +169,25 @@ def _train(
   return train(say=say)
 
 
-def _report(
+def report(
   lab: description.Lab,
   runs: Sequence[plan.Run],
   configs: Mapping[str, Mapping[str, Any]],
   folder: str,
   difference: float,
 ) -> None:
-  """Writes and prints what the finished runs show."""
+  """Writes and prints what the finished runs show.
+
+  Args:
+    lab: the lab.
+    runs: its runs.
+    configs: of the arms, completed.
+    folder: where to write, local or gs://.
+    difference: in points, for which numbers of seeds are stated.
+
+  Raises:
+    command.FailedError: it cannot be written.
+  """
   found = results.read(lab, runs, difference)
   if not found.finished:
     return
