@@ -10,6 +10,7 @@ import pytest
 
 import vitkd_jax
 from vitkd_jax import __main__ as script
+from vitkd_jax.commandline import config_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -58,6 +59,53 @@ def test_versions(monkeypatch, capsys):
   said = capsys.readouterr().out
   assert said.startswith(f"vitkd_jax {vitkd_jax.__version__}, jax ")
   assert "8 device(s): cpu" in said
+
+
+def test_a_version_is_told_where_there_is_no_device():
+  env = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "abc"}
+  done = subprocess.run(
+    [sys.executable, "-m", "vitkd_jax", "--version"],
+    env=os.environ | env,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0
+  first, second, third = done.stdout.splitlines()
+  assert first.startswith(f"vitkd_jax {vitkd_jax.__version__}, jax ")
+  assert second.startswith("JAX found no device to compute on with JAX_PL")
+  assert third.startswith("datasets: ")
+
+
+@pytest.mark.parametrize(
+  "words, wanted",
+  [
+    (("tr",), "train"),
+    (("train", "--config", "qui"), "quickstart quickstart_teacher"),
+    (("train", "--config", "=", "fol"), "folder"),  # --config=fol
+    (("doctor", "--config", "="), None),
+    (("report", "mi"), "mine"),
+    (("train", "--workdir", "qui"), ""),
+  ],
+)
+def test_a_shell_completes_commands_configs_and_paths(
+  words, wanted, monkeypatch, capsys, tmp_path
+):
+  monkeypatch.setattr(sys, "argv", ["vitkd", "--completion"])
+  script.main()
+  (tmp_path / "mine").mkdir()
+  shell = capsys.readouterr().out + (
+    'COMP_WORDS=(vitkd "$@") COMP_CWORD=$#; _vitkd; echo "${COMPREPLY[@]}"'
+  )
+  done = subprocess.run(
+    ["bash", "-c", shell, "bash", *words],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+  )
+  assert done.stderr == ""
+  if wanted is None:
+    wanted = " ".join([*config_files.names(), "mine"])
+  assert done.stdout == f"{wanted}\n"
 
 
 def test_a_command_is_the_module_of_its_name():

@@ -28,6 +28,11 @@ def main() -> None:
   if given[0] == "--version":
     print(_versions())
     return
+  if given[0] == "--completion":
+    from vitkd_jax.commandline import completion
+
+    print(completion.script(COMMANDS))
+    return
   name = given[0]
   if name not in COMMANDS:
     print(
@@ -49,6 +54,7 @@ def _usage() -> str:
       "usage: vitkd COMMAND ...",
       "       vitkd COMMAND --help",
       "       vitkd --version",
+      "       vitkd --completion   shell code, see its first line",
       "",
       *lines,
     ]
@@ -58,13 +64,21 @@ def _usage() -> str:
 def _versions() -> str:
   import jax
 
+  from vitkd_jax.cluster import startup
   from vitkd_jax.data import datasets
 
-  kinds = sorted({device.device_kind for device in jax.devices()})
+  try:
+    kinds = sorted({device.device_kind for device in jax.devices()})
+    devices = f"{jax.device_count()} device(s): {', '.join(kinds)}"
+  except Exception as error:
+    # Which version it is, is asked for most where nothing works.
+    devices = startup.without_device(error)
+    if not devices:
+      raise
   return (
     f"vitkd_jax {vitkd_jax.__version__}, jax {jax.__version__}, Python "
     f"{platform.python_version()}\n"
-    f"{jax.device_count()} device(s): {', '.join(kinds)}\n"
+    f"{devices}\n"
     f"datasets: the package's own, and {datasets.default_data_dir()}"
   )
 
