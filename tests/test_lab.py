@@ -213,7 +213,7 @@ def test_shares_are_disjoint_and_whole(tmp_path):
 def test_a_lab_trains_what_is_missing(stand_in):
   runs = runs_of(described(), stand_in)
   outcome, said = train(runs)
-  assert outcome == launching.Outcome({}, (), False)
+  assert outcome == launching.Outcome({}, ())
   assert order(stand_in) == [("none", 0), ("nkd", 0), ("none", 1), ("nkd", 1)]
   assert said[0].startswith("0 of 4 runs done, none seed 0: ")
   assert said[-1] == "4 of 4 runs done"
@@ -290,7 +290,7 @@ def test_a_signal_reaches_the_trainings(stand_in, monkeypatch):
       signal.raise_signal(signal.SIGTERM)
 
   outcome = launching.train(runs, jobs=2, say=say)
-  assert outcome.stopped
+  assert outcome.stopped == signal.SIGTERM
   assert not outcome.failed
   assert len(outcome.left) == 4
   assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -11,8 +11,8 @@ goes on with a stopped lab, and passes over what is finished. What follows "--"
 goes to every training. DIR gets results.jsonl, table.md and
 report/index.html.
 
-Exit status: 0 if all runs are finished, or the budget or the share was; 1 if a
-run failed; 2 for a wrong command line.
+Exit status: 0 if all runs are finished, or the budget or the share was, or
+after SIGTERM; 1 if a run failed; 2 for a wrong command line; 130 after Ctrl-C.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ import contextlib
 import datetime
 import functools
 import shlex
+import signal
 import sys
 import time
 from typing import Any
@@ -30,6 +31,7 @@ import jax
 from ml_collections import config_flags
 import rich.console
 
+from vitkd_jax import errors
 from vitkd_jax.commandline import arguments, command
 from vitkd_jax.data import printable
 from vitkd_jax.labs import (
@@ -242,9 +244,13 @@ def _conclude(outcome: launching.Outcome) -> None:
       for why, found in by_reason.items()
     )
     raise command.FailedError(f"{len(outcome.failed)} failed: {listed}")
-  if outcome.stopped:
-    print("stopped; the same command goes on", flush=True)
-  elif outcome.left:
+  if outcome.stopped is not None:
+    interrupted = outcome.stopped == signal.SIGINT
+    raise errors.PreemptedError(
+      "stopped; the same command goes on",
+      errors.INTERRUPTED if interrupted else 0,
+    )
+  if outcome.left:
     print(
       f"{len(outcome.left)} runs are left, as the budget is over or they were "
       "told to stop; the same command goes on",

@@ -51,7 +51,7 @@ def test_a_lab_on_a_bucket(server):
     for run in runs:
       plan.check_holds(run, configs[run.arm])
     outcome = launching.train(runs, jobs=1, say=lambda line, ended: None)
-    assert outcome == launching.Outcome({}, (), False)
+    assert outcome == launching.Outcome({}, ())
     command_lab.report(lab, runs, configs, FOLDER, 0.5)
   assert records.seconds(runs[3]) == 12.5
   table = epath.Path(f"{FOLDER}/table.md").read_text()

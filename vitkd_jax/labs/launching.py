@@ -40,12 +40,12 @@ class Outcome:
   Attributes:
     failed: {run: why} of those that failed.
     left: runs that were not started, or that were told to stop.
-    stopped: the lab was told to stop.
+    stopped: number of the signal that told the lab to stop; None without.
   """
 
   failed: dict[plan.Run, str]
   left: tuple[plan.Run, ...]
-  stopped: bool
+  stopped: int | None = None
 
 
 def train(
@@ -116,7 +116,7 @@ class _Launcher:
     return Outcome(
       failed=self._failed,
       left=tuple(self._left),
-      stopped=self._signal is not None,
+      stopped=self._signal,
     )
 
   @contextlib.contextmanager
