@@ -1,6 +1,6 @@
 r"""How the cost of reports, evaluations and resumes grows.
 
-  python -m benchmarks.growth [CASE ...]    such as arms:200 classes:100000
+  python -m benchmarks.growth CASE [CASE ...]    such as arms:200 classes:100000
 
 arms:N and seeds:N report on N runs of different methods, or of one; log:N and
 resume:N report on, and resume, a run with N lines of metrics; classes:N scores
@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from benchmarks import arguments
 
 CASES = ("arms", "seeds", "classes", "resume", "log")
 TERMS = ("task", "nkd", "vitkd/mimic", "vitkd/generation")
@@ -134,10 +136,19 @@ def measure(command: Sequence[str], out: str, limits) -> str:
   return f"{wall:.1f} | {cpu:.1f} | {memory:,.0f} | {written:.2f} | {last}"
 
 
+def _case(text: str) -> tuple[str, int]:
+  kind, _, number = text.partition(":")
+  if kind not in CASES or not number:
+    raise argparse.ArgumentTypeError(
+      f"expected a case such as arms:200, got {text!r}"
+    )
+  return kind, arguments.count(number)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """The command line."""
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("cases", nargs="*", metavar="CASE",
+  parser.add_argument("cases", nargs="+", metavar="CASE", type=_case,
                       help=f"one of {', '.join(CASES)}, and :N")  # fmt: skip
   parser.add_argument("--seconds", type=float, default=600)
   parser.add_argument("--gigabytes", type=float, default=10)
@@ -145,11 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   print(
     "| case | s | CPU s | peak MB | written MB | |\n|---|---|---|---|---|---|"
   )
-  for case in given.cases or ("arms:200", "classes:100000", "resume:1000000"):
-    kind, _, number = case.partition(":")
-    if kind not in CASES or not number.isdecimal() or int(number) < 1:
-      parser.error(f"expected a case such as arms:200, got {case!r}")
-    count = int(number)
+  for case in given.cases:
+    kind, count = case
     with tempfile.TemporaryDirectory() as folder:
       runs, out = os.path.join(folder, "runs"), os.path.join(folder, "out")
       made = {"arms": count, "seeds": count, "resume": 1, "log": 1}.get(kind, 0)
@@ -164,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "resume": ["-c", f"{self}resume({f'{runs}/run-{count}'!r})"],
       }.get(kind, ["-m", "vitkd_jax.report", runs, "--out", out])
       row = measure([sys.executable, *command], out, given)
-      print(f"| {case} | {row} |", flush=True)
+      print(f"| {kind}:{count} | {row} |", flush=True)
 
 
 if __name__ == "__main__":

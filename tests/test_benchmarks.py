@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from benchmarks import augment, checkpoint, smaller, tpu_estimate
+from benchmarks import augment, checkpoint, growth, smaller, tpu_estimate
 from benchmarks import input as reading
 
 
@@ -19,6 +19,8 @@ from benchmarks import input as reading
     (augment.main, ["--batch=0"], "--batch: expected an integer >= 1, got '0'"),
     (augment.main, ["--slice=v9:2"], "of v4, v5e, v5p, v6e, got 'v9:2'"),
     (checkpoint.main, ["--directory=/proc/x"], "/proc/x"),
+    (growth.main, ["arms"], "expected a case such as arms:200, got 'arms'"),
+    (growth.main, ["log:x"], "expected an integer >= 1, got 'x'"),
     (reading.main, ["/proc"], "no /proc/train/.*make_jpegs"),
     (reading.main, [], "expected either ROOT or --real TAR"),
     (

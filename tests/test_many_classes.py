@@ -11,6 +11,7 @@ from test_evaluate import Source, agree, info, model
 
 from vitkd_jax import evaluate
 from vitkd_jax.evaluation import classification, running, scoring
+from vitkd_jax.reporting import confusions, plotting, rendering
 
 CLASSES = 7
 NAMES = tuple(f"class {i}" for i in range(CLASSES))
@@ -126,3 +127,19 @@ def test_an_evaluation_of_many_classes(few, tmp_path, capsys, monkeypatch):
   text = pathlib.Path(tmp_path / "evaluation.json").read_text()
   assert json.loads(text) == dense
   assert len(text.splitlines()) < 45  # a line a row, not a number
+
+
+def test_the_picture_of_many_classes_holds_its_text():
+  names = [f"a long name of a kind of bird {i}" for i in range(40)]
+  rows = [[i, i + 1, 2000 - i] for i in range(39)]
+  for shown in (rows, rows[:1], []):
+    with rendering.style(plotting.LIGHT):
+      figure = confusions.most_frequent(shown, names, plotting.LIGHT)
+      figure.draw_without_rendering()
+    (axes,) = figure.axes
+    texts = [axes.title, axes._left_title, *axes.texts, *axes.get_yticklabels()]
+    assert len(axes.texts) == min(len(shown), 30)
+    for text in texts:
+      box = text.get_window_extent()
+      assert box.x0 >= 0
+      assert box.x1 <= figure.bbox.width

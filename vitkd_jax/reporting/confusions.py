@@ -96,7 +96,5 @@ def most_frequent(
   axes.set_yticks(places, labels)
   axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
   axes.xaxis.set_major_locator(ticker.NullLocator())
-  axes.set_title(
-    "most frequent confusions, images: true class \u2192 predicted"
-  )
+  axes.set_title("images, by true \u2192 predicted class")
   return figure
