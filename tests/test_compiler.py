@@ -1,8 +1,10 @@
 """Options of XLA, and the folder that keeps what it compiled."""
 
-import contextlib
+import logging
+import shutil
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,23 +47,67 @@ def cache_dir():
 def test_on_a_bucket_xla_keeps_nothing_beside(tmp_path, monkeypatch, cache_dir):
   # XLA derives its cache for GPUs from JAX's folder, and knows no gs://.
   monkeypatch.setattr(compiler.epath, "Path", lambda folder: tmp_path)
-  compiler.CompilationCache("gs://bucket/run/compilation_cache")
+  compiler.CompilationCache("gs://bucket/run/compilation_cache", "run")
   assert jax.config.jax_persistent_cache_enable_xla_caches == "none"
 
 
-def test_what_a_killed_process_left_half_written_goes(tmp_path, cache_dir):
-  (tmp_path / "jit_step-1-cache").write_text("whole")
-  kept = compiler.CompilationCache(str(tmp_path))
-  assert jax.config.jax_compilation_cache_dir == str(tmp_path)
-  with kept.compiling():
-    assert (tmp_path / "unfinished").exists()
-  compiler.CompilationCache(str(tmp_path))
-  assert [path.name for path in tmp_path.iterdir()] == ["jit_step-1-cache"]
+def test_only_what_this_run_has_recorded_stays(tmp_path, cache_dir, caplog):
+  def names():
+    return sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
 
-  with contextlib.suppress(KeyboardInterrupt), kept.compiling():
-    (tmp_path / "jit_step-1-cache").write_text("wh")
-    raise KeyboardInterrupt
-  compiler.CompilationCache(str(tmp_path))
-  assert not tmp_path.exists()
-  with kept.compiling():  # makes it anew
-    pass
+  (tmp_path / "jit_step-0-cache").write_text("of an unknown run")
+  kept = compiler.CompilationCache(str(tmp_path), "ours")
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+  assert names() == []
+  with kept.compiling():
+    (tmp_path / "jit_step-1-cache").write_text("whole")
+    (tmp_path / "xla").mkdir()
+    (tmp_path / "xla" / "tuned").write_text("whole")
+  (tmp_path / "jit_step-2-cache").write_text("half writ")  # then killed
+  compiler.CompilationCache(str(tmp_path), "ours")
+  assert names() == ["jit_step-1-cache", "run.json", "tuned"]
+  assert not caplog.text
+
+  (tmp_path / "jit_step-1-cache").write_text("another program")
+  compiler.CompilationCache(str(tmp_path), "ours")
+  assert names() == ["run.json", "tuned"]
+  assert "jit_step-1-cache, which this run did not write" in caplog.text
+  compiler.CompilationCache(str(tmp_path), "theirs")
+  assert names() == ["run.json"]
+  (tmp_path / "run.json").write_text("[]")
+  compiler.CompilationCache(str(tmp_path), "ours")
+
+
+def test_a_program_of_another_run_under_our_name_is_not_run(
+  tmp_path, cache_dir, monkeypatch
+):
+  """Two programs that differ in a number, as a learning rate."""
+  ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+  monkeypatch.setattr(compiler, "_log", logging.getLogger("quiet"))
+  least = "jax_persistent_cache_min_compile_time_secs"
+  before = getattr(jax.config, least)
+
+  def trained(folder, rate):
+    jax.clear_caches()
+    compilation_cache.reset_cache()
+    kept = compiler.CompilationCache(str(folder), f"rate={rate}")
+
+    def one_step(x):
+      return x - rate
+
+    lowered = jax.jit(one_step).lower(jnp.float32(1))
+    with kept.compiling():
+      step = lowered.compile()
+    return float(step(jnp.float32(1)))
+
+  try:
+    jax.config.update(least, 0)
+    assert trained(ours, 0.25) == 0.75
+    assert trained(theirs, 0.5) == 0.5
+    (name,) = [path.name for path in ours.glob("jit_one_step-*")]
+    (other,) = theirs.glob("jit_one_step-*")
+    shutil.copy(other, ours / name)
+    assert trained(ours, 0.25) == 0.75
+  finally:
+    jax.config.update(least, before)
+    compilation_cache.reset_cache()

@@ -32,7 +32,7 @@ from vitkd_jax.cluster import (
 )
 from vitkd_jax.commandline import command
 from vitkd_jax.data import preprocess
-from vitkd_jax.runs import checkpoint, lock, reading
+from vitkd_jax.runs import checkpoint, history, lock, reading
 from vitkd_jax.runs import metrics as writers
 from vitkd_jax.runs import workdir as workdirs
 from vitkd_jax.training import (
@@ -285,9 +285,10 @@ def _keep_compiled(
   if folder is not None:
     # The user's own, whose other programs are not ours to delete.
     return contextlib.nullcontext
+  run = history.identity(reading.record(workdir) or {})
   workdir = remote.absolute(workdir)
   return compiler.CompilationCache(
-    os.path.join(workdir, "compilation_cache")
+    os.path.join(workdir, "compilation_cache"), run
   ).compiling
 
 

@@ -1,6 +1,8 @@
 """Keys of a config across starts: which may change, which older runs lack."""
 
 from collections.abc import Callable, Mapping
+import hashlib
+import json
 import re
 from typing import Any
 
@@ -62,6 +64,20 @@ _PATHS = re.compile(r"config\.(teachers\.[^.]+\.weights|student\.init)")
 
 # Behaviour of runs from before a key existed, where its default is another.
 _BEFORE = {("data", "exif"): True}
+
+
+def identity(record: Mapping[str, Any]) -> str:
+  """A hash of whatever may not change between two starts of one run.
+
+  Args:
+    record: the content of config.json.
+
+  Returns:
+    64 hexadecimal digits.
+  """
+  parts = {name: record.get(name) for name in ("config", "teachers", "init")}
+  kept = {k: v for k, v in flatten(parts).items() if not free(k)}
+  return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def complete(config: Mapping[str, Any], default: Default) -> dict[str, Any]:
