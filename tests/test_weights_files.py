@@ -2,9 +2,13 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import drawn
 from flax import traverse_util
+import jax
 import numpy as np
 import pytest
 from test_weights import MODELS, SIZE, flat
@@ -248,3 +252,37 @@ def test_a_null_character_in_a_name():
     reading.read("w\0.npz")
   with pytest.raises(ValueError, match="nested too deep"):
     check.parse_json("[" * 100_000, "the file")
+
+
+@pytest.mark.parametrize("call", [load, resolve.stated, weights.sha256])
+@pytest.mark.parametrize(
+  "url", ["http://127.0.0.1:9/a.npz", "ftp://h/a", "x://"]
+)
+def test_a_url_of_another_scheme_is_refused_at_once(url, call):
+  said = "expected a local path or a URL of gs, s3, file, got"
+  with pytest.raises(ValueError, match=said):
+    call(url)
+
+
+def test_a_url_of_a_file(tmp_path):
+  path = write(tmp_path / "a.npz")
+  jax.tree.map(
+    np.testing.assert_array_equal, load(f"file://{path}"), load(path)
+  )
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path):
+  code = f"""
+import os, signal
+from vitkd_jax.weights import files
+with files.replacing({str(tmp_path / "student.safetensors")!r}) as path:
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+  done = subprocess.run([sys.executable, "-c", code], check=False)
+  assert done.returncode == -signal.SIGKILL
+  assert len(list(tmp_path.iterdir())) == 1
+  others = (".student.safetensors", ".other.safetensors.abcdefgh")
+  for name in others:
+    (tmp_path / name).touch()
+  files.remove_unfinished(tmp_path / "student.safetensors")
+  assert {path.name for path in tmp_path.iterdir()} == set(others)

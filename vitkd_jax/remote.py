@@ -4,14 +4,26 @@ from collections.abc import Callable
 import os
 from typing import Any
 
+# Of the stores that can be listed, which tells a folder from an object.
+_SCHEMES = ("gs", "s3", "file")
+
 
 def is_remote(path: str | os.PathLike | None) -> bool:
   """Whether a path has a scheme such as gs://.
 
   Args:
     path: a local path or a URL; None is neither.
+
+  Raises:
+    ValueError: a URL of another scheme.
   """
-  return path is not None and "://" in os.fspath(path)
+  scheme, found, _ = os.fspath(path or "").partition("://")
+  if found and scheme not in _SCHEMES:
+    raise ValueError(
+      f"expected a local path or a URL of {', '.join(_SCHEMES)}, got "
+      f"{os.fspath(path or '')!r}; download what is there first"
+    )
+  return bool(found)
 
 
 def absolute(path: str | os.PathLike) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 from typing import Any
 
@@ -81,6 +82,22 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
   finally:
     if temporary and os.path.exists(temporary):
       os.unlink(temporary)
+
+
+def remove_unfinished(path: str | os.PathLike) -> None:
+  """Removes the temporary files that killed processes left beside a file.
+
+  Args:
+    path: of the file, which no other process writes now; may be a URL, beside
+      which there are none.
+  """
+  if remote.is_remote(path):
+    return
+  target = pathlib.Path(path)
+  mkstemps = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}")
+  for found in target.parent.glob(".*"):
+    if mkstemps.fullmatch(found.name):
+      found.unlink()
 
 
 def write_safetensors(
