@@ -45,7 +45,7 @@ from vitkd_jax.training import (
 )
 from vitkd_jax.training import fields as student_fields
 from vitkd_jax.training import state as states
-from vitkd_jax.weights import saving
+from vitkd_jax.weights import files, saving
 
 # Longest refusal that process 0 broadcasts, in bytes.
 _MOST_BYTES = 2048
@@ -84,7 +84,10 @@ def train(
         parts.inputs.open()
       _claim(workdir, config, parts, stack)
     try:
-      return _train(config, workdir, parts, notes, keep_compiled)
+      compiling = _keep_compiled(workdir, stack) if keep_compiled else None
+      return _train(
+        config, workdir, parts, notes, compiling or contextlib.nullcontext
+      )
     except OSError as error:  # a full disk, a share that went away
       raise errors.FailedError(
         f"cannot read or write a file of the run: {error}; its checkpoints are "
@@ -97,13 +100,9 @@ def _train(
   workdir: str,
   parts: experiment.Experiment,
   notes: Sequence[str],
-  keep_compiled: bool,
+  compiling: Callable[[], contextlib.AbstractContextManager],
 ) -> dict[str, float]:
   """Trains in a workdir that this run has claimed."""
-  compiling: Callable[[], contextlib.AbstractContextManager]
-  compiling = contextlib.nullcontext
-  if keep_compiled:
-    compiling = _keep_compiled(workdir)
   checkpoints = checkpoint.Checkpoints(
     workdirs.checkpoint_dir(workdir), keep=parts.run.keep
   )
@@ -194,6 +193,7 @@ def _claim(
     try:
       stack.enter_context(lock.hold(workdir))
       claim()
+      files.remove_unfinished(workdirs.export_path(workdir))
     except (ValueError, OSError) as error:
       refusal = str(error)
   startup.meet("claim")
@@ -277,19 +277,24 @@ def _headline(parts: experiment.Experiment, state: states.TrainState) -> str:
 
 
 def _keep_compiled(
-  workdir: str,
-) -> Callable[[], contextlib.AbstractContextManager]:
-  """Makes the context in which programs compile into the workdir's cache."""
+  workdir: str, stack: contextlib.ExitStack
+) -> Callable[[], contextlib.AbstractContextManager] | None:
+  """Makes the context in which programs compile into the workdir's cache.
+
+  What compiles outside it, as evaluations do, is recorded as `stack` closes.
+  """
   # JAX adds its options as attributes at run time.
   folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
   if folder is not None:
     # The user's own, whose other programs are not ours to delete.
-    return contextlib.nullcontext
+    return None
   run = history.identity(reading.record(workdir) or {})
   workdir = remote.absolute(workdir)
-  return compiler.CompilationCache(
+  cache = compiler.CompilationCache(
     os.path.join(workdir, "compilation_cache"), run
-  ).compiling
+  )
+  stack.callback(cache.record)
+  return cache.compiling
 
 
 def main(argv: Sequence[str]) -> None:

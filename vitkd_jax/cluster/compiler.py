@@ -75,7 +75,13 @@ class CompilationCache:
   def compiling(self) -> Iterator[None]:
     """Returns a context for a long compilation, whose result is recorded."""
     yield
-    if self._writes:
+    self.record()
+
+  def record(self) -> None:
+    """Records what has been compiled, for the next start to trust."""
+    if not self._writes:
+      return
+    with contextlib.suppress(OSError):  # a full disk; it is compiled again
       hashes = {name: _sha256(p) for name, p in self._files().items()}
       self._folder.mkdir(parents=True, exist_ok=True)
       record = {"run": self._run, "sha256": hashes}
