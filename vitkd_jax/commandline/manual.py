@@ -95,7 +95,16 @@ def _add_keys(
   docstring: str | None,
 ) -> None:
   arguments = parser.add_argument_group("config file", docstring)
-  _add(arguments, "config.SECTION.KEY", "VALUE", "sets a key of these sections")
+  plain = {
+    key: value
+    for key, value in config.items()
+    if not isinstance(value, ml_collections.ConfigDict)
+  }
+  for key, value in plain.items():  # of a lab
+    _add(arguments, f"config.{key}", str(value), "")
+  if not plain:
+    said = "sets a key of these sections"
+    _add(arguments, "config.SECTION.KEY", "VALUE", said)
   for section, values in sections_of(config):
     group = parser.add_argument_group(f"section {section}")
     known = meanings(section, values)

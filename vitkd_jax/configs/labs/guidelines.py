@@ -6,11 +6,12 @@ r"""ViTKD's three guidelines, tested: arXiv:2209.02432, sections 3.2 to 3.4.
 Arguments: data=fashion|imagenet, part=all|deep|shallow|place|aligner|generator|
 widths, epochs=N, and of one arm's training arm=NAME, seed=N.
 
-The paper's claims: the deep map is to be generated rather than mimicked; the
-shallow maps matter, and are to be mimicked; the output of a block's MLP is the
-place, not that of its attention; a linear layer aligns best, and convolutions
-generate best. Every weight is that of ViTKD for the same loss, and is not tuned
-for an arm. A mean over maps is multiplied by their number, as ViTKD sums.
+The paper's guidelines: the deep map is to be generated rather than mimicked;
+the shallow maps matter, and are to be mimicked; the output of a block's MLP is
+the place, not that of its attention. Its choices: linear aligners, convolutions
+as the generator, half of the tokens masked. Every weight is that of ViTKD for
+the same loss, and is not tuned for an arm. A mean over maps is multiplied by
+their number, as ViTKD sums.
 """
 
 from collections.abc import Iterator, Mapping
