@@ -14,7 +14,7 @@ import pytest
 from test_weights import MODELS, SIZE, flat
 
 from vitkd_jax import check, weights
-from vitkd_jax.weights import files, reading, resolve
+from vitkd_jax.weights import files, opening, reading, resolve
 
 FIELDS = MODELS["big_vision"]
 
@@ -286,3 +286,26 @@ with files.replacing({str(tmp_path / "student.safetensors")!r}) as path:
     (tmp_path / name).touch()
   files.remove_unfinished(tmp_path / "student.safetensors")
   assert {path.name for path in tmp_path.iterdir()} == set(others)
+
+
+def test_an_archive_that_unpacks_to_far_more_is_no_weights(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / "bomb.npz"
+  np.savez_compressed(path, zeros=np.zeros(1 << 20, np.float32))
+  read = np.lib.npyio.NpzFile.__getitem__
+  unpacked = []
+  monkeypatch.setattr(
+    np.lib.npyio.NpzFile,
+    "__getitem__",
+    lambda self, name: unpacked.append(name) or read(self, name),
+  )
+  with pytest.raises(ValueError, match="expected the names of a ViT"):
+    load(path)  # small, and so only other weights
+  assert unpacked.pop() == "zeros"
+  monkeypatch.setattr(opening, "_SMALL", 1 << 20)
+  with pytest.raises(
+    ValueError, match=r"bomb\.npz', got an archive of 0\.0 MB that unpacks to"
+  ):
+    load(path)
+  assert not unpacked

@@ -8,6 +8,9 @@ import stat
 
 from vitkd_jax import remote
 
+# Archives that unpack to less, in bytes, are never refused for it.
+_SMALL = 1 << 28
+
 
 def opened(path: str) -> io.BytesIO | io.BufferedReader:
   """A regular file, open for reading; an object in memory.
@@ -62,6 +65,26 @@ def check_memory(path: str, needed: int) -> None:
     raise ValueError(
       f"{path!r} needs {needed / 1e9:,.1f} GB of memory, but this machine has "
       f"{there / 1e9:,.1f} GB"
+    )
+
+
+def check_unpacked(path: str, size: int, unpacked: int) -> None:
+  """Refuses an archive whose content is no weights: it compresses too well.
+
+  Args:
+    path: of the file.
+    size: its bytes.
+    unpacked: bytes of its content.
+
+  Raises:
+    ValueError: the content is a hundred times as large, and large.
+  """
+  check_memory(path, unpacked)
+  if unpacked > max(100 * size, _SMALL):
+    raise ValueError(
+      f"expected weights in {path!r}, got an archive of {size / 1e6:,.1f} MB "
+      f"that unpacks to {unpacked / 1e6:,.1f} MB, which no weights do; save "
+      "them without compression if they are"
     )
 
 

@@ -89,7 +89,8 @@ def _read(path: str, content: BinaryIO, which: str | None) -> Content:
     return _read_safetensors(path, content, size)
   if head.startswith(b"PK"):
     with zipfile.ZipFile(content) as archive:
-      opening.check_memory(path, sum(i.file_size for i in archive.infolist()))
+      unpacked = sum(i.file_size for i in archive.infolist())
+    opening.check_unpacked(path, size, unpacked)
     content.seek(0)
   if kind == "npz":
     return Content(_read_npz(path, content), {})
