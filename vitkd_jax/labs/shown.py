@@ -79,11 +79,16 @@ def _notes(results: labs.Results) -> Iterable[str]:
   yield (
     "Top-1 in percent, mean ± sample standard deviation over seeds. Gain: "
     f"difference from {results.lab.reference} in points, paired by seed, ± "
-    "half the width of its 95 % t interval. p is of the paired t test, "
-    f"corrected by Holm's procedure for {count} comparisons. The last number "
-    f"of seeds would show {results.wanted:g} points with a chance of "
-    f"{statistics.POWER:.0%}, at the deviation seen and without the correction."
+    "half the width of its 95 % t interval."
   )
+  if count:
+    yield (
+      "p is of the paired t test, corrected by Holm's procedure for "
+      f"{count} comparison{'s' * (count > 1)}. The last number of seeds would "
+      f"show {results.wanted:g} points with a chance of "
+      f"{statistics.POWER:.0%}, at the deviation seen and without the "
+      "correction."
+    )
   missing = {
     name: results.lab.seeds - len(by_seed)
     for name, by_seed in results.runs.items()
