@@ -142,7 +142,6 @@ def test_shapes_are_those_of_the_arrays(alone):
   planned = experiment.build(
     config, jax.devices(), planned=topology.planned(config)
   )
-  config.data.train_split = "train"  # a plan counts the whole split
   parts = experiment.build(config)
   with contextlib.closing(feeds.start(parts, 0)) as feed:
     given = feed.next()
@@ -154,7 +153,7 @@ def test_shapes_are_those_of_the_arrays(alone):
   assert what(given)["image"] == what(planned.step_shapes()[2])["image"]
   held = topology.held(parts)
   assert "batch" not in held
-  size = 8000 * (28 * 28 * 3 + 4)
+  size = parts.inputs.num_train * (28 * 28 * 3 + 4)
   rows = given["rows"].shape[0] * 16 // 8 * 4
   assert held["images"] == size + rows + 4
 
