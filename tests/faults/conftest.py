@@ -26,12 +26,16 @@ Every fault that a training must survive, and the test that makes it:
 """
 
 import functools
+import signal
 
 import drawn
 import pytest
 import runner
 
 from vitkd_jax import weights
+
+# nohup's disposition, which every process here would inherit.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
