@@ -47,7 +47,7 @@ def add(run: plan.Run, spent: float) -> None:
   if not folder.is_dir():  # it was refused before it made one
     return
   found = {
-    "seconds": round(spent, 1),
+    "seconds": round(spent, 3),
     "starts": (record(run).get("starts") or 0) + 1,
     "host": machine.said(),
   }
