@@ -28,6 +28,7 @@ class _Child:
   run: plan.Run
   slot: int
   process: subprocess.Popen
+  waiter: threading.Thread
   output: Any
   began: float
   earlier: float
@@ -195,21 +196,22 @@ class _Launcher:
         # A terminal's Ctrl-C comes to us alone, so that each gets it once.
         process_group=0,
       )
-    self._running[run] = _Child(
-      run, slot, process, output, time.monotonic(), earlier
-    )
 
     def wait() -> None:
       process.wait()
       self._ended.put(run)
 
     waiter = threading.Thread(target=wait, daemon=True)
+    self._running[run] = _Child(
+      run, slot, process, waiter, output, time.monotonic(), earlier
+    )
     waiter.start()
     if self._signal is not None:  # it came while the process started
       process.send_signal(self._signal)
 
   def _end(self, run: plan.Run) -> None:
     child = self._running.pop(run)
+    child.waiter.join()
     spent = child.earlier + time.monotonic() - child.began
     child.output.seek(0)
     said = child.output.read().decode(errors="replace").splitlines()
