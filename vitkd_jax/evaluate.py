@@ -24,11 +24,10 @@ import numpy as np
 import rich.console
 import rich.table
 
-from vitkd_jax.commandline import command, progress
+from vitkd_jax.commandline import command, progress, split_flags
 from vitkd_jax.data import datasets, loader, printable
 from vitkd_jax.evaluation import scoring
 from vitkd_jax.reporting import confusions, plotting, rendering
-from vitkd_jax.runs import reading
 
 
 def show(found: Mapping[str, Any], title: str) -> None:
@@ -157,21 +156,7 @@ def _make(out: str) -> None:
 
 def _define_flags() -> None:
   """Defines the flags; not on import, as other commands have an --out too."""
-  command.define_path(
-    "weights", None, "file or folder of weights, a workdir, or shipped:NAME"
-  )
-  flags.DEFINE_string(
-    "variant", None, "name of the model; default: as the weights state"
-  )
-  flags.DEFINE_string(
-    "data", None, "dataset name; default: the workdir's, else fashion_mini"
-  )
-  flags.DEFINE_string(
-    "split", None, "split of the dataset; default: the workdir's, else test"
-  )
-  command.define_path(
-    "data-dir", None, "folder of prepared datasets; default: TFDS's own"
-  )
+  split_flags.define()
   flags.DEFINE_integer(
     "batch-size",
     256,
@@ -233,22 +218,18 @@ def main(argv: Sequence[str]) -> None:
   with command.refusing():
     if given["out"]:  # first, so that a failure costs no work
       _make(given["out"])
-    run = reading.record_of(given["weights"]) or {}
-    data = run.get("config", {}).get("data") or {}
+    images = split_flags.asked(given)
     asked = {
       "weights": given["weights"],
       "variant": given["variant"],
       "which": given["which"],
       "step": given["step"],
-      "data": given["data"] or data.get("name", "fashion_mini"),
-      "split": given["split"] or data.get("eval_split", "test"),
+      "data": images.name,
+      "split": images.split,
       "teacher": given["teacher"],
-      "exif": given["exif"],
+      "exif": images.exif if given["exif"] is None else given["exif"],
     }
-    if asked["exif"] is None:
-      asked["exif"] = data.get("exif", False)
-    data_dir = given["data-dir"] or data.get("data_dir")
-    info = datasets.info(asked["data"], data_dir)
+    info = datasets.info(images.name, images.data_dir)
     student = scoring.load(
       given["weights"],
       info,
@@ -265,9 +246,9 @@ def main(argv: Sequence[str]) -> None:
       like=student.images,
     )
     source = datasets.load(
-      asked["data"],
-      asked["split"],
-      data_dir=data_dir,
+      images.name,
+      images.split,
+      data_dir=images.data_dir,
       label_sets=info.label_sets,
       exif=asked["exif"],
     )

@@ -18,12 +18,11 @@ import json
 from absl import flags
 from etils import epath
 
-from vitkd_jax.commandline import command, progress
+from vitkd_jax.commandline import command, progress, split_flags
 from vitkd_jax.data import datasets, loader, printable
 from vitkd_jax.diagnostics import running
 from vitkd_jax.evaluation import scoring
-from vitkd_jax.reporting import inspected, page, rendering
-from vitkd_jax.runs import reading
+from vitkd_jax.reporting import inspected, page, pictures, tables
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,16 +37,12 @@ def main(argv: Sequence[str]) -> None:
   with command.refusing():
     if given["out"]:
       epath.Path(given["out"]).mkdir(parents=True, exist_ok=True)
-    run = (reading.record_of(given["weights"]) or {}).get("config", {})
-    data = run.get("data") or {}
-    teachers = list((run.get("teachers") or {}).values())
+    asked = split_flags.asked(given)
+    teachers = list((asked.config.get("teachers") or {}).values())
     if not given["teacher"] and len(teachers) == 1:
       given["teacher"] = teachers[0].get("weights")
       given["teacher-variant"] = teachers[0].get("variant")
-    name = given["data"] or data.get("name", "fashion_mini")
-    split = given["split"] or data.get("eval_split", "test")
-    data_dir = given["data-dir"] or data.get("data_dir")
-    info = datasets.info(name, data_dir)
+    info = datasets.info(asked.name, asked.data_dir)
     student = scoring.load(given["weights"], info, variant=given["variant"])
     teacher = given["teacher"] and scoring.load(
       given["teacher"],
@@ -56,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
       like=student.images,
     )
     source = datasets.load(
-      name, split, data_dir=data_dir, exif=data.get("exif", False)
+      asked.name, asked.split, data_dir=asked.data_dir, exif=asked.exif
     )
     try:
       with progress.show("images", min(given["images"], len(source))) as add:
@@ -72,11 +67,13 @@ def main(argv: Sequence[str]) -> None:
         )
     except loader.InputError as error:
       raise command.FailedError(str(error)) from error
-  title = printable.printable(f"{given['weights']} on {name}, {split}")
+  title = printable.printable(
+    f"{given['weights']} on {asked.name}, {asked.split}"
+  )
   _, lead = inspected.headline(found, title)
-  tables = inspected.make_tables(found)
+  made = inspected.make_tables(found)
   print(f"# {title}\n")
-  print("\n".join(table.markdown() for table in tables))
+  print("\n".join(table.markdown() for table in made))
   for sentence in inspected.warnings(found):
     print(f"warning: {sentence}")
   if "agreement" in found:
@@ -84,57 +81,41 @@ def main(argv: Sequence[str]) -> None:
       f"agreement with the teacher {found['agreement']:.2%}, KL(teacher, "
       f"student) {found['kl']:.4f} nats"
     )
-  for name_, model in found["models"].items():
+  for name, model in found["models"].items():
     off = model["calibration"]["error"]
-    print(f"expected calibration error of the {name_} {off:.2%}")
+    print(f"expected calibration error of the {name} {off:.2%}")
   print(lead)
   if options := found.get("advice", {}).get("options"):
     print("  " + " ".join(["method=regress", *options]))
   if given["out"]:
     with command.refusing():
-      _write(found, tables, (title, lead), given["out"])
+      _write(found, made, (title, lead), given["out"])
     print(f"report: {given['out']}/index.html", flush=True)
 
 
 def _write(
   found: inspected.Found,
-  tables: Sequence[inspected.tables.Table],
+  tables_: Sequence[tables.Table],
   said: tuple[str, str],
   out: str,
 ) -> None:
-  folder = epath.Path(out)
-  (folder / "inspect.json").write_text(json.dumps(found, indent=2) + "\n")
-  pictures = []
-  for name, (caption, draw) in inspected.PICTURES.items():
-    drawing = rendering.both(functools.partial(draw, found), name)
-    if drawing is not None:
-      pictures.append(page.Picture(name, caption, drawing))
-      (folder / f"{name}.png").write_bytes(drawing.png)
-  html = page.render((), tables, pictures, command.line(), said=said)
-  (folder / "index.html").write_text(html)
+  drawn = pictures.each(
+    (name, caption, functools.partial(draw, found))
+    for name, (caption, draw) in inspected.PICTURES.items()
+  )
+  html = page.render((), tables_, drawn, command.line(), said=said)
+  text = json.dumps(found, indent=2) + "\n"
+  files = {"inspect.json": text, "index.html": html}
+  pictures.write(epath.Path(out), files, drawn)
 
 
 def _define_flags() -> None:
-  command.define_path(
-    "weights", None, "file or folder of weights, a workdir, or shipped:NAME"
-  )
-  flags.DEFINE_string(
-    "variant", None, "name of the model; default: as the weights state"
-  )
+  split_flags.define()
   command.define_path(
     "teacher", None, "weights to compare with; default: the workdir's teacher"
   )
   flags.DEFINE_string(
     "teacher-variant", None, "name of the teacher's model; default: as stated"
-  )
-  flags.DEFINE_string(
-    "data", None, "dataset name; default: the workdir's, else fashion_mini"
-  )
-  flags.DEFINE_string(
-    "split", None, "split of the dataset; default: the workdir's, else test"
-  )
-  command.define_path(
-    "data-dir", None, "folder of prepared datasets; default: TFDS's own"
   )
   flags.DEFINE_integer("images", 256, "number of images, evenly spaced")
   flags.DEFINE_integer(

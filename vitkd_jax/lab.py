@@ -44,7 +44,7 @@ from vitkd_jax.labs import (
   results,
   shown,
 )
-from vitkd_jax.reporting import page, rendering
+from vitkd_jax.reporting import page, pictures
 from vitkd_jax.runs import lock
 
 # Seconds between lines in a log while no run ends.
@@ -74,7 +74,10 @@ def main(argv: Sequence[str]) -> None:
     lab = description.make(command.config().to_dict())
     configs = plan.completed(
       lab,
-      {arm: arguments.load(with_arm(file, arm), overrides) for arm in lab.arms},
+      {
+        arm: arguments.load(plan.with_arm(file, arm), overrides)
+        for arm in lab.arms
+      },
     )
     every = plan.runs(lab, file, folder, overrides)
     runs = plan.share(every, given.only)
@@ -97,17 +100,6 @@ def main(argv: Sequence[str]) -> None:
     outcome = _train(lab, runs, given)
     report(lab, every, configs, folder, given.difference)
   _conclude(outcome)
-
-
-def with_arm(file: str, arm: str) -> str:
-  """The config of an arm's training, as --config names it.
-
-  Args:
-    file: of the lab, with its arguments after a colon.
-    arm: name of the arm.
-  """
-  path, _, argument = file.partition(":")
-  return f"{path}:{','.join(filter(None, (argument, f'arm={arm}')))}"
 
 
 def _dry_run(
@@ -198,33 +190,25 @@ def report(
   markdown = "\n".join(
     [f"# {title}", "", lead, "", *(table.markdown() for table in made)]
   )
-  pictures = []
-  for name, caption, draw in (
-    ("gains", "Gains", figures.gains),
-    ("curves", "Accuracy by step", figures.curves),
-    ("costs", "Gain against cost", figures.costs),
-  ):
-    drawing = rendering.both(functools.partial(draw, found), name)
-    if drawing is not None:
-      pictures.append(page.Picture(name, caption, drawing))
+  drawn = pictures.each(
+    [
+      ("gains", "Gains", functools.partial(figures.gains, found)),
+      pictures.accuracy(found.groups),
+      ("costs", "Gain against cost", functools.partial(figures.costs, found)),
+    ]
+  )
   html = page.render(
     found.groups,
     [*made, shown.costs(found, runs)],
-    pictures,
+    drawn,
     command.line(),
     said=(title, lead),
   )
   target = epath.Path(folder)
+  lines = results.jsonl(results.rows(found, runs, configs))
   try:
-    (target / "report").mkdir(parents=True, exist_ok=True)
-    (target / "report" / "index.html").write_text(html)
-    for picture in pictures:
-      (target / "report" / f"{picture.name}.png").write_bytes(
-        picture.drawing.png
-      )
-    (target / "table.md").write_text(markdown)
-    lines = results.jsonl(results.rows(found, runs, configs))
-    (target / "results.jsonl").write_text(lines)
+    pictures.write(target / "report", {"index.html": html}, drawn)
+    pictures.write(target, {"table.md": markdown, "results.jsonl": lines})
   except OSError as error:
     raise command.FailedError(
       f"cannot write to {folder}: {error.strerror}"

@@ -48,19 +48,9 @@ def report(paths: Sequence[str], out: str | None = None) -> tuple[str, str]:
   drawn = pictures.make(groups)
   markdown = "\n".join(table.markdown() for table in made)
   shown = "python -m vitkd_jax.report " + shlex.join([*paths])
-  files = {
-    f"{each.name}.png": each.drawing.png
-    for each in drawn
-    if isinstance(each, page.Picture)
-  }
   index = page.render(groups, made, drawn, shown)
-  # A path may contain bytes that are not UTF-8.
-  files["table.md"] = markdown.encode(errors="replace")
-  files["index.html"] = index.encode(errors="replace")
   try:
-    target.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-      (target / name).write_bytes(content)
+    pictures.write(target, {"table.md": markdown, "index.html": index}, drawn)
   except OSError as error:
     raise command.RefusedError(
       f"cannot write to {target}: {error.strerror}; choose another folder with "

@@ -37,9 +37,7 @@ def test_a_lab_on_a_bucket(server):
   lab = description.make(
     {**arguments.load(FILE).to_dict(), "seeds": 2, "name": "nulls"}
   )
-  loaded = {
-    arm: arguments.load(command_lab.with_arm(FILE, arm)) for arm in lab.arms
-  }
+  loaded = {arm: arguments.load(plan.with_arm(FILE, arm)) for arm in lab.arms}
   configs = plan.completed(lab, loaded)
   runs = plan.runs(lab, FILE, FOLDER)
   assert runs[0].workdir == "gs://runs/lab/none/seed_0"

@@ -58,8 +58,7 @@ def of(total: np.ndarray) -> Calibration:
   """
   counts, right, confidence = np.asarray(total, np.float64)
   share = np.maximum(counts, 1)
-  with np.errstate(invalid="ignore"):
-    gaps = np.abs(right - confidence) / max(counts.sum(), 1)
+  gaps = np.abs(right - confidence) / max(counts.sum(), 1)
   empty = np.where(counts > 0, 1.0, np.nan)
   return Calibration(
     error=float(gaps.sum()),

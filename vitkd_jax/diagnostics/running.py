@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitkd_jax import check
-from vitkd_jax.data import augment, crop, datasets, loader
+from vitkd_jax.data import crop, datasets, loader
 from vitkd_jax.diagnostics import (
   attention,
   calibration,
@@ -20,8 +20,8 @@ from vitkd_jax.diagnostics import (
   similarity,
   spectra,
 )
-from vitkd_jax.distill import tokens
-from vitkd_jax.evaluation import scoring
+from vitkd_jax.distill import losses, tokens
+from vitkd_jax.evaluation import running, scoring
 
 # Fewer examples have no unbiased HSIC.
 _FEWEST = 4
@@ -55,7 +55,7 @@ def inspect(
   Returns:
     Ready for JSON: "images", "models" ({"student", "teacher"}: see `findings`),
     and with a teacher "cka" [student's blocks][teacher's], "pairs" (see
-    `_pair`), "agreement", "kl" by class and "advice".
+    `findings`), "agreement", "kl" by class and "advice".
 
   Raises:
     ValueError: a number or the kernel is wrong, or there are too few images.
@@ -137,10 +137,8 @@ def _step(
   maps, kernels, logits = {}, {}, {}
   for name, each in models.items():
     model = each.model.with_qkv() if each.model.qkv_heads else each.model
-    own = augment.normalize(
-      jnp.float32(image) / 255, each.images.mean, each.images.std
-    )
-    logits[name], out = model.apply({"params": params[name]}, own)
+    stats = each.images.mean, each.images.std
+    logits[name], out = running.outputs(model, *stats, params[name], image)
     maps[name] = _maps(each, out)
     kernels[name] = jnp.stack(
       [similarity.kernel(x.reshape(len(x), -1), kernel) for x in maps[name]]
@@ -195,11 +193,8 @@ def _of_both(
   student, teacher = models["student"], models["teacher"]
   grids = matching.grid(teacher), matching.grid(student)
   resampled = [tokens.resample(x, *grids) for x in maps["teacher"]]
-  own, theirs = (
-    jax.nn.log_softmax(jnp.float32(logits[name]))
-    for name in ("student", "teacher")
-  )
-  kl = jnp.sum(jnp.exp(theirs) * (theirs - own), axis=-1)
+  own, theirs = logits["student"], logits["teacher"]
+  kl = losses.kl(own, theirs)
   same = jnp.argmax(own, axis=-1) == jnp.argmax(theirs, axis=-1)
   of_class = jax.nn.one_hot(label, own.shape[-1])
   each = jnp.stack([jnp.ones_like(kl), jnp.float32(same), kl])

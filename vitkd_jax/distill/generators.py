@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from vitkd_jax.distill import projectors
+from vitkd_jax.distill.losses import arrays
 from vitkd_jax.models import linear
 
 KINDS = ("conv", "self_attention", "cross_attention")
@@ -38,6 +39,7 @@ def generate(
   Returns:
     [B, N, D].
   """
+  arrays.check_known("generator", kind, KINDS)
   if kind == "conv":
     return _convolve(x, grid, dtype_mm=dtype_mm, name=name)
   crossed = kind == "cross_attention"

@@ -15,6 +15,30 @@ from vitkd_jax.models import protocol
 Sums = dict[str, contract.Sums]
 
 
+def outputs(
+  model: protocol.Backbone,
+  mean: Sequence[float],
+  std: Sequence[float],
+  params: Any,
+  image: jax.Array,
+) -> tuple[jax.Array, Any]:
+  """What a model returns for images as batches have them.
+
+  Args:
+    model: the model.
+    mean: of images in [0, 1], as it normalises them, per channel.
+    std: likewise.
+    params: its parameters.
+    image: [B, H, W, 3] uint8.
+
+  Returns:
+    Logits [B, C] float32, and its maps, see `protocol.Backbone.apply`.
+  """
+  image = augment.normalize(jnp.float32(image) / 255, mean, std)
+  found, out = model.apply({"params": params}, image)
+  return jnp.float32(found), out
+
+
 def logits(
   model: protocol.Backbone,
   mean: Sequence[float],
@@ -34,8 +58,7 @@ def logits(
   Returns:
     [B, C] float32.
   """
-  image = augment.normalize(jnp.float32(image) / 255, mean, std)
-  return jnp.float32(model.apply({"params": params}, image)[0])
+  return outputs(model, mean, std, params, image)[0]
 
 
 def make_step(

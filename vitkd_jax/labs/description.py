@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from vitkd_jax import check
+from vitkd_jax.training import sections
 
 # Keys of a lab's config.
 KEYS = (
@@ -148,9 +149,5 @@ def make(config: Mapping[str, Any]) -> Lab:
 def _texts(
   where: str, values: Mapping[str, Any], keys: Sequence[str]
 ) -> dict[str, str]:
-  for key in values:
-    if key not in keys:
-      raise ValueError(
-        f"unknown key config.{where}.{key}; {check.nearest(key, keys)}"
-      )
+  sections.known(where, values, keys)
   return {key: str(values.get(key) or "") for key in keys}

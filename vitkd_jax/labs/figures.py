@@ -1,14 +1,11 @@
-"""A lab's pictures: gains with intervals, curves, gain against cost."""
+"""A lab's own pictures: gains with intervals, gain against cost."""
 
 from matplotlib import figure as mpl_figure
 import numpy as np
 
 from vitkd_jax.labs import results as labs
 from vitkd_jax.labs import shown
-from vitkd_jax.reporting import plotting, scales
-
-# Arms whose curves are named; those of the others are grey.
-_NAMED = 6
+from vitkd_jax.reporting import plotting
 
 
 def gains(
@@ -52,11 +49,9 @@ def gains(
       ends = (found.mean - found.margin, found.mean + found.margin)
       axes.plot(ends, [y, y], color=color, lw=2)
     axes.plot([found.mean], [y], "o", ms=7, mew=0, color=color)
-    text = f"{found.mean:+.2f}"
-    text += "" if found.margin is None else f" ± {found.margin:.2f}"
     axes.text(
-      1.02, y, text, transform=axes.get_yaxis_transform(), color=color,
-      va="center", fontsize=9,
+      1.02, y, shown.margin(found), transform=axes.get_yaxis_transform(),
+      color=color, va="center", fontsize=9,
     )  # fmt: skip
   # Two seeds may have an interval of 50 points, which would hide the others.
   seen = [v for row in rows for v in row.by_seed.values()]
@@ -66,52 +61,6 @@ def gains(
   axes.set_yticks(range(len(rows)), names)
   axes.set_ylim(len(rows) - 0.4, -0.6)
   axes.set_title(f"points above {reference}: mean, 95 % interval, seeds")
-  return figure
-
-
-def curves(
-  results: labs.Results, theme: plotting.Theme
-) -> mpl_figure.Figure | None:
-  """Top-1 by step: the reference, the best arms and the worst by name.
-
-  Args:
-    results: of a lab.
-    theme: colours and width.
-  """
-  groups = {group.name: group for group in results.groups}
-  drawn = {
-    name: series
-    for name, group in groups.items()
-    if (series := group.curve("top1")) is not None
-  }
-  if not drawn:
-    return None
-  reference = results.lab.reference
-  order = sorted(
-    (name for name in drawn if name != reference),
-    key=lambda name: -float(drawn[name][1][:, -1].mean()),
-  )
-  named = order if len(order) <= _NAMED else [*order[: _NAMED - 1], order[-1]]
-  hues = {name: theme.hue(i) for i, name in enumerate(named)}
-  hues[reference] = theme.ink
-  found = [
-    plotting.Curve(name, hues.get(name, theme.muted), "-", steps, 100 * values)
-    for name, (steps, values) in drawn.items()
-  ]
-  bold = [curve for curve in found if curve.name in hues]
-  figure, (axes,) = plotting.panels(
-    theme, 1, 4.2, [c.name for c in bold], extra=6
-  )
-  for curve in found:
-    if curve.name not in hues:
-      axes.plot(curve.steps, curve.mean, color=theme.grid, lw=1)
-  plotting.draw(axes, bold)
-  axes.set_title("top-1 on the evaluation split, %: mean ± deviation")
-  axes.set_xlabel("step")
-  scales.error_scale(axes, bold)
-  plotting.label(
-    axes, bold, lambda c: theme.wrapped(f"{c.name}  {c.last:.1f}", 1)
-  )
   return figure
 
 

@@ -117,6 +117,17 @@ def digest(config: Mapping[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
+def with_arm(file: str, arm: str) -> str:
+  """The config of an arm's training, as --config names it.
+
+  Args:
+    file: of the lab, with its arguments after a colon.
+    arm: name of the arm.
+  """
+  path, _, argument = file.partition(":")
+  return f"{path}:{','.join(filter(None, (argument, f'arm={arm}')))}"
+
+
 def runs(
   lab: Lab, file: str, folder: str, overrides: Sequence[str] = ()
 ) -> list[Run]:
@@ -128,22 +139,17 @@ def runs(
     folder: of the lab.
     overrides: further options of every training.
   """
-  path, _, argument = file.partition(":")
-
-  def options(arm: str, seed: int, place: str) -> tuple[str, ...]:
-    arguments = ",".join(filter(None, (argument, f"arm={arm}")))
-    return (
-      f"--config={path}:{arguments}",
-      f"--config.run.seed={seed}",
-      *overrides,
-      f"--workdir={place}",
-    )
-
   found = []
   for seed in range(lab.seeds):
     for arm in lab.arms:
       place = os.path.join(folder, arm, f"seed_{seed}")
-      found.append(Run(arm, seed, place, options(arm, seed, place)))
+      options = (
+        f"--config={with_arm(file, arm)}",
+        f"--config.run.seed={seed}",
+        *overrides,
+        f"--workdir={place}",
+      )
+      found.append(Run(arm, seed, place, options))
   return found
 
 

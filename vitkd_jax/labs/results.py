@@ -111,7 +111,7 @@ def read(lab: Lab, runs: Iterable[plan.Run], wanted: float) -> Results:
       difference,
       p,
       statistics.verdict(difference, p),
-      _by_seed(scores[arm], scores[against]),
+      statistics.by_seed(scores[arm], scores[against]),
     )
     for (arm, against), (difference, p) in zip(pairs, of_arms, strict=True)
   )
@@ -130,13 +130,6 @@ def points(by_seed: Mapping[int, reading.Run]) -> dict[int, float]:
   """
   scores = {seed: summary.final_top1(run) for seed, run in by_seed.items()}
   return {seed: 100 * x for seed, x in scores.items() if x is not None}
-
-
-def _by_seed(
-  ours: Mapping[int, float], theirs: Mapping[int, float]
-) -> dict[int, float]:
-  seeds = sorted(ours.keys() & theirs.keys())
-  return {seed: ours[seed] - theirs[seed] for seed in seeds}
 
 
 def _differences(

@@ -37,7 +37,7 @@ def _arms(results: labs.Results) -> tables.Table:
     if compared is None:
       row += [tables.NONE] * 2 + ["reference", tables.NONE]
     else:
-      row.append(_margin(compared.difference))
+      row.append(margin(compared.difference))
       row.append(tables.number(compared.p, ".3f"))
       other = compared.against
       beside = "" if other == results.lab.reference else f" (against {other})"
@@ -66,12 +66,17 @@ def _by_gain(results: labs.Results) -> list[str]:
   return [*free, *known, *(name for name in gains if name not in known)]
 
 
-def _margin(difference: statistics.Difference) -> str:
+def margin(difference: statistics.Difference) -> str:
+  """A difference with half its interval, such as "+2.90 ± 0.40".
+
+  Args:
+    difference: in points.
+  """
   if not difference.seeds:
     return tables.NONE
   text = f"{difference.mean:+.2f}"
-  margin = difference.margin
-  return text if margin is None else f"{text} ± {margin:.2f}"
+  half = difference.margin
+  return text if half is None else f"{text} ± {half:.2f}"
 
 
 def _notes(results: labs.Results) -> Iterable[str]:
@@ -106,7 +111,7 @@ def _claims(results: labs.Results) -> tables.Table:
     (
       x.claim.says,
       f"{x.claim.better} - {x.claim.worse}",
-      _margin(x.difference),
+      margin(x.difference),
       tables.number(x.p, ".3f"),
       x.said,
     )

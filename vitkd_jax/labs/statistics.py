@@ -34,6 +34,19 @@ class Difference:
   p: float | None = None
 
 
+def by_seed(
+  ours: Mapping[int, float], theirs: Mapping[int, float]
+) -> dict[int, float]:
+  """{seed: difference} over the seeds that both arms have.
+
+  Args:
+    ours: {seed: value} of an arm.
+    theirs: of the arm to compare it with.
+  """
+  seeds = sorted(ours.keys() & theirs.keys())
+  return {seed: ours[seed] - theirs[seed] for seed in seeds}
+
+
 def paired(
   ours: Mapping[int, float], theirs: Mapping[int, float]
 ) -> Difference:
@@ -46,8 +59,7 @@ def paired(
     ours: {seed: value} of an arm.
     theirs: of the arm to compare it with.
   """
-  seeds = sorted(ours.keys() & theirs.keys())
-  values = np.array([ours[seed] - theirs[seed] for seed in seeds], np.float64)
+  values = np.array(list(by_seed(ours, theirs).values()), np.float64)
   count = len(values)
   mean = float(np.mean(values)) if count else math.nan
   if count < 2:

@@ -1,7 +1,9 @@
-"""The pictures of a report, in the order of its page."""
+"""The pictures of a report, in the order of its page, and its files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import functools
+
+from etils import epath
 
 from vitkd_jax.reporting import (
   emphasis,
@@ -28,11 +30,7 @@ def make(
   """
   best, rows = emphasis.best_of(groups), emphasis.rows_of(groups)
   found = [
-    _picture(
-      "accuracy",
-      f"Accuracy by step{best}",
-      functools.partial(figures.accuracy, groups),
-    ),
+    _picture(*accuracy(groups)),
     _picture(
       "final",
       f"Final accuracy{rows}",
@@ -45,7 +43,7 @@ def make(
       functools.partial(figures.training, groups),
     ),
   ]
-  return [each for each in found if each is not None]
+  return [picture for picture in found if picture is not None]
 
 
 def _losses(
@@ -65,6 +63,54 @@ def _losses(
     )
     for index, group in enumerate(groups, 1)
   ]
+
+
+def accuracy(
+  groups: Sequence[summary.Group],
+) -> tuple[str, str, rendering.Draw]:
+  """Name, title and figure of the accuracy by step.
+
+  Args:
+    groups: the runs by method.
+  """
+  title = f"Accuracy by step{emphasis.best_of(groups)}"
+  return "accuracy", title, functools.partial(figures.accuracy, groups)
+
+
+def each(
+  plans: Iterable[tuple[str, str, rendering.Draw]],
+) -> list[page.Picture]:
+  """The pictures that have something to draw.
+
+  Args:
+    plans: of each picture its name, title and figure.
+  """
+  found = (_picture(*plan) for plan in plans)
+  return [picture for picture in found if picture is not None]
+
+
+def write(
+  folder: epath.Path,
+  texts: Mapping[str, str],
+  drawn: Sequence[page.Picture | multiples.Tiles] = (),
+) -> None:
+  """Writes texts, and pictures as PNGs, into a folder that is made if missing.
+
+  Args:
+    folder: local or remote.
+    texts: by file name.
+    drawn: of a page; tiles have no file.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  for picture in drawn:
+    if isinstance(picture, page.Picture):
+      (folder / f"{picture.name}.png").write_bytes(picture.drawing.png)
+  for name, text in texts.items():
+    # A path may contain bytes that are not UTF-8.
+    (folder / name).write_bytes(text.encode(errors="replace"))
 
 
 def _picture(

@@ -36,6 +36,18 @@ def weights(data: str) -> dict[str, float]:
   return common.choose("data", data, _WEIGHTS)
 
 
+def parts(part: str, known: tuple[str, ...]) -> tuple[str, ...]:
+  """The parts of a lab that its argument `part` names.
+
+  Args:
+    part: one of them, or "all".
+    known: the lab's parts.
+  """
+  if part == "all":
+    return known
+  return (common.choose("part", part, {name: name for name in known}),)
+
+
 # Images of the training split that what is tuned is judged by; the evaluation
 # split decides nothing.
 _HELD_OUT = {

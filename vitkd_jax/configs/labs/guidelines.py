@@ -34,10 +34,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg: what follows the colon of --config, see above.
   """
   args = common.parse_arg(arg, part="all", **bases.ARGUMENTS)
-  parts: tuple[str, ...] = PARTS
-  if args["part"] != "all":
-    chosen = common.choose("part", args["part"], {x: x for x in PARTS})
-    parts = (chosen,)
+  parts = bases.parts(args["part"], PARTS)
   arms = dict(_arms(args["data"], parts))
   if args["arm"]:
     _, _, methods = common.choose("arm", args["arm"], arms)
