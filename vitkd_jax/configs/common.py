@@ -67,6 +67,18 @@ def choose(name: str, value: str, choices: Mapping[str, T]) -> T:
   return choices[value]
 
 
+# The paper's weights as weights of a mean over tokens and channels, so that
+# they hold on another grid; for teachers with its LayerScale.
+_TOKENS, _WIDTH = 196, 384
+PAPERS: dict[str, dict[str, Any]] = dict(
+  vitkd=dict(
+    reduction="mean",
+    weights=dict(
+      mimic=3e-5 * _TOKENS * _WIDTH, generation=3e-6 * _TOKENS * _WIDTH
+    ),
+  ),
+)
+
 # Short names of the argument `method`.
 _SETS = {"baseline": (), "both": ("vitkd", "nkd")}
 

@@ -65,17 +65,6 @@ STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
   "s": ("deit_small_patch16_224", {}),
   "b": ("deit_base_patch16_224", {}),
 }
-# The paper's weights as weights of a mean over tokens and channels, so that
-# they hold on another grid; for teachers with its LayerScale.
-_TOKENS, _WIDTH = 196, 384
-_PAPERS = dict(
-  vitkd=dict(
-    reduction="mean",
-    weights=dict(
-      mimic=3e-5 * _TOKENS * _WIDTH, generation=3e-6 * _TOKENS * _WIDTH
-    ),
-  ),
-)
 _CACHED = 2**30  # most bytes of decoded images that are kept in memory
 
 
@@ -165,7 +154,7 @@ def recipe(
   config.teachers, config.methods = {}, {}
   if methods and teacher is not None:
     scaled = "layerscale_init" in variants.get(teacher.variant).fields
-    settings = quickstart.METHODS | (_PAPERS if scaled else {})
+    settings = quickstart.METHODS | (common.PAPERS if scaled else {})
     config.methods = common.methods(methods, **settings)
     other = teacher.image_size != (height, width)
     patch = config.student.patch_size[0]

@@ -7,7 +7,6 @@ without it, the lab's own, see `description.make`.
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -113,8 +112,8 @@ def digest(config: Mapping[str, Any]) -> str:
   Args:
     config: a completed config.
   """
-  text = json.dumps(_flat(config), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  run = {key: x for key, x in config["run"].items() if key != "seed"}
+  return history.identity({"config": {**config, "run": run}})
 
 
 def with_arm(file: str, arm: str) -> str:

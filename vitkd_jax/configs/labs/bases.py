@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 
 from vitkd_jax.configs import common, quickstart, vitkd_i1k
+from vitkd_jax.distill import methods as published
 from vitkd_jax.training import sections
 
 # A method of an arm: {its name: keys that differ from the base's}.
@@ -15,25 +16,22 @@ Methods = Mapping[str, Mapping[str, Any]]
 # is the dataset's own number.
 ARGUMENTS = dict(arm="", data="fashion", epochs=0.0, seed=0)
 
-# What each dataset's teacher shows is as large as its own, so that weights do
-# not carry over; both pairs take means over tokens and channels. The paper's
-# weights are 2.26 for each mimicked map and 0.226 for the generated one.
-_WEIGHTS = {
-  "fashion": dict(mimic=0.2, generation=1.0),
-  "imagenet": dict(mimic=2.26, generation=0.226),
-}
+# Keys of methods that differ from their published values, with weights for the
+# maps of each dataset's teacher.
+_SETTINGS = {"fashion": quickstart.METHODS, "imagenet": common.PAPERS}
 # Matrix products in a training step on TPU v5e by the compiler's estimate, in
 # 10^12 FLOP a second: 2,565 GFLOP in 43 ms (docs/clusters.md).
 _CHIP = {"imagenet": dict(chip="TPU v5e", chip_tflops=59.7)}
 
 
-def weights(data: str) -> dict[str, float]:
-  """ViTKD's weights for means over tokens and channels.
+def settings(data: str) -> dict[str, dict[str, Any]]:
+  """Of every method the keys that differ from their published values.
 
   Args:
     data: argument of the lab.
   """
-  return common.choose("data", data, _WEIGHTS)
+  found: dict[str, dict[str, Any]] = {name: {} for name in published.METHODS}
+  return found | common.choose("data", data, _SETTINGS)
 
 
 def parts(part: str, known: tuple[str, ...]) -> tuple[str, ...]:

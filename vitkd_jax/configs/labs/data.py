@@ -16,7 +16,6 @@ import ml_collections
 
 from vitkd_jax.configs import common
 from vitkd_jax.configs.labs import bases
-from vitkd_jax.configs.labs import methods as methods_lab
 
 DIVISORS = (16, 8, 4, 2, 1)
 
@@ -34,7 +33,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arms = dict(_arms(args["method"]))
   if args["arm"]:
     divisor, taught = common.choose("arm", args["arm"], arms)
-    settings = methods_lab.settings(args["data"])
+    settings = bases.settings(args["data"])
     methods = {name: settings[name] for name in names if taught}
     config = bases.training(args, methods)
     share = 100 / divisor

@@ -118,7 +118,8 @@ _CLAIMS = {
 
 def _arms(data: str, parts: tuple[str, ...]) -> Iterator[tuple[str, Arm]]:
   """The arms of some parts; those of several parts come once."""
-  mimic, generation = bases.weights(data).values()
+  weights = bases.settings(data)["vitkd"]["weights"]
+  mimic, generation = weights["mimic"], weights["generation"]
 
   def vitkd(low: float = 0.0, high: float = 0.0, **keys: Any) -> dict[str, Any]:
     weights = dict(mimic=low * mimic, generation=high * generation)

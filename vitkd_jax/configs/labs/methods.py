@@ -19,7 +19,6 @@ import ml_collections
 
 from vitkd_jax.configs import common
 from vitkd_jax.configs.labs import bases
-from vitkd_jax.distill import methods as published
 
 PARTS = ("alone", "on_nkd", "on_wttm", "nulls")
 # Those that compare features, and so can stand on top of logits.
@@ -60,47 +59,32 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
 
 
-def settings(data: str) -> dict[str, dict[str, Any]]:
-  """Keys of the methods that differ from their published values.
-
-  Args:
-    data: argument of the lab.
-  """
-  found: dict[str, dict[str, Any]] = {name: {} for name in published.METHODS}
-  found["vitkd"] = dict(reduction="mean", weights=bases.weights(data))
-  if data == "fashion":
-    found["nkd"] = dict(weights=dict(nkd=2.0))
-    # Its teacher has no CLS token.
-    found["relation"] = dict(tokens="patches")
-  return found
-
-
 def _arms(
   data: str, parts: tuple[str, ...]
 ) -> Iterator[tuple[str, tuple[str, str, bases.Methods]]]:
   """{arm: (how it differs, the arm to compare with, methods)}."""
-  own_settings = settings(data)
+  settings = bases.settings(data)
   yield "none", ("labels alone", "", {})
   if "alone" in parts:
-    for name, own in own_settings.items():
+    for name, own in settings.items():
       yield name, (name, "", {name: own})
   for base in ("nkd", "wttm"):
     if f"on_{base}" not in parts:
       continue
     if "alone" not in parts:
-      yield base, (base, "", {base: own_settings[base]})
+      yield base, (base, "", {base: settings[base]})
     for name in FEATURES:
       both: Mapping[str, Mapping[str, Any]] = {
-        base: own_settings[base],
-        name: own_settings[name],
+        base: settings[base],
+        name: settings[name],
       }
       yield f"{base}+{name}", (f"{name} on top of {base}", base, both)
   if "nulls" in parts:
     if not {"alone", "on_nkd"} & set(parts):
-      yield "nkd", ("NKD alone", "", {"nkd": own_settings["nkd"]})
+      yield "nkd", ("NKD alone", "", {"nkd": settings["nkd"]})
     if "alone" not in parts:
-      yield "vitkd", ("ViTKD", "", {"vitkd": own_settings["vitkd"]})
-    unmasked = {**own_settings["vitkd"], "mask_ratio": 0.0}
+      yield "vitkd", ("ViTKD", "", {"vitkd": settings["vitkd"]})
+    unmasked = {**settings["vitkd"], "mask_ratio": 0.0}
     yield "unmasked", ("ViTKD, no token masked", "", {"vitkd": unmasked})
     if "alone" not in parts:
       says = "regression through a trained projector"

@@ -18,7 +18,6 @@ import ml_collections
 
 from vitkd_jax.configs import common
 from vitkd_jax.configs.labs import bases
-from vitkd_jax.configs.labs import methods as methods_lab
 from vitkd_jax.training import method_sections
 
 FACTORS = {
@@ -58,7 +57,7 @@ def _arms(
   data: str, names: tuple[str, ...]
 ) -> Iterator[tuple[str, tuple[str, bases.Methods]]]:
   """{arm: (how it differs, methods)}."""
-  settings = methods_lab.settings(data)
+  settings = bases.settings(data)
   methods = {name: settings[name] for name in names}
   yield "none", ("labels alone", {})
   weights = {
