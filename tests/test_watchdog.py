@@ -1,7 +1,12 @@
 """A process that does not get on ends, and says where it was."""
 
+import pathlib
+import signal
 import subprocess
 import sys
+import time
+
+import pytest
 
 CODE = """
 import ctypes, sys, threading, time
@@ -51,8 +56,41 @@ def test_stuck_in_python(tmp_path):
 
 def test_stuck_in_the_interpreter(tmp_path):
   done = run(tmp_path, "interpreter", 2)
-  assert done.returncode == 1
-  assert "stuck_here" in done.stderr
+  assert done.returncode == -signal.SIGUSR2
+  said, _, stacks = done.stderr.partition("\n")
+  assert said.startswith("error: process 3 was stuck, and its interpreter too")
+  assert "stuck_here" in stacks
+
+
+PAUSED = """
+import pathlib, sys, time
+from vitkd_jax.cluster import watchdog
+watchdog._GRACE_SECONDS = 1
+with watchdog.Watchdog(sys.argv[1], 0, 5) as dog:
+  print("ready", flush=True)
+  while not pathlib.Path(sys.argv[1], "enough").exists():
+    dog.beat("a step")
+    time.sleep(0.05)
+print("over")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what stopped")
+def test_a_stopped_process_is_not_stuck(tmp_path):
+  with subprocess.Popen(
+    [sys.executable, "-c", PAUSED, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(9)  # longer than the limit and the grace
+    stat = pathlib.Path(f"/proc/{process.pid}/stat").read_text()
+    assert stat.rpartition(")")[2].split()[0] == "T"
+    process.send_signal(signal.SIGCONT)
+    (tmp_path / "enough").touch()
+    assert process.stdout.read() == "over\n"
+  assert process.returncode == 0
 
 
 def test_work_that_goes_on_is_left_alone(tmp_path):

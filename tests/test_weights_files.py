@@ -1,16 +1,19 @@
 """Files of weights that are no files, too large, damaged, or not numbers."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import zipfile
 
 import drawn
 from flax import traverse_util
 import jax
 import numpy as np
 import pytest
+import safetensors
 from test_weights import MODELS, SIZE, flat
 
 from vitkd_jax import check, weights
@@ -28,6 +31,29 @@ def load(path, **changes):
 def write(path, **changes):
   files.write_npz(path, flat(drawn.params(**FIELDS)) | changes)
   return path
+
+
+def write_plain(path, arrays):
+  files.write_safetensors(path, arrays, {})
+
+
+@pytest.fixture
+def unpacked(monkeypatch):
+  """Names of the arrays that are read from files."""
+  names = []
+  get = np.lib.npyio.NpzFile.__getitem__
+  monkeypatch.setattr(
+    np.lib.npyio.NpzFile,
+    "__getitem__",
+    lambda self, name: names.append(name) or get(self, name),
+  )
+  opened = safetensors.safe_open
+  monkeypatch.setattr(
+    safetensors,
+    "safe_open",
+    lambda path, framework: names.append(path) or opened(path, framework),
+  )
+  return names
 
 
 @pytest.mark.parametrize("call", [load, resolve.stated, weights.sha256])
@@ -61,29 +87,18 @@ def test_a_folder_in_a_file_s_place(tmp_path):
     load(tmp_path)
 
 
-def sparse(path, size):
-  """A valid file of one tensor of that many bytes, which takes no disk."""
-  tensor = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
-  header = json.dumps({"blocks.0.attn.qkv.weight": tensor}).encode()
-  with open(path, "wb") as file:
-    file.write(len(header).to_bytes(8, "little") + header)
-    file.truncate(8 + len(header) + size)
-
-
-def test_more_than_the_memory_is_not_read(tmp_path):
-  path = tmp_path / "w.safetensors"
-  sparse(path, 10**12)
-  with pytest.raises(ValueError, match=r"needs 1,000.0 GB of memory, but this"):
-    load(path)
-  assert resolve.stated(path).variant is None
-
-
-def test_an_archive_that_unpacks_to_more_than_the_memory(tmp_path, monkeypatch):
-  path = tmp_path / "w.npz"
-  np.savez_compressed(path, **{"embedding/kernel": np.zeros(1 << 20)})
-  monkeypatch.setattr(os, "sysconf", lambda name: 1 << 11)  # 4 MiB
+@pytest.mark.parametrize("write", [files.write_npz, write_plain])
+def test_more_than_the_memory_is_not_read(
+  tmp_path, monkeypatch, write, unpacked
+):
+  path = tmp_path / ("w" + (".npz" if write == files.write_npz else ".st"))
+  write(path, flat(drawn.params(**FIELDS)))
+  assert load(path)
+  unpacked.clear()
+  monkeypatch.setattr(os, "sysconf", lambda name: 1 << 6)  # 4 KiB
   with pytest.raises(ValueError, match=r"needs 0\.0 GB of memory, but this"):
     load(path)
+  assert not unpacked
 
 
 def test_no_memory_left_is_one_sentence(tmp_path, monkeypatch):
@@ -289,23 +304,56 @@ with files.replacing({str(tmp_path / "student.safetensors")!r}) as path:
 
 
 def test_an_archive_that_unpacks_to_far_more_is_no_weights(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, unpacked
 ):
   path = tmp_path / "bomb.npz"
-  np.savez_compressed(path, zeros=np.zeros(1 << 20, np.float32))
-  read = np.lib.npyio.NpzFile.__getitem__
-  unpacked = []
-  monkeypatch.setattr(
-    np.lib.npyio.NpzFile,
-    "__getitem__",
-    lambda self, name: unpacked.append(name) or read(self, name),
-  )
-  with pytest.raises(ValueError, match="expected the names of a ViT"):
-    load(path)  # small, and so only other weights
-  assert unpacked.pop() == "zeros"
+  table = np.zeros((1, 128 * 128, 32), np.float32)  # of another grid
+  leaves = flat(drawn.params(**FIELDS)) | dict(pos_embedding=table)
+  leaves = {name: np.zeros_like(leaf) for name, leaf in leaves.items()}
+  np.savez_compressed(path, **leaves)
+  assert load(path)
+  assert len(unpacked) == len(leaves)
+  unpacked.clear()
   monkeypatch.setattr(opening, "_SMALL", 1 << 20)
   with pytest.raises(
     ValueError, match=r"bomb\.npz', got an archive of 0\.0 MB that unpacks to"
   ):
+    load(path)
+  assert not unpacked
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.safetensors"])
+@pytest.mark.parametrize(
+  ("changed", "words"),
+  [
+    ({"zeros": (1 << 28, 8)}, "the model lacks 'zeros'"),
+    ({"pos_embedding": (1, 1 << 28, 32)}, "pos_embedding.* got 268,435,456$"),
+    ({"head/kernel": (32, 1 << 28)}, r"head/kernel.* got \(32, 268435456\)"),
+    ({"cls": (1 << 28, 24)}, r"'cls': expected 3 axes"),
+    ({"embedding/kernel": (4, 4, 3, 1 << 24)}, "embedding/kernel.* expected"),
+  ],
+)
+def test_names_and_shapes_are_judged_before_arrays_are_read(
+  tmp_path, unpacked, monkeypatch, name, changed, words
+):
+  # Headers alone, with no number behind them.
+  monkeypatch.setattr(opening, "check_memory", lambda *_: None)
+  shapes = {n: x.shape for n, x in flat(drawn.params(**FIELDS)).items()}
+  shapes |= changed
+  path = tmp_path / name
+  if name == "w.npz":
+    with zipfile.ZipFile(path, "w") as archive:
+      for leaf, shape in shapes.items():
+        header = dict(descr="<f4", fortran_order=False, shape=shape)
+        with archive.open(f"{leaf}.npy", "w") as file:
+          np.lib.format.write_array_header_1_0(file, header)
+  else:
+    entries, end = {}, 0
+    for leaf, shape in shapes.items():
+      begin, end = end, end + 4 * math.prod(shape)
+      entries[leaf] = dict(dtype="F32", shape=shape, data_offsets=[begin, end])
+    text = json.dumps(entries).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+  with pytest.raises(ValueError, match=words):
     load(path)
   assert not unpacked

@@ -7,6 +7,7 @@ system or a lock still has a heartbeat, and all others wait for it.
 import contextlib
 import faulthandler
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -15,12 +16,15 @@ import time
 from etils import epath
 
 from vitkd_jax import remote
+from vitkd_jax.cluster import overseer
 
 # Times as long as a step: compilation, the first batch, saves.
 _LONG = 4
-# After which faulthandler's thread, which is not Python's, ends a process whose
-# interpreter hangs.
+# After which another process ends one whose interpreter hangs.
 _GRACE_SECONDS = 5
+# Most seconds between two looks at the clock that count: a process that was
+# stopped for an hour has not been stuck for one.
+_LONGEST_LOOK = 2.0
 
 
 class Watchdog:
@@ -35,14 +39,21 @@ class Watchdog:
   def __init__(self, folder: str, process: int, seconds: float):
     self._path = epath.Path(folder) / f"stacks-process-{process}.txt"
     self._process, self._seconds = process, seconds
+    self._look = min(1.0, seconds / 20)  # between two looks at the clock
     self._limit: float | None = None
     self._doing = ""
-    self._deadline = self._armed = 0.0
+    # Seconds that this process has run, written by the watching thread alone.
+    self._now = self._deadline = 0.0
+    self._told = -1.0
     self._changed = threading.Condition()
     self._done = False
+    self._overseer: subprocess.Popen | None = None
 
   def __enter__(self):
     if self._seconds:
+      # Without a default stderr there is no place for stacks.
+      with contextlib.suppress(OSError, ValueError, AttributeError):
+        self._oversee()
       self.beat("starting", long=True)
       self._thread = threading.Thread(
         target=self._watch, name="watchdog", daemon=True
@@ -54,7 +65,34 @@ class Watchdog:
     with self._changed:
       self._done = True
       self._changed.notify()
-    faulthandler.cancel_dump_traceback_later()
+    if self._overseer is not None:
+      faulthandler.unregister(overseer.REQUEST)
+      self._overseer.kill()
+      self._overseer.communicate()  # closes the pipe
+
+  def _oversee(self):
+    faulthandler.register(
+      overseer.REQUEST,
+      file=sys.__stderr__ or sys.stderr,
+      all_threads=True,
+      chain=True,  # the default action ends the process
+    )
+    said = (
+      f"error: process {self._process} was stuck, and its interpreter too, for "
+      "longer than config.run.step_timeout; its stacks follow; run the same "
+      "command again to resume from the last checkpoint"
+    )
+    program = [sys.executable, "-I", "-S", overseer.__file__]
+    self._overseer = subprocess.Popen(
+      [*program, str(os.getpid()), said],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.DEVNULL,
+      bufsize=0,
+      start_new_session=True,  # signals to the group are not for it
+    )
+    assert self._overseer.stdin is not None
+    self._pipe = self._overseer.stdin.fileno()
+    os.set_blocking(self._pipe, False)
 
   def beat(self, doing: str, *, long: bool = False) -> None:
     """Restarts the clock.
@@ -65,28 +103,31 @@ class Watchdog:
     """
     if not self._seconds:
       return
-    limit, now = self._seconds * (_LONG if long else 1), time.monotonic()
-    # Each call starts a new thread: once a second is enough.
-    if limit != self._limit or now > self._armed + 1:
-      faulthandler.dump_traceback_later(
-        limit + _GRACE_SECONDS, exit=True, file=sys.__stderr__ or sys.stderr
-      )
-      self._armed = now
-    self._limit, self._doing, self._deadline = limit, doing, now + limit
+    limit, now = self._seconds * (_LONG if long else 1), self._now
+    # Once in a look is enough.
+    if self._overseer and (limit != self._limit or now != self._told):
+      seconds = overseer.SECONDS.pack(limit + _GRACE_SECONDS)
+      with contextlib.suppress(OSError):  # it was killed, or is stopped
+        os.write(self._pipe, seconds)
+      self._told = now
+    self._limit, self._doing = limit, doing
+    self._deadline = now + self._look + limit
 
   def _watch(self):
+    last = time.monotonic()
     while True:
       with self._changed:
-        # A call of `beat` may also bring the deadline nearer.
-        left = self._deadline - time.monotonic()
-        self._changed.wait(min(max(left, 0.05), 1.0))
+        self._changed.wait(self._look)
         if self._done:
           return
-      if time.monotonic() >= self._deadline:
+      now = time.monotonic()
+      self._now += min(now - last, _LONGEST_LOOK)
+      last = now
+      if self._now >= self._deadline:
         self._end()
 
   def _end(self):
-    # Where the file system hangs too, faulthandler's thread ends the process.
+    # Where the file system hangs too, the other process ends this one.
     with contextlib.suppress(OSError):
       self._write()
     print(

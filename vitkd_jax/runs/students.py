@@ -90,21 +90,18 @@ def load(
   variants.get(variant)  # refuse an unknown name before reading
   path = os.path.expanduser(path)
   file = find(path, saved=(which, step) != (None, None))
-  saved = None
-  if file is None:
-    leaves, saved = read(path, which, step)
-    content = loading.Content(leaves, "checkpoint", notes=(saved.note,))
-    if image_size is None:
-      image_size = stated(path).image_size
-  elif step is not None:
+  if file is not None and step is not None:
     raise ValueError(
       f"step={step!r} needs a workdir with checkpoints, got {path!r}"
     )
-  else:
-    content = loading.read(path, file, which, source)
-  found = loading.to_model(
-    path, content, variant=variant, image_size=image_size, **options
-  )
+  options |= dict(variant=variant, image_size=image_size)
+  if file is not None:
+    return Loaded(**vars(loading.of_file(path, file, which, source, **options)))
+  leaves, saved = read(path, which, step)
+  content = loading.Content(leaves, "checkpoint", notes=(saved.note,))
+  if image_size is None:
+    options["image_size"] = stated(path).image_size
+  found = loading.to_model(path, content, **options)
   return Loaded(**vars(found), saved=saved)
 
 

@@ -147,6 +147,11 @@ def position(
     if leaves[name].shape != (1, 1, width):
       raise ValueError(_other_shape(name, (1, 1, width), leaves[name].shape))
   count, patches = table.shape[1], grid[0] * grid[1]
+  if count > _MOST_TOKENS + len(tokens):
+    raise ValueError(
+      f"leaf 'pos_embedding': expected at most {_MOST_TOKENS:,} patch tokens, "
+      f"got {count:,}"
+    )
   prefixes = range(min(len(tokens), count - 1) + 1)
   found = [n for n in prefixes if count - n == patches] or [
     n for n in prefixes if math.isqrt(count - n) ** 2 == count - n

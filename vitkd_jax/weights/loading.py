@@ -161,8 +161,32 @@ def load_with_notes(
       f"which={which!r} needs a checkpoint, but {path!r} is the workdir of a "
       "finished run; read it with vitkd_jax.runs.students.load"
     )
-  content = read(path, file, which, source)
-  return to_model(path, content, variant=variant, **options)
+  return of_file(path, file, which, source, variant=variant, **options)
+
+
+def of_file(
+  path: str, file: str, which: str | None, source: str | None, **options: Any
+) -> Loaded:
+  """The parameters of a model from a file.
+
+  Names and shapes are judged before any array is read, where the file begins
+  with them.
+
+  Args:
+    path: that stands for the file, for messages.
+    file: see `resolve.find`.
+    which: as for `load`.
+    source: as for `load`.
+    **options: of `to_model`.
+
+  Raises:
+    ValueError: the file cannot be read, or its weights do not fit the model.
+  """
+  zeros = reading.blank(file)
+  if zeros is not None and zeros.arrays:
+    to_model(path, _content(path, file, zeros, which, source), **options)
+  found = reading.read(file, which)
+  return to_model(path, _content(path, file, found, which, source), **options)
 
 
 def to_model(
@@ -259,21 +283,14 @@ def to_model(
   )
 
 
-def read(
-  path: str, file: str, which: str | None, source: str | None
+def _content(
+  path: str,
+  file: str,
+  found: reading.Content,
+  which: str | None,
+  source: str | None,
 ) -> Content:
-  """The content of a file of weights.
-
-  Args:
-    path: that stands for the file, for messages.
-    file: see `resolve.find`.
-    which: as for `load`.
-    source: as for `load`.
-
-  Raises:
-    ValueError: the file cannot be read.
-  """
-  found = reading.read(file, which)
+  """What was found in a file, with the names of one model."""
   average = torch_files.is_average(found.names)
   try:
     own, notes = names.strip(list(found.arrays), None if average else which)

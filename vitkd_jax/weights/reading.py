@@ -7,7 +7,6 @@ with weights_only.
 import dataclasses
 import io
 import os
-import re
 from typing import Any, BinaryIO
 import zipfile
 
@@ -23,8 +22,17 @@ Arrays = dict[str, np.ndarray]
 
 # Bytes of a safetensors header, as in the library.
 _LONGEST_HEADER = 100_000_000
-# safetensors' names of the dtypes that NumPy has.
-_DTYPE = re.compile(r"F(64|32|16)|BF16|[IU](64|32|16|8)|BOOL")
+# safetensors' names of the dtypes that NumPy and ml_dtypes have.
+_DTYPES = {
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+  "BOOL": np.dtype(bool),
+  **{f"F{8 * size}": np.dtype(f"f{size}") for size in (2, 4, 8)},
+  **{
+    f"{kind}{8 * size}": np.dtype(f"{kind.lower()}{size}")
+    for kind in "IU"
+    for size in (1, 2, 4, 8)
+  },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +106,63 @@ def _read(path: str, content: BinaryIO, which: str | None) -> Content:
   return Content(found.arrays, {}, found.names, found.notes)
 
 
+def blank(path: str | os.PathLike) -> Content | None:
+  """What `read` would return, with zeros that take no memory for all numbers.
+
+  Args:
+    path: as for `read`.
+
+  Returns:
+    None for files that do not begin with names and shapes, and for those that
+    `read` refuses.
+  """
+  path = os.fspath(path)
+  places = shards.files_of(path) if shards.is_index(path) else {}
+  arrays: Arrays = {}
+  metadata: dict[str, str] = {}
+  try:
+    for file in sorted(set(places.values())) or [path]:
+      stated = _stated(file)
+      if stated is None:
+        return None
+      metadata, leaves = stated
+      for name, (dtype, shape) in leaves.items():
+        if places.get(name, file) == file:
+          zero = _as_float32(file, name, np.zeros((), dtype))
+          arrays[name] = np.broadcast_to(zero, shape)
+  except Exception:  # of damaged files, which `read` refuses by a sentence
+    return None
+  return Content(arrays, {} if places else metadata)
+
+
+# Of the arrays in a file, by name.
+_Stated = dict[str, tuple[np.dtype, Any]]
+
+
+def _stated(path: str) -> tuple[dict[str, str], _Stated] | None:
+  """The metadata, and each array's dtype and shape; None for PyTorch's."""
+  if remote.is_remote(path):
+    if remote.read(path, 0, 9)[8:] != b"{":
+      return None
+    metadata, header = _remote_header(path)
+  else:
+    with opening.opened(path) as content:
+      head = content.read(512)
+      size = content.seek(0, os.SEEK_END)
+      content.seek(0)
+      kind = _kind(path, head, content)
+      content.seek(0)
+      if kind == "npz":
+        return {}, _npz_headers(content)
+      if kind != "safetensors":
+        return None
+      metadata, header = _safetensors_header(path, content, size)
+  return metadata, {
+    name: (_DTYPES[tensor["dtype"]], tensor["shape"])
+    for name, tensor in header.items()
+  }
+
+
 def read_metadata(path: str) -> dict[str, str]:
   """The text in the header of a `.safetensors` file.
 
@@ -107,15 +172,20 @@ def read_metadata(path: str) -> dict[str, str]:
   Raises:
     ValueError: the file is missing or damaged.
   """
-  if remote.is_remote(path):  # only the header: the file may be gigabytes
-    start = remote.read(path, 0, 8)
-    length = min(int.from_bytes(start, "little"), _LONGEST_HEADER)
-    content = io.BytesIO(start + remote.read(path, 8, 8 + length))
-    return _safetensors_header(path, content, len(content.getvalue()))[0]
+  if remote.is_remote(path):
+    return _remote_header(path)[0]
   with opening.opened(path) as file:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return _safetensors_header(path, file, size)[0]
+
+
+def _remote_header(path: str) -> tuple[dict[str, str], Any]:
+  """As `_safetensors_header`; the file itself may be gigabytes."""
+  start = remote.read(path, 0, 8)
+  length = min(int.from_bytes(start, "little"), _LONGEST_HEADER)
+  content = io.BytesIO(start + remote.read(path, 8, 8 + length))
+  return _safetensors_header(path, content, len(content.getvalue()))
 
 
 def _kind(path: str, head: bytes, content: BinaryIO) -> str:
@@ -167,7 +237,7 @@ def _read_safetensors(path: str, content: BinaryIO, size: int) -> Content:
   metadata, header = _safetensors_header(path, content, size)
   for name, tensor in header.items():
     dtype = tensor.get("dtype") if isinstance(tensor, dict) else None
-    if isinstance(dtype, str) and not _DTYPE.fullmatch(dtype):
+    if isinstance(dtype, str) and dtype not in _DTYPES:
       raise ValueError(
         f"{path!r}: expected floats of 16 to 64 bits, got dtype {dtype:.20} "
         f"in tensor {name!r}"
@@ -201,6 +271,21 @@ def _read_npz(path: str, content: BinaryIO) -> Arrays:
   if not all(isinstance(array, np.ndarray) for array in arrays.values()):
     raise ValueError(opening.truncated(path, "npz file"))
   return arrays
+
+
+def _npz_headers(content: BinaryIO) -> dict[str, tuple[np.dtype, Any]]:
+  """The dtype and shape of each array."""
+  found = {}
+  with zipfile.ZipFile(content) as archive:
+    for entry in archive.namelist():
+      with archive.open(entry) as file:
+        readers = {
+          (1, 0): np.lib.format.read_array_header_1_0,
+          (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
+      found[entry.removesuffix(".npy")] = dtype, shape
+  return found
 
 
 def _read_shards(path: str, which: str | None) -> Content:
