@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from vitkd_jax.commandline import arguments
+from vitkd_jax.configs.labs import bases
 from vitkd_jax.labs import (
   description,
   estimates,
@@ -430,6 +431,8 @@ def test_another_training_in_a_folder_is_refused(tmp_path):
     ("weights", "method=manifold,data=imagenet"),
     ("data", "method=both"),
     ("data", "data=imagenet"),
+    ("tuning", ""),
+    ("methods", "part=core"),
   ],
 )
 def test_the_labs_that_ship_build(file, arguments_):
@@ -451,6 +454,48 @@ def test_the_labs_that_ship_build(file, arguments_):
   if "imagenet" in arguments_:
     # docs/clusters.md has 36 for the whole method, of one generator.
     assert all(5 < cost.chip_hours < 70 for cost in costs.values())
+
+
+@pytest.mark.parametrize(
+  "file, train, evaluation",
+  [
+    ("guidelines.py:part=all", "train[:10000]", "test"),
+    ("methods.py:part=core", "train[:10000]", "test"),
+    ("weights.py:method=nkd", "train[:8000]", "train[8000:10000]"),
+    ("tuning.py:method=core", "train[:8000]", "train[8000:10000]"),
+  ],
+)
+def test_what_is_tuned_never_sees_the_test_split(file, train, evaluation):
+  path = f"{LABS}/{file},data=cifar10,teacher=shipped:fashion_teacher"
+  for arm in description.make(arguments.load(path).to_dict()).arms:
+    config = arguments.load(plan.with_arm(path, arm))
+    assert config.data.train_split == train
+    assert config.data.eval_split == evaluation
+    assert list(config.teachers) == (["teacher"] if config.methods else [])
+
+
+def test_cifar10_needs_a_teacher():
+  path = f"{LABS}/methods.py:part=core,data=cifar10"
+  assert not arguments.load(plan.with_arm(path, "none")).teachers
+  with pytest.raises(
+    arguments.RefusedError, match="images that the students do not"
+  ):
+    arguments.load(plan.with_arm(path, "nkd"))
+
+
+def test_all_weights_of_a_method_are_scaled(monkeypatch):
+  path = f"{LABS}/tuning.py:method=vitkd+nkd"
+  arm = arguments.load(plan.with_arm(path, "vitkd_quarter"))
+  # The quickstart's are 0.2 and 1.
+  assert arm.methods.vitkd.weights.to_dict() == dict(
+    mimic=0.05, generation=0.25
+  )
+  assert list(arm.methods) == ["vitkd"]
+  monkeypatch.setitem(bases.FACTORS, "fashion", dict(nkd=4.0))
+  path = f"{LABS}/methods.py:part=core"
+  both = arguments.load(plan.with_arm(path, "nkd+vitkd")).methods
+  assert both.nkd.weights.nkd == 8.0
+  assert both.vitkd.weights.to_dict() == dict(mimic=0.2, generation=1.0)
 
 
 def test_numbers_of_flops_have_their_unit():

@@ -3,8 +3,9 @@ r"""How a method's gain depends on the number of training images.
   python -m vitkd_jax.lab --config configs/labs/data.py:method=both \
       --workdir DIR
 
-Arguments: method=NAME+NAME of docs/methods.md or both, data=fashion|imagenet,
-epochs=N over all images, and of one arm's training arm=NAME, seed=N.
+Arguments: method=NAME+NAME of docs/methods.md or both, teacher=PATH,
+data=fashion|cifar10|imagenet, epochs=N over all images, and of one arm's
+training arm=NAME, seed=N.
 
 Shares of 1/16 to all images, each with the labels alone and with the method,
 and all for the same number of steps.
@@ -36,8 +37,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     settings = bases.settings(args["data"])
     methods = {name: settings[name] for name in names if taught}
     config = bases.training(args, methods)
-    share = 100 / divisor
-    config.data.train_split = f"train[:{share:g}%]" if divisor > 1 else "train"
+    config.data.train_split = bases.share(args["data"], divisor)
     config.run.epochs *= divisor
     config.schedule.warmup_epochs *= divisor
     return config

@@ -3,8 +3,9 @@ r"""ViTKD's three guidelines, tested: arXiv:2209.02432, sections 3.2 to 3.4.
   python -m vitkd_jax.lab --config configs/labs/guidelines.py --workdir DIR
   python -m vitkd_jax.lab --config configs/labs/guidelines.py:part=deep ...
 
-Arguments: data=fashion|imagenet, part=all|deep|shallow|place|aligner|generator|
-widths, epochs=N, and of one arm's training arm=NAME, seed=N.
+Arguments: data=fashion|cifar10|imagenet, teacher=PATH, epochs=N,
+part=all|deep|shallow|place|aligner|generator|widths, and of one arm's training
+arm=NAME, seed=N.
 
 The paper's guidelines: the deep map is to be generated rather than mimicked;
 the shallow maps matter, and are to be mimicked; the output of a block's MLP is
@@ -65,6 +66,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 # A student as wide as its teacher.
 _EQUAL: dict[str, dict[str, int]] = {
   "fashion": dict(width=96, num_heads=3),
+  "cifar10": dict(width=96, num_heads=3),
   "imagenet": dict(width=384, num_heads=6),
 }
 _CLAIMS = {
@@ -151,7 +153,7 @@ def _arms(data: str, parts: tuple[str, ...]) -> Iterator[tuple[str, Arm]]:
     yield "deep_both", ("deep map mimicked and generated", "", both)
     yield "vitkd", ("ViTKD whole", "", {"vitkd": vitkd(1, 1)})
   if "shallow" in parts:
-    depth = {"fashion": 4, "imagenet": 12}[data]
+    depth = {"fashion": 4, "cifar10": 4, "imagenet": 12}[data]
     places = {
       "first": (0,),
       "first_two": (0, 1),

@@ -3,8 +3,9 @@ r"""The published methods beside each other, alone and on top of logits.
   python -m vitkd_jax.lab --config configs/labs/methods.py --workdir DIR
   python -m vitkd_jax.lab --config configs/labs/methods.py:part=on_nkd ...
 
-Arguments: data=fashion|imagenet, part=alone|on_nkd|on_wttm|nulls|all, epochs=N,
-and of one arm's training arm=NAME, seed=N.
+Arguments: data=fashion|cifar10|imagenet, teacher=PATH, epochs=N,
+part=alone|on_nkd|on_wttm|nulls|all|core, and of one arm's training arm=NAME,
+seed=N.
 
 Steps, data, augmentation and student are the same for all. The nulls are what a
 method has to beat: NKD alone, a generator without a mask, a plain regression
@@ -42,8 +43,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg: what follows the colon of --config, see above.
   """
   args = common.parse_arg(arg, part="alone", **bases.ARGUMENTS)
-  parts = bases.parts(args["part"], PARTS)
-  arms = dict(_arms(args["data"], parts))
+  if args["part"] == "core":
+    arms = dict(_core(args["data"]))
+  else:
+    arms = dict(_arms(args["data"], bases.parts(args["part"], PARTS)))
   if args["arm"]:
     _, _, methods = common.choose("arm", args["arm"], arms)
     return bases.training(args, methods)
@@ -57,6 +60,20 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       for name, (says, against, _) in arms.items()
     },
   )
+
+
+def _core(data: str) -> Iterator[tuple[str, tuple[str, str, bases.Methods]]]:
+  """As `_arms`, with weights that were chosen."""
+  settings, factors = bases.settings(data), bases.FACTORS.get(data, {})
+  chosen = {
+    name: bases.scaled(name, settings[name], factors.get(name, 1.0))
+    for name in bases.CORE
+  }
+  yield "none", ("labels alone", "", {})
+  for name, own in chosen.items():
+    yield name, (name, "", {name: own})
+  both = {name: chosen[name] for name in ("nkd", "vitkd")}
+  yield "nkd+vitkd", ("NKD and ViTKD", "", both)
 
 
 def _arms(

@@ -4,8 +4,8 @@ r"""How much a method's result depends on its loss weights.
       --workdir DIR
 
 Arguments: method=NAME of docs/methods.md (or NAME+NAME, of which the last one's
-weights change), data=fashion|imagenet, epochs=N, and of one arm's training
-arm=NAME, seed=N.
+weights change), data=fashion|cifar10|imagenet, teacher=PATH, epochs=N, and of
+one arm's training arm=NAME, seed=N.
 
 Each weight that is not zero is multiplied by 1/8 to 8, the others staying as
 in configs/labs/methods.py. Students are judged by a part of the training split
