@@ -6,7 +6,7 @@ import pytest
 from saved import last_states
 
 from vitkd_jax import errors, train
-from vitkd_jax.training import loop
+from vitkd_jax.training import clock
 
 
 def test_divergence_stops_the_run_and_keeps_good_checkpoints(
@@ -60,4 +60,4 @@ def test_checkpoints_come_by_the_clock_too(
   ],
 )
 def test_what_is_due_just_before_the_end_is_left_to_it(step, every, total, due):
-  assert loop._due(step, every, total) == due
+  assert clock.due(step, every, total) == due

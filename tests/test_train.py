@@ -43,6 +43,8 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
   tiny_config.run.profile_at = 0
   (trace,) = pathlib.Path(whole).glob("plugins/profile/*")
   assert test_profiling.traced(trace) == {7, 8, 9}  # then comes a checkpoint
+  # Looks at the terms change nothing, and the step may run with or without.
+  tiny_config.run.inspect_every = 5
   save = loop.Loop._save
 
   def save_and_die(self, step, state, result, **kwargs):
@@ -66,7 +68,9 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
   assert len(leaves) > 50
   for x, y in zip(leaves, jax.tree.leaves(other), strict=True):
     np.testing.assert_array_equal(x, y)
-  assert metrics(whole) == metrics(broken)
+  looks = [m for m in metrics(broken) if "grad_norm/task" in m]
+  assert [m["step"] for m in looks] == [5, 10]
+  assert metrics(whole) == [m for m in metrics(broken) if m not in looks]
   assert [m["step"] for m in metrics(whole) if "loss" in m] == [
     2,
     4,
@@ -96,7 +100,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(
   safetensors.numpy.save_file(arrays, file, {"variant": "test/7"})
   before = weights.sha256(file)
   assert train.train(tiny_config, broken) == result
-  assert metrics(broken) == metrics(whole)
+  assert len(metrics(broken)) == len(metrics(whole)) + 2
   assert weights.sha256(file) == before
 
   # Both the student's and its average's scores are what `evaluate` finds.

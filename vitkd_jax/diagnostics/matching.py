@@ -26,3 +26,17 @@ def pairs(depth: int, teacher_depth: int) -> list[tuple[int, int]]:
     (max(round((block + 1) / teacher_depth * depth), 1) - 1, block)
     for block in range(teacher_depth)
   ]
+
+
+def aligned(depth: int, teacher_depth: int) -> list[tuple[int, int]]:
+  """For each block of a student the teacher's at the same relative depth.
+
+  Args:
+    depth: blocks of the student.
+    teacher_depth: blocks of the teacher.
+
+  Returns:
+    (block of the student, block of the teacher), by the former.
+  """
+  swapped = pairs(teacher_depth, depth)
+  return [(block, other) for other, block in swapped]

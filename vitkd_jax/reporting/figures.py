@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import math
+import re
 from typing import Any
 
 from matplotlib import figure as mpl_figure
@@ -120,6 +121,63 @@ def losses(
   return figure
 
 
+def looks(
+  group: summary.Group, theme: plotting.Theme
+) -> mpl_figure.Figure | None:
+  """What each term does to the students of a group; None without looks.
+
+  Args:
+    group: the runs of one method, with `config.run.inspect_every`.
+    theme: colours and width.
+  """
+  names = sorted({name for run in group.settled for name in run.series})
+  panels = []
+  for prefix, title in (
+    ("grad_cosine/", "cosine of a term's gradient with the task's"),
+    ("cka/", "alignment with the teacher (CKA), student's block"),
+    ("rank/", "effective rank of the student's block"),
+  ):
+    found = [name for name in names if name.startswith(prefix)]
+    found.sort(key=lambda name: [int(x) for x in re.findall(r"\d+", name)])
+    each = (
+      _curve(group, name, _short(name, prefix, found), theme.hue(i))
+      for i, name in enumerate(_few(found, 7))
+    )
+    curves = [curve for curve in each if curve]
+    if curves:
+      panels.append((prefix, title, curves))
+  if not panels:
+    return None
+  labels = max(([c.name for c in curves] for *_, curves in panels), key=len)
+  figure, grid = _grid(theme, len(panels), 2.2, labels, extra=6)
+  for axes, (prefix, title, curves) in zip(grid, panels, strict=True):
+    plotting.draw(axes, curves)
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    if prefix == "grad_cosine/":
+      axes.axhline(0, color=theme.muted, lw=0.8)
+    plotting.label(
+      axes, curves, lambda c: theme.wrapped(f"{c.name}  {c.last:.2f}", 2)
+    )
+  return figure
+
+
+def _few(names: Sequence[str], most: int) -> list[str]:
+  """Evenly spaced ones of many names, the first and the last among them."""
+  if len(names) <= most:
+    return list(names)
+  places = np.linspace(0, len(names) - 1, most).round().astype(int)
+  return [names[place] for place in places]
+
+
+def _short(name: str, prefix: str, names: Sequence[str]) -> str:
+  """A metric's name without what all of them share."""
+  text = name.removeprefix(prefix).replace("block_", "block ")
+  teachers = {x.split("/")[1] for x in names if x.count("/") == 2}
+  one = prefix == "cka/" and len(teachers) == 1
+  return text.partition("/")[2] if one else text
+
+
 def training(
   groups: Sequence[summary.Group], theme: plotting.Theme
 ) -> mpl_figure.Figure | None:
@@ -143,11 +201,9 @@ def training(
   if not panels:
     return None
   names = max((_labels(curves) for *_, curves in panels), key=len)
-  columns = theme.columns(2)
-  places = columns * math.ceil(len(panels) / columns)
   # Seven characters, such as 0.00125, are beside a learning rate.
-  figure, grid = plotting.panels(theme, places, 2.0, names, left=0.8)
-  for axes, (title, log, curves) in zip(grid, panels, strict=False):
+  figure, grid = _grid(theme, len(panels), 2.0, names, left=0.8)
+  for axes, (title, log, curves) in zip(grid, panels, strict=True):
     plotting.draw(axes, curves)
     axes.set_title(title)
     if log:
@@ -156,9 +212,19 @@ def training(
       axes.set_ylim(bottom=0)
       axes.yaxis.set_major_formatter(ticker.FuncFormatter("{:g}".format))
     plotting.label(axes, curves, lambda c: theme.wrapped(c.name, 2))
-  for axes in grid[len(panels) :]:
-    axes.set_visible(False)
   return figure
+
+
+def _grid(
+  theme: plotting.Theme, number: int, *args: Any, **kwargs: Any
+) -> tuple[mpl_figure.Figure, Sequence[Any]]:
+  """As `plotting.panels`, two in a row, the last one's neighbour left empty."""
+  columns = theme.columns(2)
+  places = columns * math.ceil(number / columns)
+  figure, grid = plotting.panels(theme, places, *args, **kwargs)
+  for axes in grid[number:]:
+    axes.set_visible(False)
+  return figure, grid[:number]
 
 
 def _colors(

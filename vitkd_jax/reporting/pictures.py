@@ -37,6 +37,7 @@ def make(
       functools.partial(figures.finals, groups),
     ),
     *_losses(groups),
+    *_looks(groups),
     _picture(
       "training",
       f"Gradients and speed{best}",
@@ -60,6 +61,21 @@ def _losses(
       f"losses_{index}" if len(groups) > 1 else "losses",
       f"Loss terms of {group.name}",
       functools.partial(figures.losses, group),
+    )
+    for index, group in enumerate(groups, 1)
+  ]
+
+
+def _looks(
+  groups: Sequence[summary.Group],
+) -> Sequence[page.Picture | None]:
+  if len(groups) > _FIGURES:
+    groups = [groups[i] for i in emphasis.leading(groups, _FIGURES)]
+  return [
+    _picture(
+      f"looks_{index}" if len(groups) > 1 else "looks",
+      f"What the terms of {group.name} do to the student",
+      functools.partial(figures.looks, group),
     )
     for index, group in enumerate(groups, 1)
   ]

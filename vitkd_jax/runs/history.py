@@ -19,6 +19,7 @@ FREE = (
   "command",
   "config.run.log_every",
   "config.run.eval_every",
+  "config.run.inspect_every",
   "config.run.checkpoint_every",
   "config.run.checkpoint_minutes",
   "config.run.keep",

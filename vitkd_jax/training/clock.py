@@ -56,3 +56,18 @@ class Clock:
     }
     self._start(step)
     return values
+
+
+def due(step: int, every: int, total: int) -> bool:
+  """Whether something is due: every `every` steps, and at the end.
+
+  Within a tenth of an interval of the end it is left to the end.
+
+  Args:
+    step: that was computed.
+    every: interval in steps; 0 for the end alone.
+    total: steps of the run.
+  """
+  if step == total:
+    return True
+  return bool(every) and step % every == 0 and 10 * (total - step) > every

@@ -24,6 +24,7 @@ from vitkd_jax.training import (
   experiment,
   failures,
   feeds,
+  inspection,
   profiling,
   teacher_check,
 )
@@ -61,6 +62,7 @@ class Loop:
     self._checkpoints = checkpoints
     self._writer, self._dog, self._profile = writer, dog, profile
     self._compiling = compiling
+    self._inspection = inspection.Inspection(parts)
     self._eval_step = parts.make_eval_step()
     self._zero_sums = sharding.place(
       jax.device_get(parts.zero_sums()), sharding.replicated(parts.mesh)
@@ -118,7 +120,7 @@ class Loop:
         self._writer.line(line)
     step_fn = self._compile(state, given)
     self._stop_if_noticed(first_step, state)
-    if not evaluated and _due(first_step, parts.run.eval_every, total):
+    if not evaluated and clock.due(first_step, parts.run.eval_every, total):
       # The run was stopped while this state was being evaluated.
       result = self._evaluate(first_step, state)
       self._save(first_step, state, result)
@@ -144,6 +146,10 @@ class Loop:
         jax.block_until_ready(state)  # keep earlier steps out of the trace
         with self._clock.paused():
           self._profile.start()
+      if self._inspection.due(step):
+        self._dog.beat("a look at the terms", long=True)
+        with self._clock.paused():
+          self._inspection.look(self._writer, step, state, given)
       # No hidden copies: scalars leave by an explicit device_get.
       with (
         jax.transfer_guard("disallow"),
@@ -183,9 +189,9 @@ class Loop:
     logs = step == total or step % parts.run.log_every == 0
     if logs:
       self._log(step, report)
-    if _due(step, parts.run.eval_every, total):
+    if clock.due(step, parts.run.eval_every, total):
       result = self._evaluate(step, state)
-    if _due(step, parts.run.checkpoint_every, total) or (
+    if clock.due(step, parts.run.checkpoint_every, total) or (
       logs and self._minutes_are_over()
     ):
       self._save(step, state, result)
@@ -334,13 +340,3 @@ class Loop:
       self._checkpoints.wait()
     self._writer.line(f"saved the checkpoint of step {self._in_flight}")
     self._in_flight = None
-
-
-def _due(step: int, every: int, total: int) -> bool:
-  """Whether something is due: every `every` steps, and at the end.
-
-  Within a tenth of an interval of the end it is left to the end.
-  """
-  if step == total:
-    return True
-  return bool(every) and step % every == 0 and 10 * (total - step) > every

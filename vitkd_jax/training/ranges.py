@@ -14,6 +14,7 @@ _LEAST = {
   "fsdp": 1,
   "log_every": 1,
   "eval_every": 0,
+  "inspect_every": 0,
   "checkpoint_every": 0,
   "checkpoint_minutes": 0,
   "keep": 1,

@@ -166,6 +166,8 @@ class Run:
     log_every: steps between logged metrics.
     eval_every: steps between evaluations; 0 for only the final one. One due
       within a tenth of an interval of the end is left to the end.
+    inspect_every: steps between looks at what each term does to the student,
+      see docs/diagnostics.md; 0 for none.
     checkpoint_every: steps between checkpoints, as `eval_every`.
     checkpoint_minutes: minutes between additional checkpoints, each saved at
       the next log; 0 for none.
@@ -190,6 +192,7 @@ class Run:
   ema_decay: float = 0.0
   log_every: int = 50
   eval_every: int = 0
+  inspect_every: int = 0
   checkpoint_every: int = 0
   checkpoint_minutes: float = 0.0
   keep: int = 2
