@@ -301,7 +301,7 @@ def test_twice_the_same_is_the_same_bytes(tmp_path, flat, to):
 @pytest.mark.parametrize(
   "options, words",
   [
-    (dict(to="onnx"), "expected format to be one of .*, got 'onnx'"),
+    (dict(to="tflite"), "expected format to be one of .*, got 'tflite'"),
     (dict(variant="deit3_smal_patch16_224"), "deit3_small_patch16_224"),
     (dict(source="caffe"), "expected format to be one of .*, got 'caffe'"),
     (dict(head="fresh"), "got 'fresh'"),

@@ -1,8 +1,11 @@
 r"""Converts weights between timm, Hugging Face, big_vision and this project.
 
+Writes programs, too: StableHLO (jax.export) and ONNX.
+
   python -m vitkd_jax.convert --weights deit3_small.pth \
       --variant deit3_small_patch16_224 --output bv.npz --to big_vision
   python -m vitkd_jax.convert --weights runs/both --output student --to timm
+  python -m vitkd_jax.convert --weights runs/both --output s.onnx --to onnx
   python -m vitkd_jax.convert --list
 
 `--weights` is a file (.safetensors, .npz, .pth), a timm or Hugging Face folder,
@@ -92,6 +95,7 @@ def convert(options: Options) -> str:
   Raises:
     ValueError: the weights cannot be read, or do not fit the options.
   """
+  saving.check_target(options.output, options.to, options.dtype)
   said = students.stated(options.input)
   variant, fields = _model(options, said)
   began = time.monotonic()
@@ -146,6 +150,7 @@ def convert(options: Options) -> str:
       written,
       output=options.output,
       format=options.to,
+      dtype=options.dtype,
       fold=options.fold_layerscale,
       loaded=loaded,
       variant=variant,
@@ -242,7 +247,7 @@ def _card(
   digest: str,
 ) -> str | None:
   """The model card of a folder; None if no folder is written."""
-  if options.to not in verify.LIBRARIES:
+  if options.to not in (*verify.LIBRARIES, "stablehlo"):
     return None
   variant = variants.get(name)
   run = reading.record_of(options.input) or {}

@@ -1,8 +1,8 @@
 """Reads and writes other libraries' weights.
 
 `load` reads timm, DeiT, DeiT III, mmpretrain, Hugging Face, big_vision and our
-own files; `save` writes timm and Hugging Face folders, big_vision `.npz` and
-flat files.
+own files; `save` writes timm and Hugging Face folders, big_vision `.npz`, flat
+files, StableHLO programs and ONNX graphs.
 """
 
 from vitkd_jax.models.equal import fold_layerscale

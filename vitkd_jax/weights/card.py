@@ -16,15 +16,22 @@ _TRANSFORMERS = """\
     import transformers
     model = transformers.{}.from_pretrained("FOLDER")
     processor = transformers.AutoImageProcessor.from_pretrained("FOLDER")"""
+_STABLEHLO = """\
+    import jax
+    with open("FOLDER/model.stablehlo", "rb") as file:
+      program = jax.export.deserialize(bytearray(file.read()))
+    out = program.call(images)  # [B, H, W, 3] float32, normalised"""
 _USE = {
   "timm": _TIMM,
   "timm features": _TIMM,
   "huggingface": _TRANSFORMERS.format("AutoModelForImageClassification"),
   "huggingface features": _TRANSFORMERS.format("AutoModel"),
+  "stablehlo": _STABLEHLO,
+  "stablehlo features": _STABLEHLO,
 }
 # Longer lists of class names are in config.json alone.
 _MOST_NAMED = 20
-_LIBRARY = {"timm": "timm", "huggingface": "transformers"}
+_LIBRARY = {"timm": "timm", "huggingface": "transformers", "stablehlo": "jax"}
 
 
 def text(
@@ -45,7 +52,7 @@ def text(
 
   Args:
     variant: of the model.
-    format: "timm" or "huggingface".
+    format: "timm", "huggingface" or "stablehlo".
     parameters: number of parameters.
     num_classes: C; None or 0 without a head.
     images: preprocessing of an evaluation's images.

@@ -10,7 +10,10 @@ import numpy as np
 
 from vitkd_jax import remote
 from vitkd_jax.models import backbones, protocol
-from vitkd_jax.weights import loading, verify
+from vitkd_jax.weights import loading, saving, verify
+
+# Of the largest output: what float32 and 16 bits may change in a program.
+_MOST_CHANGED = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.1}
 
 
 def outputs(
@@ -76,6 +79,7 @@ def with_written(
   *,
   output: str,
   format: str,
+  dtype: str,
   fold: bool,
   loaded: loading.Loaded,
   variant: str,
@@ -87,11 +91,31 @@ def with_written(
     written: file of the written weights.
     output: file or folder that was written.
     format: of it.
+    dtype: of its floats.
     fold: whether LayerScale was folded in any case.
     loaded: the file or checkpoint that was converted.
     variant: name of the model.
+
+  Raises:
+    ValueError: a program computes something else.
   """
   size = loaded.image_size
+  if format in saving.PROGRAMS:
+    if format == "onnx" and remote.is_remote(output):
+      yield "not compared, as onnxruntime reads local files only"
+      return
+    # Two images, as any number is to be taken.
+    image = verify.image(size)
+    images = np.concatenate([image, -image])
+    yield from _difference(
+      {"onnx": "onnxruntime on the file written"}.get(
+        format, "the program read back"
+      ),
+      ours,
+      lambda: verify.of_program(format, written, images)[:1],
+      most=_MOST_CHANGED[dtype],
+    )
+    return
   if format in verify.LIBRARIES and written != output:
     if remote.is_remote(output):
       yield f"not compared, as {format} reads local folders only"
@@ -121,15 +145,22 @@ def with_written(
 
 
 def _difference(
-  what: str, ours: np.ndarray, compute: Callable[[], np.ndarray | None]
+  what: str,
+  ours: np.ndarray,
+  compute: Callable[[], np.ndarray | None],
+  most: float = np.inf,
 ) -> Iterator[str]:
   try:
     theirs = compute()
   except verify.SilentError as reason:
     yield f"{what}: not compared, because {reason}"
     return
-  if theirs is not None:
-    yield (
-      f"{what}: max |difference| {np.abs(theirs - ours).max():.1e} "
-      f"(max |output| {np.abs(ours).max():.1e})"
+  if theirs is None:
+    return
+  found, largest = np.abs(theirs - ours).max(), np.abs(ours).max()
+  yield f"{what}: max |difference| {found:.1e} (max |output| {largest:.1e})"
+  if not found <= most * largest:  # a NaN, too
+    raise ValueError(
+      f"{what} differs from the model by {found:.1e}, expected at most "
+      f"{most * largest:.1e}; do not use it"
     )

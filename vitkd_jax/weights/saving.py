@@ -1,4 +1,4 @@
-"""Writes a model's parameters for other libraries."""
+"""Writes a model's parameters for other libraries, or as a program."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -19,13 +19,17 @@ from vitkd_jax.weights import (
   big_vision,
   files,
   huggingface,
+  onnx_graph,
   processors,
   reading,
   resolve,
+  stablehlo,
   timm,
 )
 
-FORMATS = ("timm", "huggingface", "big_vision", "flat")
+# What runs without this package, parameters included.
+PROGRAMS = ("stablehlo", "onnx")
+FORMATS = ("timm", "huggingface", "big_vision", "flat", *PROGRAMS)
 DTYPES = {
   "float32": np.float32,
   "float16": np.float16,
@@ -57,16 +61,18 @@ def save(
     params: nested parameters of the variant's model, scanned or not.
     variant: name of the model, as for `vit.Model`.
     format: "timm"; "huggingface" (ViT, DeiT, DINOv2; LayerScale is folded
-      except for DINOv2); "big_vision" (`.npz`; LayerScale is folded); or
-      "flat": our names joined by "/", in a `.safetensors` or `.npz` file.
+      except for DINOv2); "big_vision" (`.npz`; LayerScale is folded); "flat":
+      our names joined by "/", in a `.safetensors` or `.npz` file; "stablehlo",
+      a folder of `stablehlo.write`; or "onnx", a file of `onnx_graph.write`.
     image_size: side or (rows, columns) in pixels; by default that of
       `preprocess`, else the variant's or the square grid of the position
       embeddings.
     preprocess: preprocessing of an evaluation's images; by default the
       published model's, which a "flat" file does not state.
-    class_names: in the order of the logits; stated in folders and in a "flat"
-      `.safetensors` file.
-    dtype: of the file's floats: "float32", "float16" or "bfloat16".
+    class_names: in the order of the logits; stated in folders, in a "flat"
+      `.safetensors` file and in an "onnx" file.
+    dtype: of the file's floats: "float32", "float16" or "bfloat16"; of
+      "stablehlo", of its matrix products, too.
     fold: fold LayerScale in every format.
     metadata: text by name for the header of a "flat" `.safetensors` file.
     readme: text of a folder's `README.md`, the model card.
@@ -78,14 +84,15 @@ def save(
   Raises:
     ValueError: an unknown format or dtype, parameters that are not the
       variant's, or a model that the format cannot express.
+    ImportError: "onnx" without the package of this name.
   """
-  check.known("format", format, FORMATS)
-  check.known("dtype", dtype, DTYPES)
+  check_target(path, format, dtype)
   path = os.path.expanduser(path)
   named = variants.get(variant)
-  if named.family != "ViT" and format != "flat":
+  if named.family != "ViT" and format not in ("flat", "stablehlo"):
     raise ValueError(
-      f"expected format='flat' for {variant}, a {named.family}, got {format!r}"
+      f"expected format='flat' or 'stablehlo' for {variant}, a "
+      f"{named.family}, got {format!r}"
     )
   keeps_layerscale = format in ("timm", "flat") or (
     format == "huggingface" and "dinov2" in variant
@@ -111,21 +118,36 @@ def save(
     preprocess.at(size) if preprocess else processors.published(named, size)
   )
   for field in ("lift", "last_width"):
-    if format != "flat" and getattr(model, field, None):
+    if format not in ("flat", *PROGRAMS) and getattr(model, field, None):
       raise ValueError(
-        f"expected format='flat' for a model with {field}, which no other "
-        f"library has, got {format!r}"
+        f"expected format='flat' or a program, 'stablehlo' or 'onnx', for a "
+        f"model with {field}, which no other library has, got {format!r}"
       )
   names = _class_names(class_names, count)
   adapt.check(leaves, adapt.shapes(model, size))
 
+  facts = _facts(variant, count, size, fields)
+  if preprocess or format != "flat":
+    facts["preprocess"] = dataclasses.asdict(images)
+  if names:
+    facts["class_names"] = names
+  if format in PROGRAMS:
+    for name, array in leaves.items():
+      leaves[name] = array.astype(DTYPES[dtype], copy=False)
+    if format == "stablehlo":
+      file = stablehlo.write(path, leaves, model, size, facts)
+      _write_readme(path, readme)
+      return file
+    assert isinstance(model, vit.ViT)  # refused above
+    onnx_graph.write(path, leaves, model, size, facts)
+    return path
   if format == "flat":
     theirs, texts = leaves, dict[str, Any]()
-    metadata = {**(metadata or {}), **_header(variant, count, size, fields)}
-    if preprocess:
-      metadata["preprocess"] = json.dumps(dataclasses.asdict(images))
-    if names:
-      metadata["class_names"] = json.dumps(names)
+    stated = {
+      name: fact if isinstance(fact, str) else json.dumps(fact)
+      for name, fact in facts.items()
+    }
+    metadata = {**(metadata or {}), **stated}
   else:
     assert isinstance(model, vit.ViT)  # refused above
     theirs, texts = _translate(format, leaves, model, named, images, names)
@@ -133,6 +155,35 @@ def save(
   for name, array in theirs.items():
     theirs[name] = array.astype(DTYPES[dtype], copy=False)
   return _write(path, theirs, format, metadata, texts, readme)
+
+
+def check_target(path: str | os.PathLike, format: str, dtype: str) -> None:
+  """Refuses what `save` cannot write, whatever the parameters.
+
+  Args:
+    path: as for `save`.
+    format: as for `save`.
+    dtype: as for `save`.
+
+  Raises:
+    ValueError: an unknown format or dtype, or a path that does not suit.
+    ImportError: "onnx" without the package of this name.
+  """
+  check.known("format", format, FORMATS)
+  check.known("dtype", dtype, DTYPES)
+  suffix = os.path.splitext(os.fspath(path))[1]
+  ends: tuple[str, ...] = {
+    "big_vision": (".npz",),
+    "flat": (".npz", ".safetensors"),
+    "onnx": (".onnx",),
+  }.get(format, ())
+  if ends and suffix not in ends:
+    raise ValueError(
+      f"expected a path that ends in {' or '.join(ends)} for "
+      f"format={format!r}, got {os.fspath(path)!r}"
+    )
+  if format == "onnx":
+    onnx_graph.library()
 
 
 def holds(path: str, params: Mapping[str, Any]) -> bool:
@@ -187,18 +238,19 @@ def _translate(
   return leaves, {}
 
 
-def _header(
+def _facts(
   variant: str,
   num_classes: int | None,
   image_size: tuple[int, int],
   fields: Mapping[str, Any],
-) -> dict[str, str]:
+) -> dict[str, Any]:
+  """What a file states about its model, as JSON has it."""
   fields = {k: v for k, v in fields.items() if k not in variants.RUNTIME_FIELDS}
   return {
     "variant": variant,
-    "num_classes": str(num_classes or 0),
-    "image_size": json.dumps(image_size),
-    "fields": json.dumps(fields),
+    "num_classes": num_classes or 0,
+    "image_size": image_size,
+    "fields": fields,
   }
 
 
@@ -219,14 +271,8 @@ def _write(path, arrays, format, metadata, texts, readme) -> str:
   if format in ("big_vision", "flat"):
     if path.endswith(".npz"):
       files.write_npz(path, arrays)
-    elif format == "flat" and path.endswith(".safetensors"):
-      files.write_safetensors(path, arrays, metadata)
     else:
-      raise ValueError(
-        "expected a path that ends in .npz"
-        + (" or .safetensors" if format == "flat" else "")
-        + f" for format={format!r}, got {path!r}"
-      )
+      files.write_safetensors(path, arrays, metadata)
     return path
   if path.endswith(".safetensors"):
     files.write_safetensors(path, arrays, {"format": "pt"})
@@ -236,9 +282,13 @@ def _write(path, arrays, format, metadata, texts, readme) -> str:
   for name, content in texts.items():
     text = json.dumps(content, indent=2) + "\n"
     files.write_text(os.path.join(path, name), text)
-  if readme is not None:
-    files.write_text(os.path.join(path, "README.md"), readme)
+  _write_readme(path, readme)
   return file
+
+
+def _write_readme(folder: str, text: str | None) -> None:
+  if text is not None:
+    files.write_text(os.path.join(folder, "README.md"), text)
 
 
 def _with_position(

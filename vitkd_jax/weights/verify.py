@@ -1,6 +1,7 @@
 """Outputs of other libraries for a file or folder, to verify ours.
 
-The only module that imports timm and transformers, and only when it is used.
+The only module that imports timm, transformers and onnxruntime, and only when
+they are used.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vitkd_jax.models import variants
+from vitkd_jax.weights import onnx_graph, stablehlo
 
 LIBRARIES = ("timm", "huggingface")
 
@@ -89,6 +91,30 @@ def of_timm_file(
       img_size=image_size,
     )
     return _run(model, image_size)
+
+
+def of_program(format: str, file: str, images: np.ndarray) -> np.ndarray:
+  """Outputs of a written program, on a CPU for "onnx".
+
+  Args:
+    format: "stablehlo" or "onnx".
+    file: that was written; local for "onnx".
+    images: [B, H, W, 3] float32, normalised.
+
+  Returns:
+    [B, C] or [B, D] float32.
+
+  Raises:
+    SilentError: onnxruntime is missing or broken, or refuses the file.
+  """
+  if format == "stablehlo":
+    return stablehlo.outputs(file, images)
+  with _answering("onnxruntime") as onnxruntime:
+    session = onnxruntime.InferenceSession(
+      file, providers=["CPUExecutionProvider"]
+    )
+    feed = {onnx_graph.INPUT: np.moveaxis(images, 3, 1)}
+    return np.asarray(session.run(None, feed)[0])
 
 
 @contextlib.contextmanager
