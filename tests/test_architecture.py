@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # import.
 ONLY = {
   "models": {"models"},
-  "distill": {"distill", "models.linear"},
+  "distill": {"distill", "models.linear", "models.protocol", "data.augment"},
   "data": {"data", "remote", "check"},
   "weights": {"weights", "models", "data.preprocess", "remote", "check"},
 }

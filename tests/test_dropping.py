@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from stepping import steps
 
+from vitkd_jax.distill.dropping import Dropping
 from vitkd_jax.training import experiment
-from vitkd_jax.training.dropping import Dropping
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from vitkd_jax import weights
 from vitkd_jax.cluster import sharding
-from vitkd_jax.distill import losses
+from vitkd_jax.distill import losses, objective
 from vitkd_jax.models import vit
-from vitkd_jax.training import experiment, objective
+from vitkd_jax.training import experiment
 
 
 def test_build_reads_every_section(tiny_config):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
+from vitkd_jax.distill import objective as objectives
 from vitkd_jax.estimate import flops
-from vitkd_jax.training import objective as objectives
 
 
 def gradient_and_loss(dtype):

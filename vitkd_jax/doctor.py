@@ -28,9 +28,10 @@ import numpy as np
 from vitkd_jax.cluster import sharding
 from vitkd_jax.commandline import command
 from vitkd_jax.data import augment
+from vitkd_jax.distill import frozen as frozen_leaves
+from vitkd_jax.distill import objective as objectives
 from vitkd_jax.estimate import findings, flops, gradients
-from vitkd_jax.training import experiment, inputs, leaves, teacher_check
-from vitkd_jax.training import objective as objectives
+from vitkd_jax.training import experiment, inputs, teacher_check
 from vitkd_jax.training import state as states
 
 Finding = findings.Finding
@@ -236,7 +237,7 @@ def _without_gradient(
       jax.tree_util.keystr(path, simple=True, separator="/")
       for path, norm in jax.tree_util.tree_flatten_with_path(tree)[0]
       if not (np.isfinite(norm) and norm > 0)
-      and not (part == "student" and leaves.name_of(path) in frozen)
+      and not (part == "student" and frozen_leaves.name_of(path) in frozen)
     ]
     for part, tree in norms.items()
   }

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import dataclasses
-import math
 from typing import Any
 
 import flax.struct
@@ -10,61 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vitkd_jax.distill import tokens
-
-
-@dataclasses.dataclass(frozen=True)
-class Side:
-  """What is known of a model in a training before it runs.
-
-  Attributes:
-    width: D of its token maps, but for those at its end, see `width_of`.
-    depth: number of blocks.
-    grid: rows and columns of its patch tokens.
-    num_prefix_tokens: number of tokens before the patch tokens of a map.
-    num_classes: C; None or 0 without a head.
-    dtype_mm: dtype of its matrix products.
-    has_class_token: whether the first prefix token is a CLS token.
-    has_head: whether its logits are one linear layer of `View.pooled`.
-    places: where in a block its maps are, some of `tokens.PLACES`.
-    qkv_heads: heads of the query, key and value of a block; 0 for none.
-    last_width: D of the last block's maps; 0 for that of the others.
-    end_width: D of "encoded" and of `View.pooled`; 0 for `width`.
-  """
-
-  width: int
-  depth: int
-  grid: tuple[int, int]
-  num_prefix_tokens: int = 0
-  num_classes: int | None = None
-  dtype_mm: Any = "float32"
-  has_class_token: bool = False
-  has_head: bool = False
-  places: tuple[str, ...] = tokens.PLACES
-  qkv_heads: int = 0
-  last_width: int = 0
-  end_width: int = 0
-
-  def width_of(self, block: int, place: str = "+mlp") -> int:
-    """D of a token map, and of a CLS token.
-
-    Args:
-      block: negative ones count from the last.
-      place: see `tokens.PLACES`.
-    """
-    if place == "encoded":
-      return self.end_width or self.width
-    last = block % self.depth == self.depth - 1
-    return (last and self.last_width) or self.width
-
-  @property
-  def pooled_width(self) -> int:
-    """D of what the head reads."""
-    return self.end_width or self.width
-
-  @property
-  def num_tokens(self) -> int:
-    """N, the number of its patch tokens."""
-    return math.prod(self.grid)
+from vitkd_jax.distill.sides import Side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +173,22 @@ def make(
     logits: [B, C], first output of the model.
     out: its second output, see `models.protocol.Backbone`.
     head: {"kernel", "bias"} of its head; None without one.
+
+  Raises:
+    ValueError: a map has not one token for each place of the grid.
   """
+
+  def patches(block: int, place: str) -> jax.Array:
+    found = tokens.patches(out, block, place, side.num_prefix_tokens)
+    if found.shape[1] != side.num_tokens:
+      rows, columns = side.grid
+      raise ValueError(
+        f"expected {rows}x{columns} patch tokens after {side.num_prefix_tokens}"
+        f" others, got {found.shape[1]}: the grid or the number of prefix "
+        "tokens is not the model's"
+      )
+    return found
+
   return View(
     logits=out.get("logits_dist", logits) if taps.logits else None,
     pooled=out["head_input"] if taps.pooled else None,
@@ -238,9 +198,7 @@ def make(
       for block, place in taps.cls
     },
     maps={
-      _key(block, place, side.depth): tokens.patches(
-        out, block, place, side.num_prefix_tokens
-      )
+      _key(block, place, side.depth): patches(block, place)
       for block, place in taps.maps
     },
     qkv={

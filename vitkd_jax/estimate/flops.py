@@ -2,7 +2,7 @@
 
 import math
 
-from vitkd_jax.training import objective as objectives
+from vitkd_jax.distill import objective as objectives
 
 
 def per_image(objective: objectives.Objective) -> dict[str, float]:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vitkd_jax.training import experiment, objective
+from vitkd_jax.distill import objective
+from vitkd_jax.training import experiment
 
 
 class Found(NamedTuple):

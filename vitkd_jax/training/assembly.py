@@ -11,7 +11,10 @@ from vitkd_jax import check
 from vitkd_jax.cluster import sharding
 from vitkd_jax.data import datasets
 from vitkd_jax.distill import losses, view
-from vitkd_jax.models import attention, checks, protocol, variants, vit
+from vitkd_jax.distill import objective as objectives
+from vitkd_jax.distill import sides as sides_
+from vitkd_jax.distill.dropping import Dropping
+from vitkd_jax.models import attention, checks, variants, vit
 from vitkd_jax.training import (
   fields,
   leaves,
@@ -20,8 +23,6 @@ from vitkd_jax.training import (
   sections,
   teachers,
 )
-from vitkd_jax.training import objective as objectives
-from vitkd_jax.training.dropping import Dropping
 from vitkd_jax.weights import adapt
 
 
@@ -61,7 +62,7 @@ def make_objective(
   if patterns := fields.own(section["student"]).freeze:
     shapes = adapt.shapes(student, image_size)  # traced, which takes a while
     frozen = leaves.frozen(shapes, patterns, student.depth)
-  side = _side(student, image_size)
+  side = sides_.of(student, image_size)
   task = sections.make(sections.Task, "task", section["task"])
   if task.weight < 0:
     raise ValueError(f"expected config.task.weight >= 0, got {task.weight}")
@@ -76,7 +77,7 @@ def make_objective(
     )
     for name, config in configs.items()
   }
-  sides = {name: _side(x.model, sizes[name]) for name, x in made.items()}
+  sides = {name: sides_.of(x.model, sizes[name]) for name, x in made.items()}
   methods = method_sections.make(section["methods"], side, sides, length)
   if not methods and not task.weight:
     raise ValueError(
@@ -117,7 +118,7 @@ def make_objective(
       name: objectives.Teacher(
         found.model,
         found.stats,
-        _side(found.model, sizes[name]),
+        sides_.of(found.model, sizes[name]),
         sizes[name],
         configs[name].scale,
       )
@@ -167,24 +168,6 @@ def _dropping(
       "'per_image', or config.run.accumulate=1"
     )
   return Dropping(rate, normalisation)
-
-
-def _side(model: protocol.Backbone, image_size: tuple[int, int]) -> view.Side:
-  last, end = model.end_widths
-  return view.Side(
-    width=model.width,
-    depth=model.depth,
-    grid=model.grid(*image_size),
-    num_prefix_tokens=model.num_prefix_tokens,
-    num_classes=model.num_classes,
-    dtype_mm=model.dtype_mm,
-    has_class_token=model.has_class_token,
-    has_head=model.has_linear_head(),
-    places=model.places,
-    qkv_heads=model.qkv_heads,
-    last_width=last,
-    end_width=end,
-  )
 
 
 def _teachers(

@@ -17,6 +17,7 @@ import optax
 from vitkd_jax.cluster import compiler, sharding
 from vitkd_jax.data import augment as augmentation
 from vitkd_jax.data import datasets
+from vitkd_jax.distill import objective as objectives
 from vitkd_jax.evaluation import classification, running
 from vitkd_jax.training import (
   assembly,
@@ -30,7 +31,6 @@ from vitkd_jax.training import (
   steps,
   teachers,
 )
-from vitkd_jax.training import objective as objectives
 from vitkd_jax.training import start as starts
 from vitkd_jax.training import state as states
 

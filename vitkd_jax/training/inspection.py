@@ -15,10 +15,10 @@ import optax
 from vitkd_jax.cluster import compiler, sharding
 from vitkd_jax.data import augment as augmentation
 from vitkd_jax.diagnostics import fit, matching, similarity, spectra
-from vitkd_jax.distill import terms, tokens
+from vitkd_jax.distill import frozen, terms, tokens
+from vitkd_jax.distill import objective as objectives
 from vitkd_jax.runs import metrics
-from vitkd_jax.training import experiment, leaves, placement, steps
-from vitkd_jax.training import objective as objectives
+from vitkd_jax.training import experiment, placement, steps
 
 # Most images whose maps are looked at.
 _MOST_IMAGES = 128
@@ -110,7 +110,7 @@ def _maps(
 ) -> dict[str, Any]:
   """Moments of the student's maps, and their alignment with the teachers'."""
   image = image[:: max(1, len(image) // _MOST_IMAGES)]
-  held = leaves.held(student, objective.frozen)
+  held = frozen.held(student, objective.frozen)
   normal = augmentation.normalize(image, *objective.student_stats)
   _, out = objective.student.apply({"params": held}, normal)
   own = _of_blocks(out, objective.student_side)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from vitkd_jax import check
+from vitkd_jax.distill.frozen import name_of
 
 _STACKED = "Transformer/encoderblock/"
 _BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/")
@@ -72,40 +73,6 @@ def _regex(pattern: str) -> str:
   meanings = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
   parts = re.split(r"(\*\*|\*|\?)", pattern)
   return "".join(meanings.get(part, re.escape(part)) for part in parts)
-
-
-def held(student: Any, names: Collection[str]) -> Any:
-  """The parameters, those of these names without gradient.
-
-  Args:
-    student: the student's parameters.
-    names: from `frozen`.
-  """
-  return where(names, student, jax.tree.map(jax.lax.stop_gradient, student))
-
-
-def where(names: Collection[str], others: Any, chosen: Any) -> Any:
-  """A student's tree with the leaves of `chosen` at these names.
-
-  Args:
-    names: of leaves.
-    others: tree like the student's parameters, of all other leaves.
-    chosen: tree of the same structure.
-  """
-  if not names:
-    return others
-  return jax.tree_util.tree_map_with_path(
-    lambda path, x, y: y if name_of(path) in names else x, others, chosen
-  )
-
-
-def name_of(path: Sequence[Any]) -> str:
-  """The name of a leaf, its parts joined by "/".
-
-  Args:
-    path: of the leaf in the student's parameters.
-  """
-  return "/".join(part.key for part in path)
 
 
 def thawed(

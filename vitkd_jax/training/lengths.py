@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitkd_jax.training import objective
+from vitkd_jax.distill import objective
 
 
 @dataclasses.dataclass(frozen=True)

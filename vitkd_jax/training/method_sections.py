@@ -9,9 +9,9 @@ import ml_collections
 
 from vitkd_jax import check
 from vitkd_jax.distill import methods as published
-from vitkd_jax.distill import terms, view
+from vitkd_jax.distill import objective, terms, view
 from vitkd_jax.runs import legacy
-from vitkd_jax.training import lengths, objective, outside, sections
+from vitkd_jax.training import lengths, outside, sections
 
 # Of linen itself, and set from the weights.
 _NOT_KEYS = ("parent", "name", "only")
@@ -218,42 +218,36 @@ def _make(
       f"config.{key} needs a teacher; set one in config.teachers, or set its "
       "weights to 0"
     )
-  try:
-    module = kind(**fields)
-    needs = kind.needs(  # type: ignore[attr-defined]
-      module, student, teachers[teacher] if teacher else None
-    )
-  except Exception as error:  # a class of one's own raises what it likes
-    where = "" if isinstance(error, ValueError) else f"{kind.__name__}.needs: "
-    raise ValueError(f"config.{key}: {where}{outside.said(error)}") from None
-  lengths.check_group(f"config.{key}", module, length)
-  if not isinstance(needs, view.Needs):
-    raise ValueError(
-      f"config.{key}: expected needs() to return a Needs, got {needs!r}"
-    )
-  named = terms.kind(name, values)
-  names = {term: terms.name(name, named, term) for term in chosen}
   for bound in ("ramp_epochs", "until_epoch"):
     if getattr(common, bound) < 0:
       raise ValueError(
         f"expected config.{key}.{bound} >= 0, got {getattr(common, bound)}"
       )
-  return objective.Method(
-    module=module,
-    needs=needs,
-    teacher=teacher if needs.teacher is not None else None,
-    names=names,
-    weights={
-      names[term]: lengths.weight_over(
-        weight,
-        length,
-        ramp_epochs=common.ramp_epochs,
-        until_epoch=common.until_epoch,
-        cosine=common.cosine,
-      )
-      for term, weight in chosen.items()
-    },
-  )
+  over = {
+    term: lengths.weight_over(
+      weight,
+      length,
+      ramp_epochs=common.ramp_epochs,
+      until_epoch=common.until_epoch,
+      cosine=common.cosine,
+    )
+    for term, weight in chosen.items()
+  }
+  try:
+    module = kind(**fields)
+    made = objective.Method.make(
+      name,
+      module,
+      over,
+      student,
+      (teacher, teachers[teacher]) if teacher else None,
+      terms.kind(name, values),
+    )
+  except Exception as error:  # a class of one's own raises what it likes
+    where = "" if isinstance(error, ValueError) else f"{kind.__name__}.needs: "
+    raise ValueError(f"config.{key}: {where}{outside.said(error)}") from None
+  lengths.check_group(f"config.{key}", module, length)
+  return made
 
 
 def _terms(name: str, kind: type[nn.Module]) -> dict[str, float]:

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vitkd_jax.training import leaves, optim
-from vitkd_jax.training import objective as objectives
+from vitkd_jax.distill import frozen as frozen_leaves
+from vitkd_jax.distill import objective as objectives
+from vitkd_jax.training import optim
 from vitkd_jax.training import state as states
 
 
@@ -166,5 +167,5 @@ def _update(
   if ema_decay is not None:
     ema = optim.update_ema(ema, params["student"], ema_decay)
     # A mean of equal numbers is not quite that number.
-    ema = leaves.where(frozen, ema, params["student"])
+    ema = frozen_leaves.where(frozen, ema, params["student"])
   return dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)

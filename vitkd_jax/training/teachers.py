@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitkd_jax.data import datasets
+from vitkd_jax.distill import parts
 from vitkd_jax.evaluation import scoring
 from vitkd_jax.models import backbones, checks, protocol, variants
 from vitkd_jax.models.function import Function
 from vitkd_jax.runs import students
-from vitkd_jax.training import objective, outside, sections
+from vitkd_jax.training import outside, sections
 from vitkd_jax.weights import resolve
 
 
@@ -54,7 +55,7 @@ class Teacher:
 
   model: protocol.Backbone
   params: Any
-  stats: objective.Stats
+  stats: parts.Stats
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   class_names: Sequence[str] | None = None
   pin: Pin = Pin()
@@ -98,7 +99,7 @@ def make(
   return Teacher(model, None, stats, fields, said.class_names)
 
 
-def _stats(config: sections.Teacher, default: Any) -> objective.Stats:
+def _stats(config: sections.Teacher, default: Any) -> parts.Stats:
   return config.mean or default.mean, config.std or default.std
 
 

@@ -1,80 +1,27 @@
-"""What a training minimises: the only place where losses are weighted."""
+"""What a training minimises: the only place where losses are weighted.
 
-from collections.abc import Callable, Mapping
+It needs no more than jax, flax, einops and numpy, and can be carried into
+another trainer (docs/porting.md).
+"""
+
+from collections.abc import Mapping
 import dataclasses
 import functools
 import operator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vitkd_jax.data import augment as augmentation
-from vitkd_jax.distill import losses, methods, terms, view
+from vitkd_jax.distill import frozen, losses, methods, terms, view
+from vitkd_jax.distill.dropping import Dropping
+from vitkd_jax.distill.parts import Method, Stats, Teacher, Weight
 from vitkd_jax.models import protocol
-from vitkd_jax.training import leaves
-from vitkd_jax.training.dropping import Dropping
 
-Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
-# A loss weight: a constant, or a function of the step.
-Weight = float | Callable[[jax.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-  """A frozen model.
-
-  Attributes:
-    model: the model.
-    stats: its mean and std of images in [0, 1].
-    side: what is known of it.
-    image_size: (H, W) in pixels of the images that it gets; None for the
-      student's.
-    scale: multiplies its token maps and CLS tokens.
-  """
-
-  model: protocol.Backbone
-  stats: Stats
-  side: view.Side
-  image_size: tuple[int, int] | None = None
-  scale: float = 1.0
-
-  def images(self, image: jax.Array) -> jax.Array:
-    """Images of its size, normalised for it.
-
-    Args:
-      image: float32 [B, H, W, 3] in [0, 1].
-    """
-    size = self.image_size or image.shape[1:3]
-    if size != image.shape[1:3]:
-      shape = (len(image), *size, 3)
-      image = jnp.clip(jax.image.resize(image, shape, "cubic"), 0, 1)
-    return augmentation.normalize(image, *self.stats)
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-  """A published method in a training.
-
-  Attributes:
-    module: an instance of one of `methods.METHODS`, or of a user's own.
-    needs: what it reads of the models.
-    teacher: name of its teacher; None where it needs none.
-    names: {term: its full name} of the terms that are computed.
-    weights: {full name: weight}.
-  """
-
-  module: nn.Module
-  needs: view.Needs
-  teacher: str | None
-  names: Mapping[str, str]
-  weights: Mapping[str, Weight]
-
-  @property
-  def taught(self) -> view.Taps:
-    """The parts of its teacher's view; none of them without a teacher."""
-    return self.needs.teacher or view.Taps()
+# float32 [B, H, W, 3] in [0, 1]; or {"student", name of each teacher: the same
+# images as that model takes them, normalised}.
+Images = jax.Array | Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,20 +153,21 @@ class Objective:
     return {name: drawn for name, drawn in found.items() if len(drawn)}
 
   def teacher_views(
-    self, teacher_params: Mapping[str, Any], image: jax.Array
+    self, teacher_params: Mapping[str, Any], image: Images
   ) -> dict[str, view.View]:
     """What the methods read of each teacher, without gradient.
 
     Args:
       teacher_params: {name of the teacher: its parameters}.
-      image: float32 [B, H, W, 3] in [0, 1].
+      image: see `Images`.
     """
     views = {}
     for name, teacher in self.teachers.items():
       params, taps = teacher_params[name], self.learned_from(name)
-      logits, out = teacher.model.apply(
-        {"params": params}, teacher.images(image)
+      given = (
+        image[name] if isinstance(image, Mapping) else teacher.images(image)
       )
+      logits, out = teacher.model.apply({"params": params}, given)
       head = params["head"] if taps.head else None
       shown = view.make(teacher.side, taps, logits, out, head)
       views[name] = jax.lax.stop_gradient(shown.scaled(teacher.scale))
@@ -229,7 +177,7 @@ class Objective:
     self,
     params: Any,
     views: Mapping[str, view.View],
-    image: jax.Array,
+    image: Images,
     target: jax.Array,
     draws: Mapping[str, Any],
     weights: Mapping[str, Any],
@@ -240,7 +188,7 @@ class Objective:
     Args:
       params: {"student": ..., "methods": {name: ...}}.
       views: from `teacher_views`.
-      image: float32 [B, H, W, 3] in [0, 1].
+      image: see `Images`.
       target: float32 [B, C], mixed and smoothed.
       draws: from `draws`.
       weights: {term: weight}, from `weights_at`, by which the teachers that
@@ -250,9 +198,12 @@ class Objective:
     Returns:
       {term: [B] float32}, and the logits [B, C].
     """
-    image = augmentation.normalize(image, *self.student_stats)
+    if isinstance(image, Mapping):
+      image = image["student"]
+    else:
+      image = augmentation.normalize(image, *self.student_stats)
     logits, out = self.student.apply(
-      {"params": leaves.held(params["student"], self.frozen)},
+      {"params": frozen.held(params["student"], self.frozen)},
       image,
       train=True,
       rngs={"dropout": key_drop},
@@ -308,8 +259,8 @@ def gradients(
     params: {"student": ..., "methods": {name: ...}}.
     teacher_params: {name of the teacher: its parameters}.
     weights: {term: weight}, from `Objective.weights_at`.
-    micro: {"image": float32 [B, H, W, 3] in [0, 1], "target": float32 [B, C],
-      "draws": from `Objective.draws`, "key": PRNG key for dropout}.
+    micro: {"image": see `Images`, "target": float32 [B, C], "draws": from
+      `Objective.draws`, "key": PRNG key for dropout}.
 
   Returns:
     A tree like `params`, and scalars {"loss", "accuracy", one per term}.
