@@ -9,16 +9,16 @@ Writes programs, too: StableHLO (jax.export) and ONNX.
   python -m vitkd_jax.convert --list
 
 `--weights` is a file (.safetensors, .npz, .pth), a timm or Hugging Face folder,
-a workdir of ours, a gs:// path, or shipped:NAME; its format is detected from
-the names of its leaves. Prints the number of parameters, hashes, and the
-largest difference between our outputs and the other library's on a fixed input.
+a workdir of ours, a gs:// path, shipped:NAME, or hf:OWNER/NAME for a repository
+of the Hugging Face hub; its format is detected from the names of its leaves.
+Prints the number of parameters, hashes, and the largest difference between our
+outputs and the other library's on a fixed input.
 """
 
 import ast
 from collections.abc import Sequence
 import dataclasses
 import functools
-import os
 import time
 from typing import Any
 
@@ -29,15 +29,15 @@ from vitkd_jax import weights
 from vitkd_jax.commandline import command
 from vitkd_jax.data import preprocess
 from vitkd_jax.models import backbones, variants
-from vitkd_jax.runs import reading, students
+from vitkd_jax.runs import cards, students
 from vitkd_jax.weights import (
   card,
   compare,
   formats,
+  hub,
   processors,
   resolve,
   saving,
-  verify,
   zoo,
 )
 
@@ -64,6 +64,7 @@ class Options:
     dtype: of the written floats.
     field: further fields of the model, such as "pool_type=tok".
     check: compare outputs with the other library.
+    push: OWNER/NAME on the Hugging Face hub to upload the written folder to.
   """
 
   input: str
@@ -81,6 +82,7 @@ class Options:
   dtype: str = "float32"
   field: Sequence[str] = ()
   check: bool = True
+  push: str | None = None
 
 
 def convert(options: Options) -> str:
@@ -96,6 +98,8 @@ def convert(options: Options) -> str:
     ValueError: the weights cannot be read, or do not fit the options.
   """
   saving.check_target(options.output, options.to, options.dtype)
+  if options.push:
+    hub.check_push(options.push, options.output, options.to)
   said = students.stated(options.input)
   variant, fields = _model(options, said)
   began = time.monotonic()
@@ -118,6 +122,19 @@ def convert(options: Options) -> str:
   names = _class_names(said, options, loaded.num_classes)
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   digest = loaded.sha256()
+  readme = None
+  if options.to in card.FOLDERS:
+    readme = cards.of_loaded(
+      options.input,
+      loaded,
+      variant=variant,
+      format=options.to,
+      parameters=count,
+      images=images or processors.published(variants.get(variant), size),
+      class_names=names,
+      source_sha256=digest,
+      measured=said.preprocess,
+    )
   written = weights.save(
     options.output,
     params,
@@ -128,7 +145,7 @@ def convert(options: Options) -> str:
     class_names=names,
     dtype=options.dtype,
     fold=options.fold_layerscale,
-    readme=_card(options, variant, said, images, names, loaded, count, digest),
+    readme=readme,
     **fields,
   )
   took = time.monotonic() - began
@@ -156,6 +173,8 @@ def convert(options: Options) -> str:
       variant=variant,
     ):
       _say("check", line)
+  if options.push:
+    _say("pushed", hub.push(options.output, options.push))
   return written
 
 
@@ -236,41 +255,8 @@ def _integers(flag: str, values: Sequence[str] | None) -> list[int] | None:
     ) from None
 
 
-def _card(
-  options: Options,
-  name: str,
-  said: resolve.Stated,
-  images: preprocess.Preprocess | None,
-  names: Sequence[str] | None,
-  loaded: students.Loaded,
-  count: int,
-  digest: str,
-) -> str | None:
-  """The model card of a folder; None if no folder is written."""
-  if options.to not in (*verify.LIBRARIES, "stablehlo"):
-    return None
-  variant = variants.get(name)
-  run = reading.record_of(options.input) or {}
-  if run:
-    step = loaded.saved.step if loaded.saved else None
-    run["evaluation"] = reading.evaluation(options.input, step)
-  return card.text(
-    variant=variant,
-    format=options.to,
-    parameters=count,
-    num_classes=loaded.num_classes,
-    images=images or processors.published(variant, loaded.image_size),
-    class_names=names,
-    source=os.path.basename(os.path.normpath(options.input)),
-    source_sha256=digest,
-    notes=loaded.notes,
-    run=run,
-    measured=said.preprocess,
-  )
-
-
 def _say(what: str, text: str) -> None:
-  print(f"{what:6}{text}", flush=True)
+  print(f"{what:5} {text}", flush=True)
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -318,6 +304,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   string("dtype", "float32", f"written floats: {', '.join(saving.DTYPES)}")
   multi("field", [], "further field of the model, such as pool_type=tok")
   boolean("check", True, "compare outputs with the other library")
+  string("push", None, "OWNER/NAME on the Hugging Face hub to upload it to")
   boolean("list", False, "print the known models and exit")
 
 

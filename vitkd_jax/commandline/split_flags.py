@@ -32,7 +32,9 @@ class Asked:
 def define() -> None:
   """Defines the flags; not on import, as other commands have some of them."""
   command.define_path(
-    "weights", None, "file or folder of weights, a workdir, or shipped:NAME"
+    "weights",
+    None,
+    "file or folder of weights, a workdir, shipped:NAME or hf:OWNER/NAME",
   )
   flags.DEFINE_string(
     "variant", None, "name of the model; default: as the weights state"

@@ -8,8 +8,8 @@ Arguments:
 
   data=NAME        of the prepared dataset
   data_dir=DIR     folder of datasets, if it is not TFDS's own
-  teacher=PATH     weights of a teacher: a workdir, a folder, a file, or
-                   shipped:NAME; none trains the student alone
+  teacher=PATH     weights of a teacher: a workdir, a folder, a file,
+                   shipped:NAME or hf:OWNER/NAME; none trains the student alone
   teacher_variant=NAME   of a teacher whose weights do not state it
   method=NAME+NAME of docs/methods.md, baseline, or both (vitkd+nkd)
   student=NAME     pico, nano, ti, s, b, or a model's name

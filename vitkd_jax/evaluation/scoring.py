@@ -67,7 +67,8 @@ def load(
   larger than the model's, and otherwise as for the published model.
 
   Args:
-    path: file or folder of weights, a workdir, or "shipped:NAME".
+    path: file or folder of weights, a workdir, "shipped:NAME" or
+      "hf:OWNER/NAME".
     info: of the dataset.
     variant: name of the model; None for the one that the weights state.
     which: "student" or "ema" of a workdir's checkpoint, see `students.load`.

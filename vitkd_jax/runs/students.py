@@ -20,7 +20,7 @@ import numpy as np
 from vitkd_jax import check as checks
 from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import big_vision, loading, resolve
+from vitkd_jax.weights import big_vision, hub, loading, resolve
 
 _NAMES = {"student": "student", "ema": "moving average"}
 
@@ -88,7 +88,7 @@ def load(
   """
   check(which, step)
   variants.get(variant)  # refuse an unknown name before reading
-  path = os.path.expanduser(path)
+  path = hub.local(path)
   file = find(path, saved=(which, step) != (None, None))
   if file is not None and step is not None:
     raise ValueError(
@@ -115,6 +115,7 @@ def find(path: str, *, saved: bool = False) -> str | None:
   Raises:
     ValueError: there are no weights at the path.
   """
+  path = hub.local(path)
   if path.startswith(resolve.SHIPPED) or not resolve.is_folder(path):
     return resolve.find(path)
   ours = resolve.is_folder(os.path.join(path, "checkpoints"))

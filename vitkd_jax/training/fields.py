@@ -23,9 +23,10 @@ class Own:
   """What the section `student` takes beside the fields of its model.
 
   Attributes:
-    init: weights to start from: a file, folder or workdir as for a teacher, or
-      shipped:NAME; empty for random ones. Position embeddings are resized. Its
-      SHA-256 is kept, but the file is not needed to resume from a checkpoint.
+    init: weights to start from: a file, folder or workdir as for a teacher,
+      shipped:NAME or hf:OWNER/NAME; empty for random ones. Position embeddings
+      are resized. Its SHA-256 is kept, but the file is not needed to resume
+      from a checkpoint.
     init_head: "keep" the head of these weights, which must have the dataset's
       classes, or "init" to draw a new one.
     freeze: patterns of leaves that are not trained, such as "embedding/*" or

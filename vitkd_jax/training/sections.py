@@ -83,7 +83,8 @@ class Teacher:
   """A section of `teachers`: a model whose maps and logits a student learns.
 
   Attributes:
-    weights: file, folder or workdir of the weights, or shipped:NAME.
+    weights: file, folder or workdir of the weights, shipped:NAME or
+      hf:OWNER/NAME.
     variant: model name, see `variants.NAMED`.
     fields: model fields that differ from the variant's, such as pool_type; by
       default those that the weights state.

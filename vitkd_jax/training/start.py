@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 import contextlib
 import dataclasses
-import os
 from typing import Any
 
 from vitkd_jax.data import datasets
@@ -133,6 +132,6 @@ def make(
 def _file(path: str, *, saved: bool = False) -> str | None:
   """The file that a path stands for; None for checkpoints, and for nothing."""
   try:
-    return students.find(os.path.expanduser(path), saved=saved)
+    return students.find(path, saved=saved)
   except ValueError:
     return None

@@ -31,7 +31,10 @@ _USE = {
 }
 # Longer lists of class names are in config.json alone.
 _MOST_NAMED = 20
+# Format of a folder -> the library that reads it.
 _LIBRARY = {"timm": "timm", "huggingface": "transformers", "stablehlo": "jax"}
+
+FOLDERS = tuple(_LIBRARY)
 
 
 def text(

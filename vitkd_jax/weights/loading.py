@@ -16,6 +16,7 @@ from vitkd_jax.weights import (
   configs,
   files,
   formats,
+  hub,
   names,
   reading,
   resolve,
@@ -94,9 +95,10 @@ def load(
 
   Args:
     path: a `.safetensors`, `.npz` or `.pth` file, a timm or Hugging Face
-      folder, the workdir of a finished run, a `gs://` URL, or `shipped:NAME`
-      for a teacher that comes with the package. `runs.students.load` also
-      reads checkpoints.
+      folder, the workdir of a finished run, a `gs://` URL, `shipped:NAME` for a
+      teacher that comes with the package, or `hf:OWNER/NAME[@REVISION]` for a
+      repository of the Hugging Face hub. `runs.students.load` also reads
+      checkpoints.
     variant: name of the model, as for `vit.Model`.
     num_classes: C; None or 0 drops the file's head.
     image_size: side or (rows, columns) in pixels; by default as the file, the
@@ -154,7 +156,7 @@ def load_with_notes(
     ValueError: as for `load`.
   """
   variants.get(variant)  # refuse an unknown name before reading
-  path = os.path.expanduser(path)
+  path = hub.local(path)
   file = resolve.find(path)
   if which is not None and resolve.is_folder(os.path.join(path, "checkpoints")):
     raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 from vitkd_jax import check, remote
 from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import backbones, variants
-from vitkd_jax.weights import opening, processors, reading, timm
+from vitkd_jax.weights import hub, opening, processors, reading, timm
 
 SHIPPED = "shipped:"
 # The file that a finished run exports.
@@ -38,6 +38,7 @@ def find(path: str) -> str:
   Raises:
     ValueError: there are no weights at the path.
   """
+  path = hub.local(path)
   if path.startswith(SHIPPED):
     name = path.removeprefix(SHIPPED)
     known = sorted(p.stem for p in _SHIPPED_FOLDER.glob("*.safetensors"))
@@ -53,6 +54,7 @@ def find(path: str) -> str:
     if remote.is_remote(path) or not os.path.lexists(path):
       raise ValueError(
         f"expected weights at {path!r}, got no such file or folder"
+        + hub.published(path)
       )
     return path
   file = in_folder(path)
@@ -123,7 +125,7 @@ def checked(
   Raises:
     ValueError: there is nothing at the path, or it is damaged.
   """
-  path = os.path.expanduser(path)
+  path = hub.local(path)
   try:
     said = function(path)
     _check(said)
