@@ -145,6 +145,7 @@ def edit(config, path, value):
     ),
     ("run.epochs", 0.0, "expected 0 < config.run.epochs <= 1000000, got 0.0"),
     ("run.ema_decay", 1.0, "expected 0 <= config.run.ema_decay < 1, got 1.0"),
+    ("run.tracker", "wandbb", "tracker to be one of 'none', 'wandb', got"),
     ("run.profile_at", -1, "expected config.run.profile_at >= 0, got -1"),
     (
       "run.profile_at",

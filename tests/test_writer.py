@@ -99,7 +99,7 @@ def test_events_are_what_tensorboard_reads(tmp_path):
   assert start.step == 4
   assert start.session_log.status == event_pb2.SessionLog.START
   assert [(e.step, e.summary.value[0].tag) for e in scalars] == [
-    (4, "loss"), (4, "rate"),
+    (4, "loss/total"), (4, "train/rate"),
   ]  # fmt: skip
   assert [e.summary.value[0].simple_value for e in scalars] == [2.0, 0.5]
 

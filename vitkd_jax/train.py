@@ -120,6 +120,8 @@ def _train(
       workdir,
       first_step=first_step,
       total_steps=parts.total_steps,
+      tracker=parts.run.tracker,
+      config=config.to_dict(),
       quiet=jax.process_index() > 0,
     ) as writer:
       writer.line(_headline(parts, state))

@@ -31,7 +31,7 @@ _UPLOAD_SECONDS = 120
 
 
 class Events:
-  """The event file of one start of a run; use it as a context.
+  """The event file of one start of a run.
 
   Args:
     workdir: an existing folder, or a URL.
@@ -49,10 +49,8 @@ class Events:
       event_pb2.Event(step=first_step, session_log=start),
     )
 
-  def __enter__(self) -> "Events":
-    return self
-
-  def __exit__(self, *_: object) -> None:
+  def close(self) -> None:
+    """Uploads what is left for a bucket."""
     if self._content:
       self._path.write_bytes(self._content)
 

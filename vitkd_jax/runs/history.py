@@ -29,6 +29,7 @@ FREE = (
   "config.run.max_bad_steps",
   "config.run.step_timeout",
   "config.run.profile_at",
+  "config.run.tracker",
   "config.data.data_dir",
   "config.data.cache",
   "config.data.num_workers",

@@ -4,16 +4,17 @@ from collections.abc import Mapping
 import contextlib
 import datetime
 import json
+from typing import Any
 
 from etils import epath
 
 from vitkd_jax import errors, remote
 from vitkd_jax.cluster import console
-from vitkd_jax.runs import events, metric_log
+from vitkd_jax.runs import metric_log, trackers
 
 
 class Writer:
-  """Writes metrics.jsonl, TensorBoard events, console and log; a context.
+  """Writes metrics.jsonl, console, log and trackers; a context.
 
   A resumed run drops lines beyond its first step, so that its metrics.jsonl
   equals that of an uninterrupted run.
@@ -22,6 +23,8 @@ class Writer:
     workdir: an existing folder, or a URL.
     first_step: updates done before this start.
     total_steps: updates of the whole run, for the progress line.
+    tracker: beside TensorBoard's events, one of `trackers.NAMES`.
+    config: of the run, for trackers.
     quiet: write nothing, as on all processes but the first.
   """
 
@@ -31,8 +34,11 @@ class Writer:
     *,
     first_step: int,
     total_steps: int,
+    tracker: str = "none",
+    config: Mapping[str, Any] | None = None,
     quiet: bool = False,
   ):
+    self._tracker, self._config = tracker, config or {}
     self._workdir, self._quiet = workdir, quiet
     self._first_step, self._total_steps = first_step, total_steps
     self._path = epath.Path(workdir) / "metrics.jsonl"
@@ -50,9 +56,14 @@ class Writer:
           self._log, first_step=self._first_step, total_steps=self._total_steps
         )
       )
-      self._events = stack.enter_context(
-        events.Events(self._workdir, self._first_step + 1)
+      self._trackers = trackers.of(
+        self._tracker,
+        self._workdir,
+        self._first_step,
+        self._config,
+        self._console.line,
       )
+      stack.callback(self._trackers.close)
       self._open = stack.pop_all()
     return self
 
@@ -73,7 +84,7 @@ class Writer:
       self._open.close()
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Appends a line to metrics.jsonl and events, unless already written.
+    """Appends a line to metrics.jsonl and trackers, unless already written.
 
     Args:
       step: updates done.
@@ -89,7 +100,7 @@ class Writer:
     else:  # object stores cannot append
       old = self._path.read_text() if self._path.exists() else ""
       self._path.write_text(old + line + "\n")
-    self._events.scalars(step, values)
+    self._trackers.scalars(step, values)
 
   def line(self, text: str) -> None:
     """Prints a line, which stays above the progress bar.

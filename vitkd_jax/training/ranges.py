@@ -2,6 +2,7 @@
 
 from vitkd_jax import check as checks
 from vitkd_jax.models import attention
+from vitkd_jax.runs import trackers
 from vitkd_jax.training import sections
 
 # Far beyond any training; the step is counted in int32.
@@ -45,6 +46,12 @@ def check(run: sections.Run) -> None:
   if run.seed >= 2**63:
     raise ValueError(f"expected config.run.seed < 2**63, got {run.seed}")
   checks.known("config.run.attention", run.attention, attention.FORMS)
+  checks.known("config.run.tracker", run.tracker, trackers.NAMES)
+  for package in trackers.missing(run.tracker):
+    raise ValueError(
+      f"config.run.tracker={run.tracker!r} needs {package}: pip install "
+      f"'vitkd-jax[{run.tracker}]'"
+    )
   if not 0 <= run.ema_decay < 1:
     raise ValueError(
       f"expected 0 <= config.run.ema_decay < 1, got {run.ema_decay}"

@@ -178,6 +178,8 @@ class Run:
     step_timeout: seconds a step may take before the process writes all stacks
       to the workdir and exits; start-up, compilation and saves may take four
       times as long; 0 for no limit.
+    tracker: where metrics go beside metrics.jsonl and TensorBoard's events:
+      "wandb" for Weights & Biases, "none" for nowhere.
     profile_at: first of five steps (fewer before an evaluation or a save) that
       process 0 traces into the workdir, for TensorBoard's profiler or
       Perfetto; 0 for none.
@@ -199,6 +201,7 @@ class Run:
   keep: int = 2
   max_bad_steps: int = 10
   step_timeout: float = 300.0
+  tracker: str = "none"
   profile_at: int = 0
 
 
