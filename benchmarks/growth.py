@@ -78,9 +78,9 @@ def score(classes: int, out: str) -> None:
   import jax.numpy as jnp
   import numpy as np
 
-  from vitkd_jax import evaluate
   from vitkd_jax.data import datasets, preprocess
   from vitkd_jax.evaluation import scoring
+  from vitkd_jax.reporting import evaluated
 
   class Source:
     def __len__(self):
@@ -105,9 +105,9 @@ def score(classes: int, out: str) -> None:
   names = tuple(f"class {i}" for i in range(classes))
   info = datasets.Info("synthetic", classes, (2, 2), {"v": IMAGES}, names)
   found = scoring.evaluate(student, Source(), info)
-  evaluate.show(found, f"{classes} classes, {jax.device_count()} device")
+  evaluated.show(found, f"{classes} classes, {jax.device_count()} device")
   pathlib.Path(out).mkdir()
-  evaluate.write(found, {}, out)
+  evaluated.write(found, {}, out)
 
 
 def measure(command: Sequence[str], out: str, limits) -> str:

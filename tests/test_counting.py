@@ -12,10 +12,10 @@ import pytest
 from test_imagenet import small_imagenet
 from trees import picture, tar
 
-from vitkd_jax import evaluate
 from vitkd_jax.data import datasets, decode, preprocess, subsets
 from vitkd_jax.data.builders import imagenet, records, shards, synsets
 from vitkd_jax.evaluation import agreement, classification, running, scoring
+from vitkd_jax.reporting import evaluated
 
 B, C = 64, 7
 
@@ -185,7 +185,7 @@ def test_a_model_that_answers_real_labels_has_all_right(tmp_path, capsys):
   found = scored(*args, answers)
   assert found["top1"] == found["top5"] == 1
   assert (found["count"], found["unlabelled"]) == (5, 1)
-  evaluate.show(found, "title")
+  evaluated.show(found, "title")
   shown = capsys.readouterr().out
   assert re.search(r"top-1, any label of the image +100.00%", shown)
   assert re.search(r"images without a label, not counted +1\b", shown)
@@ -222,7 +222,7 @@ def test_test_sets_of_200_classes_are_scored_over_them(tmp_path, capsys):
   assert found["scored_classes"] == 200
   assert (found["top1"], found["top5"]) == (3 / 4, 1)
   assert (found["top1_all"], found["top5_all"]) == (0, 1)
-  evaluate.show(found, "title")
+  evaluated.show(found, "title")
   shown = capsys.readouterr().out
   assert re.search(r"top-1 of the 200 classes that occur +75.00%", shown)
   assert re.search(r"top-1 of all 1,000 classes +0.00%", shown)

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import os
+import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import types
@@ -17,6 +20,7 @@ from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets, preprocess
 from vitkd_jax.evaluation import agreement, classification, running, scoring
 from vitkd_jax.models import vit
+from vitkd_jax.reporting import evaluated
 from vitkd_jax.runs import checkpoint
 
 FIELDS = dict(
@@ -247,11 +251,47 @@ def test_the_command_line(workdir, tmp_path, forks):
   )
   assert done.returncode == 0, done.stderr
   assert "Ankle boot" in done.stdout
+  assert re.search(r"images/s, forward pass of 16 on \d x cpu +\d", done.stdout)
   found = json.loads((out / "evaluation.json").read_text())
   assert found["count"] == np.sum(found["confusion"]) == 20
   assert found["split"] == "test[:20]"
   assert (out / "confusion.png").read_bytes()[:4] == b"\x89PNG"
   assert not (workdir / "evaluation.json").exists()
+
+
+@pytest.fixture
+def two_sets(tmp_path):
+  """A folder of datasets with fashion_mini's images under another name."""
+  package = pathlib.Path(datasets.__file__).parent
+  shutil.copytree(package / "fashion_mini", tmp_path / "sets" / "other_mini")
+  return str(tmp_path / "sets")
+
+
+def test_several_datasets_on_the_command_line(
+  workdir,
+  two_sets,
+  tmp_path,
+  forks,
+):
+  teachers = tmp_path / "teacher.safetensors"
+  shutil.copy(workdir / "student.safetensors", teachers)
+  given = ("--weights", str(workdir), f"--data-dir={two_sets}")
+  given = (*given, "--batch-size=16", f"--teacher={teachers}")
+  both = ("--data=fashion_mini,other_mini", "--split=test[:20],train[:33]")
+  several, single = tmp_path / "several", tmp_path / "single"
+  done = forks.run("evaluate", *given, *both, f"--out={several}")
+  assert done.returncode == 0, done.stderr
+  assert "on other_mini, train[:33]" in done.stdout
+  assert "53 of 53 images" in done.stderr
+  one = ("--data=other_mini", "--split=train[:33]", f"--out={single}")
+  done = forks.run("evaluate", *given, *one)
+  assert done.returncode == 0, done.stderr
+  found = json.loads((several / "other_mini/evaluation.json").read_text())
+  wanted = json.loads((single / "evaluation.json").read_text())
+  assert found.pop("cost")["parameters"] == wanted.pop("cost")["parameters"]
+  agree(found, wanted)
+  assert found["teacher"] == str(teachers)
+  assert (several / "fashion_mini/confusion.png").exists()
 
 
 def test_refusals(workdir, forks):
@@ -426,7 +466,7 @@ def test_many_classes_show_the_worst(capsys):
       "nll": 0.0,
     }
   )
-  evaluate.show(found, "title")
+  evaluated.show(found, "title")
   text = capsys.readouterr().out
   assert "the 20 worst of 40" in text
   rows = text.partition("most often")[2].splitlines()[1:]
@@ -455,14 +495,13 @@ def test_images_are_turned_as_the_run_did(
     config = {"config": {"data": data, "student": {}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
   given = dict.fromkeys(
-    ["variant", "which", "step", "data", "split", "data-dir", "teacher", "out"]
+    ["variant", "which", "step", "data", "split", "data-dir", "out"]
   )
   given |= {"weights": str(tmp_path), "exif": asked}
   given |= {"image-size": 0, "eval-resize": 0, "batch-size": 8}
   said = types.SimpleNamespace(flag_values_dict=lambda: given)
   monkeypatch.setattr(evaluate.flags, "FLAGS", said)
   monkeypatch.setattr(evaluate.command, "join", lambda: None)
-  monkeypatch.setattr(scoring, "load", lambda *_, **__: None)
   seen = []
 
   def load(*_, exif, **__):

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from test_evaluate import Source, agree, info, model
 
-from vitkd_jax import evaluate
 from vitkd_jax.evaluation import classification, running, scoring
-from vitkd_jax.reporting import confusions, plotting, rendering
+from vitkd_jax.reporting import confusions, evaluated, plotting, rendering
 
 CLASSES = 7
 NAMES = tuple(f"class {i}" for i in range(CLASSES))
@@ -111,19 +110,19 @@ def test_an_evaluation_of_many_classes(few, tmp_path, capsys, monkeypatch):
   found = scoring.evaluate(model(0), Source(), info(), batch_size=16)
   agree(found, scoring.evaluate(model(0), Source(), info(), batch_size=37))
   assert list(found)[-2:] == ["classes", "confusions"]
-  evaluate.show(found, "title")
+  evaluated.show(found, "title")
   printed = capsys.readouterr().out
   asked = {"weights": "w", "preprocess": {"size": [1, 2]}}
-  evaluate.write(found, asked, tmp_path)
+  evaluated.write(found, asked, tmp_path)
   read = json.loads((tmp_path / "evaluation.json").read_text())
   assert read == {**asked, **found}
   assert (tmp_path / "confusion.png").read_bytes()[:4] == b"\x89PNG"
   monkeypatch.setattr(classification, "DENSE", 2000)
   dense = scoring.evaluate(model(0), Source(), info(), batch_size=16)
   agree({name: found[name] for name in ("top1", "top5", "loss")}, dense)
-  evaluate.show(dense, "title")
+  evaluated.show(dense, "title")
   assert capsys.readouterr().out == printed
-  evaluate.write(dense, {}, tmp_path)
+  evaluated.write(dense, {}, tmp_path)
   text = pathlib.Path(tmp_path / "evaluation.json").read_text()
   assert json.loads(text) == dense
   assert len(text.splitlines()) < 45  # a line a row, not a number

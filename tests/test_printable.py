@@ -6,9 +6,10 @@ import unicodedata
 import numpy as np
 import pytest
 
-from vitkd_jax import evaluate, report
+from vitkd_jax import report
 from vitkd_jax.data import printable
 from vitkd_jax.evaluation import classification
+from vitkd_jax.reporting import evaluated
 
 ODD = ("[/b]", "[bold]x", r"$\foo$", "a$b", "\x1b[31mred", "\ud800", ":smile:")
 
@@ -49,11 +50,11 @@ def assert_plain(text):
 def show(names, folder, capsys):
   """Everything that `evaluate` shows of class names, as a table and files."""
   results = found(names)
-  evaluate.show(results, "".join(names))
+  evaluated.show(results, "".join(names))
   text = capsys.readouterr().out
   assert_plain(text)
   folder.mkdir()
-  evaluate.write(results, {"weights": "w"}, str(folder))
+  evaluated.write(results, {"weights": "w"}, str(folder))
   written = json.loads((folder / "evaluation.json").read_text())
   assert [each["name"] for each in written["classes"]] == list(names)
   assert (folder / "confusion.png").read_bytes()[:4] == b"\x89PNG"

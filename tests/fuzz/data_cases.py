@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from trees import make_tree, picture, tar
 
 from fuzz import mutate, runner
-from vitkd_jax import evaluate, prepare
+from vitkd_jax import prepare
 from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets, decode
 from vitkd_jax.data.builders import (
@@ -24,7 +24,7 @@ from vitkd_jax.data.builders import (
   shards,
   synsets,
 )
-from vitkd_jax.reporting import confusions, plotting, rendering
+from vitkd_jax.reporting import confusions, evaluated, plotting, rendering
 
 _NAME = "pets"
 _JSON = ("dataset_info.json", "features.json")
@@ -331,7 +331,7 @@ def class_names() -> runner.Target:
     }
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-      evaluate.show(found, names[0])
+      evaluated.show(found, names[0])
     assert "\x1b" not in text.getvalue()
     matrix = np.array(found["confusion"])
     for draw in (

@@ -110,6 +110,21 @@ def define_path(
   )
 
 
+def define_paths(
+  name: str, meaning: str, values: flags.FlagValues = flags.FLAGS
+) -> None:
+  """Defines a flag for paths that may be given again.
+
+  Args:
+    name: name of the flag.
+    meaning: help text.
+    values: where the flag is defined.
+  """
+  flags.DEFINE_multi(
+    _Path(), flags.ArgumentSerializer(), name, None, meaning, values
+  )
+
+
 def define_config() -> None:
   """Defines --config, and an option for each key of its file."""
   config_flags.DEFINE_config_file(

@@ -27,6 +27,7 @@ RefusedError = arguments.RefusedError
 require = arguments.require
 config = arguments.config
 define_path = arguments.define_path
+define_paths = arguments.define_paths
 # Raised by entry points and by the training, which imports none of them.
 FailedError = errors.FailedError
 

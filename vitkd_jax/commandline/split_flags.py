@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 
 from vitkd_jax.commandline import command
+from vitkd_jax.data import datasets
 from vitkd_jax.runs import reading
 
 
@@ -43,7 +44,9 @@ def define() -> None:
     "data", None, "dataset name; default: the workdir's, else fashion_mini"
   )
   flags.DEFINE_string(
-    "split", None, "split of the dataset; default: the workdir's, else test"
+    "split",
+    None,
+    "split of the dataset; default: the workdir's, else test, else validation",
   )
   command.define_path(
     "data-dir", None, "folder of prepared datasets; default: TFDS's own"
@@ -55,14 +58,59 @@ def asked(given: Mapping[str, Any]) -> Asked:
 
   Args:
     given: values of the flags by name.
+
+  Raises:
+    ValueError: the flags name several datasets.
+  """
+  found = asked_each(given)
+  if len(found) > 1:
+    raise ValueError(f"expected one dataset, got --data={given['data']}")
+  return found[0]
+
+
+def asked_each(given: Mapping[str, Any]) -> list[Asked]:
+  """What the flags say of several datasets, whose names commas separate.
+
+  Args:
+    given: values of the flags by name.
+
+  Raises:
+    ValueError: a dataset is named twice, or is not prepared, or the splits are
+      neither one nor as many.
   """
   run = reading.record_of(given["weights"]) or {}
   config = run.get("config", {})
   data = config.get("data") or {}
-  return Asked(
-    name=given["data"] or data.get("name", "fashion_mini"),
-    split=given["split"] or data.get("eval_split", "test"),
-    data_dir=given["data-dir"] or data.get("data_dir"),
-    exif=data.get("exif", False),
-    config=config,
+  own = data.get("name", "fashion_mini")
+  names = given["data"].split(",") if given["data"] else [own]
+  if len(set(names)) < len(names):
+    raise ValueError(
+      f"expected each dataset once, got --data={given['data']}; evaluate "
+      "another split in a run of its own"
+    )
+  splits = given["split"].split(",") if given["split"] else []
+  if len(splits) not in (0, 1, len(names)):
+    raise ValueError(
+      f"expected one split, or one for each of {len(names)} datasets, got "
+      f"--split={given['split']}"
+    )
+  data_dir = given["data-dir"] or data.get("data_dir")
+  if len(splits) < len(names):
+    splits = splits * len(names) or [
+      data["eval_split"]
+      if name == own and "eval_split" in data
+      else _usual(name, data_dir)
+      for name in names
+    ]
+  return [
+    Asked(name, split, data_dir, data.get("exif", False), config)
+    for name, split in zip(names, splits, strict=True)
+  ]
+
+
+def _usual(name: str, data_dir: str | None) -> str:
+  """The split that a dataset is for evaluation."""
+  known = datasets.info(name, data_dir).num_examples
+  return (
+    "test" if "test" in known or "validation" not in known else "validation"
   )

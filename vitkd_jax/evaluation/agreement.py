@@ -17,9 +17,11 @@ class Agreement:
 
   Attributes:
     classes: indices of the classes to compare; None for all.
+    teacher: name of the teacher among the models.
   """
 
   classes: Sequence[int] | None = None
+  teacher: str = "teacher"
 
   def init(self) -> contract.Sums:
     """The sums before the first batch: zeros."""
@@ -37,7 +39,7 @@ class Agreement:
       logits: [B, C] float32 by model.
       batch: labels and weights of the same examples.
     """
-    student, teacher = logits["student"], logits["teacher"]
+    student, teacher = logits["student"], logits[self.teacher]
     included = classification.counted(batch) > 0
     guess, choice = (
       jnp.argmax(classification.among(self.classes, x), -1)

@@ -17,7 +17,7 @@ DENSE, MOST = 2000, 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-  """Evaluator of the student's accuracy and loss.
+  """Evaluator of a model's accuracy and loss.
 
   Attributes:
     classes: indices of the classes to score; None for all.
@@ -26,12 +26,14 @@ class Classification:
     label_sets: whether batches have "labels".
     room: rows of all batches together, padding included; read only beyond
       `DENSE` class names.
+    model: name of the model among all.
   """
 
   classes: Sequence[int] | None = None
   class_names: Sequence[str] | None = None
   label_sets: bool = False
   room: int = 0
+  model: str = "student"
 
   @property
   def _dense(self) -> bool:
@@ -73,20 +75,21 @@ class Classification:
     """
     label, labels = batch["label"], batch.get("labels")
     weight = counted(batch)
-    scored = among(self.classes, logits["student"])
+    own = logits[self.model]
+    scored = among(self.classes, own)
     new, placed = _measure(scored, label, labels, weight), {}
     if labels is not None:
       left_out = (batch["weight"] > 0) & ~jnp.any(labels, -1)
       new["unlabelled"] = jnp.sum(left_out, dtype=jnp.int32)
     if self.classes is not None:
-      over_all = _measure(logits["student"], label, labels, weight)
+      over_all = _measure(own, label, labels, weight)
       new |= {f"{name}_all": over_all[name] for name in ("top1", "top5")}
     if self.class_names is not None:
       guess = jnp.argmax(scored, -1)
       right = is_right(guess, label, labels)
       if labels is not None:  # the label if it is right, else the first right
-        own = is_right(label, label, labels)
-        label = jnp.where(own, label, jnp.argmax(labels, -1))
+        kept = is_right(label, label, labels)
+        label = jnp.where(kept, label, jnp.argmax(labels, -1))
       # A right guess counts for that class, whichever right class it is.
       taken = jnp.where(right, label, guess)
       if not self._dense:

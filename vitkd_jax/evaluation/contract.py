@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import jax
 
 Sums = dict[str, jax.Array]
-# By model: "student" and, if there is one, "teacher".
+# By model: "student", teachers and probes by their names.
 Logits = Mapping[str, jax.Array]
 Batch = Mapping[str, jax.Array]
 

@@ -61,6 +61,30 @@ def logits(
   return outputs(model, mean, std, params, image)[0]
 
 
+def make_update(
+  evaluators: Mapping[str, contract.Evaluator],
+) -> Callable[[Sums, contract.Logits, contract.Batch], Sums]:
+  """The function (sums, logits by model, batch) -> sums, to be jitted.
+
+  Args:
+    evaluators: by name; each receives the logits of all models.
+
+  Returns:
+    The function. Its first sums are those of `zero_sums`; a batch has the
+    arrays that `contract.Evaluator` documents.
+  """
+
+  def update(
+    sums: Sums, logits: contract.Logits, batch: contract.Batch
+  ) -> Sums:
+    return {
+      name: evaluator.update(sums[name], logits, batch)
+      for name, evaluator in evaluators.items()
+    }
+
+  return update
+
+
 def make_step(
   models: Mapping[str, Callable[[Any, jax.Array], jax.Array]],
   evaluators: Mapping[str, contract.Evaluator],
@@ -73,9 +97,9 @@ def make_step(
     evaluators: by name; each receives the logits of all models.
 
   Returns:
-    The step. Its first sums are those of `zero_sums`; a batch has "image" and
-    the arrays that `contract.Evaluator` documents.
+    The step, as from `make_update`; a batch has "image", too.
   """
+  update = make_update(evaluators)
 
   def step(
     sums: Sums, params: Mapping[str, Any], batch: contract.Batch
@@ -84,10 +108,7 @@ def make_step(
       name: model(params[name], batch["image"])
       for name, model in models.items()
     }
-    return {
-      name: evaluator.update(sums[name], logits, batch)
-      for name, evaluator in evaluators.items()
-    }
+    return update(sums, logits, batch)
 
   return step
 

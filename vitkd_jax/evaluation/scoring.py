@@ -1,21 +1,13 @@
 """Scores a model on every example of a split."""
 
 from collections.abc import Callable, Sequence
-import contextlib
 import dataclasses
 from typing import Any
 
 import jax
 
-from vitkd_jax import check
-from vitkd_jax.cluster import sharding
-from vitkd_jax.data import crop, datasets, loader, preprocess
-from vitkd_jax.evaluation import (
-  agreement,
-  classification,
-  contract,
-  running,
-)
+from vitkd_jax.data import datasets, preprocess
+from vitkd_jax.evaluation import running, scorer
 from vitkd_jax.models import backbones, checks, protocol, variants
 from vitkd_jax.runs import students
 from vitkd_jax.weights import processors, resolve
@@ -82,14 +74,8 @@ def load(
     ValueError: the weights do not fit, their variant is unknown, their classes
       are in another order, or `eval_resize` is given without a crop.
   """
-  said = students.stated(path)
-  if variant not in (None, said.variant):
-    said = dataclasses.replace(said, variant=variant, fields={})
-  if said.variant is None:
-    raise ValueError(
-      f"{path} does not state its model; give the variant, such as "
-      "deit_tiny_patch16_224"
-    )
+  said = _stated(path, variant)
+  assert said.variant is not None  # refused by `_stated`
   images = _images(info, said, image_size, eval_resize)
   if like is not None:
     images = dataclasses.replace(like, mean=images.mean, std=images.std)
@@ -102,12 +88,7 @@ def load(
     step=step,
     **said.fields,
   )
-  if loaded.num_classes != info.num_classes:
-    raise ValueError(
-      f"{path} has {loaded.num_classes or 'no'} classes, {info.name} has "
-      f"{info.num_classes}; choose a dataset with the model's classes (--data)"
-    )
-  others = compare_classes(path, said.class_names, info)
+  others = _check_classes(path, loaded.num_classes, said, info)
   for note in (*loaded.notes, *others):
     print(f"{path}: {note}")
   model = backbones.make_model(
@@ -121,7 +102,7 @@ def _images(
   info: datasets.Info, said: resolve.Stated, image_size: int, eval_resize: int
 ) -> preprocess.Preprocess:
   """What is asked for, else what the weights state, else what is published."""
-  assert said.variant is not None  # refused by `load`
+  assert said.variant is not None  # refused by `_stated`
   published = processors.published(variants.get(said.variant), said.image_size)
   images = said.preprocess or published
   if image_size:
@@ -158,70 +139,84 @@ def evaluate(
     student: the model to score; the teacher gets the same images.
     source: see `datasets.load`, with label sets if `info` has them.
     info: of the dataset.
-    batch_size: over all devices; rounded up to a multiple of their number. No
-      result depends on it.
+    batch_size: see `scorer.Scorer`.
     teacher: model to compare the student with.
     advance: called with the number of images of each batch.
 
   Returns:
-    Results by name, see `Classification.compute` and `Agreement.compute`.
+    Results by name, see `scorer.Scorer.score`.
 
   Raises:
     ValueError: a batch size below 1, or an empty source.
     loader.InputError: too many records cannot be read.
   """
-  check.integers(1, batch_size=batch_size)
-  mesh = sharding.make_mesh()
-  replicated = sharding.replicated(mesh)
-  classes = info.scored_classes
-  batch_size = -(-min(batch_size, len(source)) // mesh.size) * mesh.size
-  evaluators: dict[str, contract.Evaluator] = {
-    "student": classification.Classification(
-      classes,
-      info.class_names,
-      info.label_sets,
-      room=-(-len(source) // batch_size) * batch_size,
+  taught = {} if teacher is None else {"teacher": teacher}
+  made = scorer.Scorer(student, taught, scorer.fitting(batch_size, [source]))
+  return made.score(scorer.Split(source, info, student.images), advance)
+
+
+def images_of(
+  student: Scored,
+  path: str,
+  info: datasets.Info,
+  *,
+  variant: str | None = None,
+  image_size: int = 0,
+  eval_resize: int = 0,
+) -> preprocess.Preprocess:
+  """How a loaded model's images of one more dataset are preprocessed.
+
+  Args:
+    student: from `load`, with the same options.
+    path: its weights.
+    info: of the other dataset.
+    variant: see `load`.
+    image_size: see `load`.
+    eval_resize: see `load`.
+
+  Raises:
+    ValueError: the model does not fit its classes, or its images have another
+      size than those the model was loaded for.
+  """
+  said = _stated(path, variant)
+  _check_classes(path, student.model.num_classes, said, info)
+  images = _images(info, said, image_size, eval_resize)
+  if images.size != student.images.size:
+    raise ValueError(
+      f"expected images of one size, got {_sides(student.images)} pixels and, "
+      f"of {info.name}, {_sides(images)}; give --image-size, or evaluate on "
+      f"{info.name} alone"
     )
-  }
-  models = {"student": student}
-  if teacher is not None:
-    models["teacher"] = teacher
-    evaluators["teacher"] = agreement.Agreement(classes)
-  step = jax.jit(
-    running.make_step({n: m.logits for n, m in models.items()}, evaluators),
-    out_shardings=replicated,
-  )
-  zeros = jax.device_put(running.zero_sums(evaluators), replicated)
-  params = {name: model.params for name, model in models.items()}
-  params = jax.device_put(params, replicated)
-  batches = loader.eval_batches(
-    source,
-    batch_size=batch_size,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    crop=crop.centre(student.images),
-  )
-  numbers = (
-    min(batch_size, len(source) - start)
-    for start in range(0, len(source), batch_size)
-  )
-  with contextlib.closing(batches):
-    sums = running.run(
-      step,
-      zeros,
-      {"all": params},
-      batches,
-      mesh,
-      after_batch=lambda: advance(next(numbers)),
-    )["all"]
-  found = evaluators["student"].compute(sums["student"])
-  names = ("classes", "confusion", "confusions")
-  large = {name: found.pop(name) for name in names if name in found}
-  if teacher is not None:
-    found |= evaluators["teacher"].compute(sums["teacher"])
-  if classes:
-    found["scored_classes"] = len(classes)
-  return found | large  # last, as they are long
+  return images
+
+
+def _sides(images: preprocess.Preprocess) -> str:
+  return "x".join(map(str, images.size))
+
+
+def _stated(path: str, variant: str | None) -> resolve.Stated:
+  """What weights say of their model, or the variant that is asked for."""
+  said = students.stated(path)
+  if variant not in (None, said.variant):
+    said = dataclasses.replace(said, variant=variant, fields={})
+  if said.variant is None:
+    raise ValueError(
+      f"{path} does not state its model; give the variant, such as "
+      "deit_tiny_patch16_224"
+    )
+  return said
+
+
+def _check_classes(
+  path: str, classes: int | None, said: resolve.Stated, info: datasets.Info
+) -> tuple[str, ...]:
+  """Notes on a model's classes, which must be as many as a dataset's."""
+  if classes != info.num_classes:
+    raise ValueError(
+      f"{path} has {classes or 'no'} classes, {info.name} has "
+      f"{info.num_classes}; choose a dataset with the model's classes (--data)"
+    )
+  return compare_classes(path, said.class_names, info)
 
 
 def compare_classes(

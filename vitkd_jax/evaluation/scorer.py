@@ -1,0 +1,254 @@
+"""Compiled models that score any number of splits."""
+
+from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import dataclasses
+import math
+import time
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from vitkd_jax import check
+from vitkd_jax.cluster import sharding
+from vitkd_jax.data import crop, datasets, loader, preprocess
+from vitkd_jax.evaluation import (
+  agreement,
+  classification,
+  contract,
+  running,
+)
+
+Advance = Callable[[int], None]
+# Seconds for which a forward pass is repeated to be timed, or how often it is
+# in each of several processes.
+_TIMED, _PASSES = 1.0, 3
+
+
+class Model(Protocol):
+  """A model with its parameters, such as `scoring.Scored`."""
+
+  params: Any
+  images: preprocess.Preprocess
+
+  def logits(self, params: Any, image: jax.Array) -> jax.Array:
+    """[B, C] float32 of images [B, H, W, 3] uint8."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Images to score a model on.
+
+  Attributes:
+    source: see `datasets.load`, with label sets if `info` has them.
+    info: of its dataset.
+    images: their preprocessing; of one size in all splits of a `Scorer`.
+  """
+
+  source: datasets.Source
+  info: datasets.Info
+  images: preprocess.Preprocess
+
+
+class Scorer:
+  """A student and its teachers, compiled once for all splits.
+
+  Args:
+    student: the model to score; teachers get the same images.
+    teachers: models to compare it with, by name.
+    batch_size: over all devices; rounded up to a multiple of their number. No
+      result depends on it.
+
+  Raises:
+    ValueError: a batch size below 1.
+  """
+
+  def __init__(
+    self,
+    student: Any,
+    teachers: Mapping[str, Any] | None = None,
+    batch_size: int = 256,
+  ):
+    check.integers(1, batch_size=batch_size)
+    self._mesh = sharding.make_mesh()
+    self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
+    self._teachers = tuple(teachers or ())
+    self._models: dict[str, Model] = {"student": student, **(teachers or {})}
+    replicated = sharding.replicated(self._mesh)
+    params = {name: model.params for name, model in self._models.items()}
+    self._params = jax.device_put(params, replicated)
+    rows = sharding.batch(self._mesh)
+    self._forward = {
+      name: jax.jit(model.logits, out_shardings=rows)
+      for name, model in self._models.items()
+    }
+
+  def score(
+    self, split: Split, advance: Advance = lambda number: None
+  ) -> dict[str, Any]:
+    """The student's results on every image of a split, each counted once.
+
+    Args:
+      split: the images.
+      advance: called with the number of images of each batch.
+
+    Returns:
+      Results by name, see `Classification.compute` and `Agreement.compute`; of
+      several teachers "teachers", a list of the latter with each one's "name".
+
+    Raises:
+      ValueError: an empty source.
+      loader.InputError: too many records cannot be read.
+    """
+    info = split.info
+    classes = info.scored_classes
+    batches = -(-len(split.source) // self.batch_size)
+    evaluators: dict[str, contract.Evaluator] = {
+      "student": classification.Classification(
+        classes,
+        info.class_names,
+        info.label_sets,
+        room=batches * self.batch_size,
+      )
+    }
+    for name in self._teachers:
+      evaluators[name] = agreement.Agreement(classes, name)
+    sums = self._run(split, evaluators, advance)
+    results = {
+      name: evaluator.compute(sums[name])
+      for name, evaluator in evaluators.items()
+    }
+    found = results["student"]
+    names = ("classes", "confusion", "confusions")
+    large = {name: found.pop(name) for name in names if name in found}
+    taught = [{"name": name, **results[name]} for name in self._teachers]
+    if len(taught) == 1:
+      found |= results[self._teachers[0]]
+    elif taught:
+      found["teachers"] = taught
+    if classes:
+      found["scored_classes"] = len(classes)
+    return found | large  # last, as they are long
+
+  def _run(
+    self,
+    split: Split,
+    evaluators: Mapping[str, contract.Evaluator],
+    advance: Advance,
+  ) -> dict[str, Any]:
+    """The sums of evaluators over a split, on the host."""
+    replicated = sharding.replicated(self._mesh)
+    update = jax.jit(running.make_update(evaluators), out_shardings=replicated)
+
+    def step(
+      sums: running.Sums, params: Mapping[str, Any], batch: contract.Batch
+    ) -> running.Sums:
+      logits = self._each(self._forward, params, batch["image"])
+      return update(sums, logits, _without_image(batch))
+
+    zeros = jax.device_put(running.zero_sums(evaluators), replicated)
+    numbers = (
+      min(self.batch_size, len(split.source) - start)
+      for start in range(0, len(split.source), self.batch_size)
+    )
+    with contextlib.closing(self._batches(split)) as batches:
+      return running.run(
+        step,
+        zeros,
+        {"all": self._params},
+        batches,
+        self._mesh,
+        after_batch=lambda: advance(next(numbers)),
+      )["all"]
+
+  def _each(
+    self,
+    functions: Mapping[str, Callable[[Any, jax.Array], Any]],
+    params: Mapping[str, Any],
+    x: jax.Array,
+  ) -> dict[str, Any]:
+    """What each function makes of its parameters and one array."""
+    found = {}
+    for name, function in functions.items():
+      found[name] = function(params[name], x)
+      sharding.limit_dispatch(self._mesh, None, found[name])
+    return found
+
+  def _batches(self, split: Split) -> loader.Batches:
+    return loader.eval_batches(
+      split.source,
+      batch_size=self.batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      crop=crop.centre(split.images),
+    )
+
+  def speed(self) -> dict[str, Any]:
+    """The speed of the student's compiled forward pass.
+
+    The images are on the devices already: it is without reading and decoding.
+    Call it after `score`, or the first pass may be slowed by the compiler.
+
+    Returns:
+      "images_per_second" on all devices, "batch_size", "devices", their number,
+      and "device", their kind.
+    """
+    student = self._models["student"]
+    shape = (self.batch_size, *student.images.size, 3)
+    rows = sharding.batch(self._mesh)
+    image = jax.jit(lambda: jnp.zeros(shape, jnp.uint8), out_shardings=rows)()
+    jax.block_until_ready(image)
+    seconds: list[float] = []
+    while not seconds or self._goes_on(seconds):
+      began = time.monotonic()
+      found = self._forward["student"](self._params["student"], image)
+      jax.block_until_ready(found)
+      seconds.append(time.monotonic() - began)
+    devices = self._mesh.devices.flat
+    return {
+      "images_per_second": self.batch_size / min(seconds),
+      "batch_size": self.batch_size,
+      "devices": len(devices),
+      "device": devices[0].device_kind,
+    }
+
+  def _goes_on(self, seconds: list[float]) -> bool:
+    """Whether to time one more pass: all processes must say the same."""
+    if jax.process_count() > 1:
+      return len(seconds) < _PASSES
+    return sum(seconds) < _TIMED
+
+
+def cost(scored: Any) -> dict[str, Any]:
+  """What one image costs a model.
+
+  Args:
+    scored: a `scoring.Scored`.
+
+  Returns:
+    "parameters", their number, and "flops" of a forward pass: matrix products
+    alone, two FLOPs per multiply-add.
+  """
+  grid = scored.model.grid(*scored.images.size)
+  leaves = jax.tree.leaves(scored.params)
+  return {
+    "parameters": sum(math.prod(jnp.shape(leaf)) for leaf in leaves),
+    "flops": sum(scored.model.forward_flops(grid)),
+  }
+
+
+def fitting(batch_size: int, sources: Iterable[datasets.Source]) -> int:
+  """A batch size, no larger than the largest of some sources.
+
+  Args:
+    batch_size: asked for.
+    sources: of images.
+  """
+  check.integers(1, batch_size=batch_size)
+  return max(1, min(batch_size, max(map(len, sources))))
+
+
+def _without_image(batch: contract.Batch) -> dict[str, jax.Array]:
+  return {name: x for name, x in batch.items() if name != "image"}
