@@ -54,6 +54,8 @@ def test_a_model_is_like_itself(data):
   assert found["advice"]["pairs"] == []
   assert sum(each["images"] for each in found["by_class"]) == 48
   assert found["models"]["student"] == found["models"]["teacher"]
+  looked = found["gallery"]["attention"]
+  np.testing.assert_array_equal(looked["student"], looked["teacher"])
 
 
 def test_the_advice_names_the_block_that_is_not_the_teachers(data):
@@ -68,6 +70,32 @@ def test_the_advice_names_the_block_that_is_not_the_teachers(data):
   assert found["pairs"][0]["explained"] > 0.999
   chosen = found["advice"]["pairs"]
   assert [(x["student"], x["teacher"]) for x in chosen] == [(1, 1)]
+
+
+def test_what_is_lacking_in_images_adds_up_to_what_is_not_explained(data):
+  one, other = scored(0), scored(3, width=24, num_heads=3, depth=3)
+  found = running.inspect(one, *data, teacher=other, images=6, batch_size=6)
+  gallery = found["gallery"]
+  most = max(found["pairs"], key=lambda pair: pair["missing"])
+  assert gallery["teacher"] == most["teacher"]
+  assert gallery["lacking"].shape == (6, 4, 4)
+  assert gallery["lacking"].mean() == pytest.approx(
+    1 - most["explained"], abs=1e-4
+  )
+  for looked in gallery["attention"].values():
+    np.testing.assert_allclose(looked.max(axis=(1, 2)), 1, rtol=1e-6)
+
+
+def test_records_that_cannot_be_read_do_not_count():
+  weights = [1, 1, 0, 1], [0, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]
+  batches = [
+    dict(image=4 * i + np.arange(4), label=4 * i + np.arange(4), weight=each)
+    for i, each in enumerate(weights)
+  ]
+  found = [
+    batch["label"].tolist() for batch in running._without_bad(batches, 4)
+  ]
+  assert found == [[0, 1, 3, 5], [6, 8, 9, 10], [12, 13, 14, 15]]
 
 
 def test_results_do_not_depend_on_the_batch_size(data):
@@ -93,7 +121,8 @@ def test_results_do_not_depend_on_the_batch_size(data):
 def test_what_is_measured_is_within_its_bounds(data):
   found = inspect(scored(0, pool_type="tok"), data, kernel="rbf")
   model = found["models"]["student"]
-  assert set(found) == {"images", "models"}
+  assert set(found) == {"images", "models", "gallery"}
+  assert "lacking" not in found.pop("gallery")
   for block in model["blocks"]:
     assert 1 <= block["rank"] <= 16
     assert block["dimensions"] == sorted(block["dimensions"])
@@ -143,5 +172,12 @@ def test_the_command_writes_a_page(tmp_path):
   for text in ("Which blocks are alike", "Where the heads look", "<svg"):
     assert text in page
   assert json.loads((tmp_path / "inspect.json").read_text())["images"] == 32
-  for name in ("cka", "missing", "spectra", "attention", "reliability"):
+  for name in (
+    "cka",
+    "missing",
+    "spectra",
+    "attention",
+    "reliability",
+    "samples",
+  ):
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

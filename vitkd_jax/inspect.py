@@ -104,7 +104,8 @@ def _write(
     for name, (caption, draw) in inspected.PICTURES.items()
   )
   html = page.render((), tables_, drawn, command.line(), said=said)
-  text = json.dumps(found, indent=2) + "\n"
+  plain = {name: x for name, x in found.items() if name != "gallery"}
+  text = json.dumps(plain, indent=2) + "\n"
   files = {"inspect.json": text, "index.html": html}
   pictures.write(epath.Path(out), files, drawn)
 

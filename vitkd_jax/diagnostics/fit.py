@@ -38,6 +38,18 @@ def covariance(
   return np.float64(total) / count - outer / count**2
 
 
+def layer(student: np.ndarray, crossed: np.ndarray) -> np.ndarray:
+  """The best linear layer from the student's map to the teacher's, [D_s, D_t].
+
+  Args:
+    student: covariance [D_s, D_s].
+    crossed: covariance [D_s, D_t].
+  """
+  # As ridge regression, so that directions that are only rounding count little.
+  ridge = 1e-6 * np.trace(student) / len(student) + 1e-30
+  return np.linalg.solve(student + ridge * np.eye(len(student)), crossed)
+
+
 def explained(
   student: np.ndarray, crossed: np.ndarray, teacher: np.ndarray
 ) -> float:
@@ -54,7 +66,5 @@ def explained(
   total = np.trace(teacher)
   if total <= 0:
     return 1.0
-  # As ridge regression, so that directions that are only rounding count little.
-  ridge = 1e-6 * np.trace(student) / len(student) + 1e-30
-  solved = np.linalg.solve(student + ridge * np.eye(len(student)), crossed)
+  solved = layer(student, crossed)
   return float(np.clip(np.sum(solved * crossed) / total, 0.0, 1.0))

@@ -1,6 +1,6 @@
 """One pass over images that measures models and compares them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import functools
 from typing import Any
@@ -16,6 +16,7 @@ from vitkd_jax.diagnostics import (
   calibration,
   findings,
   fit,
+  gallery,
   matching,
   similarity,
   spectra,
@@ -53,9 +54,10 @@ def inspect(
     advance: called with the number of images of each batch.
 
   Returns:
-    Ready for JSON: "images", "models" ({"student", "teacher"}: see `findings`),
-    and with a teacher "cka" [student's blocks][teacher's], "pairs" (see
-    `findings`), "agreement", "kl" by class and "advice".
+    Ready for JSON but for "gallery" (see `gallery.make`): "images", "models"
+    ({"student", "teacher"}: see `findings`), and with a teacher "cka"
+    [student's blocks][teacher's], "pairs" (see `findings`), "agreement", "kl"
+    by class and "advice".
 
   Raises:
     ValueError: a number or the kernel is wrong, or there are too few images.
@@ -82,9 +84,9 @@ def inspect(
     process_count=1,
     crop=crop.centre(student.images),
   )
-  total = None
+  total, shown, good = None, [], 0
   with contextlib.closing(batches):
-    for batch in batches:
+    for batch in _without_bad(batches, batch_size):
       found = jax.device_get(step(params, batch["image"], batch["label"]))
       for name in models:
         for block in found[name]["blocks"]:
@@ -93,9 +95,36 @@ def inspect(
       # In float64, so that no number of batches costs digits.
       found = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
       total = found if total is None else jax.tree.map(np.add, total, found)
+      few = -(-gallery.MOST // number)
+      shown.append(batch["image"][:: batch_size // few][:few])
+      good += 1
       advance(batch_size)
-  assert total is not None
-  return findings.of(models, total, number, number * batch_size, info)
+  if total is None:
+    raise ValueError(
+      f"expected a batch of {batch_size} images that can be read, got fewer"
+    )
+  result = findings.of(models, total, good, good * batch_size, info)
+  images_ = np.concatenate(shown)[: gallery.MOST]
+  return result | {"gallery": gallery.make(models, images_, total, result)}
+
+
+def _without_bad(
+  batches: Iterable[Mapping[str, np.ndarray]], size: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Whole batches of the records that can be read; what is left over is not."""
+  left: dict[str, np.ndarray] = {}
+  for batch in batches:
+    good = {
+      name: np.asarray(batch[name])[np.asarray(batch["weight"]) > 0]
+      for name in ("image", "label")
+    }
+    left = {
+      name: np.concatenate([left[name], x]) if left else x
+      for name, x in good.items()
+    }
+    if len(left["label"]) >= size:
+      yield {name: x[:size] for name, x in left.items()}
+      left = {name: x[size:] for name, x in left.items()}
 
 
 class _Sample:

@@ -197,12 +197,56 @@ def reliability(
   return figure
 
 
+def samples(found: Found, theme: plotting.Theme) -> mpl_figure.Figure | None:
+  """Images, where the models look, and what the student lacks there.
+
+  Args:
+    found: from `diagnostics.running.inspect`.
+    theme: colours and width.
+  """
+  shown = found["gallery"]
+  rows = [
+    (f"{name} looks at", x, 1.0) for name, x in shown["attention"].items()
+  ]
+  if "lacking" in shown:
+    says = f"lacks of block {shown['teacher']}"
+    rows.append((says, shown["lacking"], float(shown["lacking"].max())))
+  if not rows:
+    return None
+  images = shown["image"][: 3 if theme.narrow else None]
+  height, width = images.shape[1:3]
+  side = theme.width / (len(images) + 0.3) * height / width
+  figure = mpl_figure.Figure(
+    figsize=(theme.width, side * (1 + len(rows))), layout="constrained"
+  )
+  grid = figure.subplots(1 + len(rows), len(images), squeeze=False)
+  shades = mpl_colors.LinearSegmentedColormap.from_list(
+    "", [(0, 0, 0, 0.75), (*mpl_colors.to_rgb(theme.hue(1)), 0.75)]
+  )
+  extent = (0, width, height, 0)
+  for cells, row in zip(grid, [("image", None, 0.0), *rows], strict=True):
+    title, maps, most = row
+    cells[0].set_ylabel(title)
+    for index, axes in enumerate(cells):
+      axes.imshow(images[index], extent=extent)
+      axes.set_xticks([])
+      axes.set_yticks([])
+      axes.spines[:].set_visible(False)
+      if maps is not None:
+        axes.imshow(
+          maps[index], cmap=shades, vmin=0, vmax=most, extent=extent,
+          interpolation="bilinear",
+        )  # fmt: skip
+  return figure
+
+
 PICTURES = {
   "cka": ("Which blocks are alike", cka),
   "missing": ("What the student lacks", missing),
   "spectra": ("Dimensions, norms and frequencies", spectra),
   "attention": ("Where the heads look", attention),
   "reliability": ("What confidence means", reliability),
+  "samples": ("Sample images: what features are made of", samples),
 }
 
 

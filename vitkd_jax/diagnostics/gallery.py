@@ -1,0 +1,99 @@
+"""Sample images: where models look, and what a student lacks there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitkd_jax.diagnostics import attention, fit, matching
+from vitkd_jax.distill import tokens
+from vitkd_jax.evaluation import running, scoring
+
+# Images that are shown.
+MOST = 6
+
+
+def make(
+  models: Mapping[str, scoring.Scored],
+  images: np.ndarray,
+  total: Mapping[str, Any],
+  found: Mapping[str, Any],
+) -> dict[str, Any]:
+  """What some images show.
+
+  Args:
+    models: {"student", "teacher"}, or the student alone.
+    images: uint8 [K, H, W, 3].
+    total: sums over all images, see `running`.
+    found: the result of the inspection.
+
+  Returns:
+    "image", as given; "attention", {model: float32 [K, h, w]}, of what the
+    feature that its head reads is made of (rollout, the largest being 1), for
+    models with attention; and with a teacher "lacking", float32 [K, h, w]: the
+    squared error of the linear layer for the blocks ("student", "teacher") of
+    which most is missing, in shares of the variance of a token of the
+    teacher's.
+  """
+  shown: dict[str, Any] = {"image": images, "attention": {}}
+  maps = {}
+  for name, each in models.items():
+    heads = each.model.qkv_heads
+    model = each.model.with_qkv() if heads else each.model
+    stats = each.images.mean, each.images.std
+    _, out = jax.jit(running.outputs, static_argnums=(0, 1, 2))(
+      model, *stats, each.params, images
+    )
+    maps[name] = out
+    if heads:
+      shown["attention"][name] = _looked_at(each, out)
+  pairs = found.get("pairs")
+  if not pairs:
+    return shown
+  place = max(range(len(pairs)), key=lambda i: pairs[i]["missing"])
+  pair, count = pairs[place], found["images"]
+  student, teacher = models["student"], models["teacher"]
+  own, theirs = (
+    np.asarray(
+      tokens.patches(
+        maps[name], pair[name], "+mlp", models[name].model.num_prefix_tokens
+      ),
+      np.float32,
+    )
+    for name in ("student", "teacher")
+  )
+  grids = matching.grid(teacher), matching.grid(student)
+  theirs = np.asarray(tokens.resample(jnp.asarray(theirs), *grids))
+  count *= int(np.prod(grids[1]))
+  block = total["student"]["blocks"][pair["student"]]
+  other = total["both"]["resampled"][pair["teacher"]]
+  crossed = total["both"]["crossed"][place]
+  solved = fit.layer(
+    fit.covariance(block["product"], block["sum"], block["sum"], count),
+    fit.covariance(crossed, block["sum"], other["sum"], count),
+  )
+  variance = np.trace(
+    fit.covariance(other["product"], other["sum"], other["sum"], count)
+  )
+  made = (own - block["sum"] / count) @ solved + other["sum"] / count
+  error = np.square(theirs - made).sum(-1) / max(variance, 1e-30)
+  shown["lacking"] = error.reshape(len(images), *grids[1]).astype(np.float32)
+  shown["student"], shown["teacher"] = pair["student"], pair["teacher"]
+  return shown
+
+
+def _looked_at(each: scoring.Scored, out: Mapping[str, Any]) -> np.ndarray:
+  """Rollout of the feature that a model's head reads, [K, h, w]."""
+  prefix = each.model.num_prefix_tokens
+  weights = []
+  for block in range(each.model.depth):
+    query, key, _ = out["encoder"][f"block{block:02d}"]["qkv"]
+    weights.append(attention.weights(query, key))
+  rows = attention.rollout(jnp.stack(weights))
+  # The CLS token, or the mean of the patches.
+  rows = rows[:, :1] if each.model.has_class_token else rows[:, prefix:]
+  seen = np.asarray(jnp.mean(rows, axis=1)[:, prefix:], np.float32)
+  seen = seen / seen.max(axis=1, keepdims=True)
+  return seen.reshape(len(seen), *matching.grid(each))
