@@ -294,6 +294,35 @@ def test_several_datasets_on_the_command_line(
   assert (several / "fashion_mini/confusion.png").exists()
 
 
+def test_probes_on_the_command_line(workdir, tmp_path, forks):
+  out = tmp_path / "out"
+  given = ("--weights", str(workdir), "--probe=knn,linear,fewshot")
+  some = ("--neighbours=1,30", "--shots=2", "--seeds=2", "--batch-size=16")
+  train = ("--train-split=train[:50]", f"--out={out}")
+  done = forks.run("evaluate", *given, *some, *train)
+  assert done.returncode == 0, done.stderr
+  assert "50 of 50 training images" in done.stderr
+  assert re.search(r"top-1, 30 nearest neighbours +\d", done.stdout)
+  found = json.loads((out / "evaluation.json").read_text())
+  assert found["train_data"] == "fashion_mini"
+  assert found["train_split"] == "train[:50]"
+  probes = found["probes"]
+  assert probes["images"] == 50
+  assert [each["k"] for each in probes["knn"]] == [1, 30]
+  assert {"ridge", "logistic"} < set(probes)
+  assert len(probes["fewshot"][0]["top1_of_seeds"]) == 2
+  for args, sentence in (
+    (("--neighbours=51",), "expected at most 50 neighbours, the training"),
+    (("--neighbours=a",), "integers separated by commas, got --neighbours=a"),
+    (("--probe=svm",), "expected probe to be one of 'knn'"),
+    (("--train-data=fashion_nimi",), "the nearest is 'fashion_mini'"),
+  ):
+    done = forks.run("evaluate", *given, *train, *args)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_refusals(workdir, forks):
   file = str(workdir / "student.safetensors")
   for args, sentence in (
@@ -495,7 +524,7 @@ def test_images_are_turned_as_the_run_did(
     config = {"config": {"data": data, "student": {}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
   given = dict.fromkeys(
-    ["variant", "which", "step", "data", "split", "data-dir", "out"]
+    ["variant", "which", "step", "data", "split", "data-dir", "out", "probe"]
   )
   given |= {"weights": str(tmp_path), "exif": asked}
   given |= {"image-size": 0, "eval-resize": 0, "batch-size": 8}

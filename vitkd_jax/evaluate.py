@@ -10,8 +10,9 @@ Prints top-1, top-5, loss and the accuracy of each class, what a forward pass
 costs, and with teachers how often each agrees. --out writes evaluation.json and
 confusion.png: up to 2,000 classes the confusion matrix, beyond the most
 frequent confusions. Of several datasets, which the model is loaded and compiled
-for once, each has a folder for them. No result depends on the batch size or the
-number of devices.
+for once, each has a folder for them. --probe fits classifiers of the frozen
+features on a training split, which judge the features without the model's head.
+No result depends on the batch size or the number of devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +25,9 @@ from absl import flags
 from etils import epath
 import jax
 
-from vitkd_jax.commandline import command, progress, split_flags
+from vitkd_jax.commandline import command, probe_flags, progress, split_flags
 from vitkd_jax.data import datasets, loader, preprocess
-from vitkd_jax.evaluation import scorer, scoring
+from vitkd_jax.evaluation import probes, scorer, scoring
 from vitkd_jax.reporting import evaluated
 
 
@@ -88,6 +89,7 @@ def _define_flags() -> None:
   command.define_path(
     "out", None, "folder for evaluation.json and confusion.png; default: none"
   )
+  probe_flags.define()
   command.define_join()
 
 
@@ -104,6 +106,7 @@ def main(argv: Sequence[str]) -> None:
   with command.refusing():
     if given["out"]:  # first, so that a failure costs no work
       _make(given["out"])
+    options = probe_flags.asked(given)
     asked = split_flags.asked_each(given)
     infos = [datasets.info(each.name, each.data_dir) for each in asked]
     sources = [
@@ -115,12 +118,16 @@ def main(argv: Sequence[str]) -> None:
       info.name: scorer.Split(source, info, images)
       for source, info, images in zip(sources, infos, crops, strict=True)
     }
-    batch_size = scorer.fitting(given["batch-size"], sources)
-    compiled = scorer.Scorer(student, teachers, batch_size)
+    train = options and _training(given, asked[0], student, options)
+    every = [*sources, train.source] if train else sources
+    batch_size = scorer.fitting(given["batch-size"], every)
+    compiled = scorer.Scorer(student, teachers, batch_size, bool(options))
     try:
+      fitted = options and train and _fitted(compiled, options, train)
       with _progress("images", sum(map(len, sources))) as advance:
         found = {
-          name: compiled.score(split, advance) for name, split in splits.items()
+          name: compiled.score(split, advance, fitted or None)
+          for name, split in splits.items()
         }
     except loader.InputError as error:
       raise command.FailedError(str(error)) from error
@@ -131,17 +138,22 @@ def main(argv: Sequence[str]) -> None:
     _tell(given, each, splits[each.name], {**found[each.name], "cost": cost})
 
 
+def _how(given: Mapping[str, Any]) -> dict[str, Any]:
+  """What `scoring.load` and `scoring.images_of` are told alike."""
+  return {
+    "variant": given["variant"],
+    "image_size": given["image-size"],
+    "eval_resize": given["eval-resize"],
+  }
+
+
 def _models(
   given: Mapping[str, Any], infos: Sequence[datasets.Info]
 ) -> tuple[
   scoring.Scored, dict[str, scoring.Scored], list[preprocess.Preprocess]
 ]:
   """The student, its teachers, and the preprocessing of each dataset."""
-  how = {
-    "variant": given["variant"],
-    "image_size": given["image-size"],
-    "eval_resize": given["eval-resize"],
-  }
+  how = _how(given)
   names = given["teacher"] or []
   variants = given["teacher-variant"] or [None] * len(names)
   if len(set(names)) < len(names) or len(variants) != len(names):
@@ -168,6 +180,32 @@ def _models(
     for name, variant in zip(names, variants, strict=True)
   }
   return student, teachers, [student.images, *others]
+
+
+def _training(
+  given: Mapping[str, Any],
+  first: split_flags.Asked,
+  student: scoring.Scored,
+  options: probes.Options,
+) -> scorer.Split:
+  """The images that the probes are fitted on."""
+  asked = probe_flags.training(given, first)
+  info = datasets.info(asked.name, asked.data_dir)
+  images = scoring.images_of(student, given["weights"], info, **_how(given))
+  source = _source(given, asked, dataclasses.replace(info, label_sets=False))
+  options.check_size(len(source))
+  return scorer.Split(source, info, images)
+
+
+def _fitted(
+  compiled: scorer.Scorer, options: probes.Options, train: scorer.Split
+) -> probes.Fitted:
+  with _progress("training images", len(train.source)) as advance:
+    x, label = compiled.features(train, advance)
+  with _progress("iterations of L-BFGS", None) as advance:
+    return probes.fit(
+      options, x, label, train.info.num_classes, compiled.mesh, advance
+    )
 
 
 def _source(
@@ -211,6 +249,10 @@ def _tell(
     "exif": _exif(given, asked),
     "preprocess": dataclasses.asdict(split.images),
   }
+  if given["probe"]:
+    first = split_flags.asked_each(given)[0]
+    train = probe_flags.training(given, first)
+    settings |= {"train_data": train.name, "train_split": train.split}
   with command.refusing():
     _make(out)
     evaluated.write(found, settings, out)
@@ -218,7 +260,7 @@ def _tell(
 
 
 def _progress(
-  what: str, total: int
+  what: str, total: int | None
 ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
   """Shows how many are done, on the first process."""
   if jax.process_index() > 0:

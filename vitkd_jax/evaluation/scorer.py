@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vitkd_jax import check
 from vitkd_jax.cluster import sharding
@@ -17,6 +18,7 @@ from vitkd_jax.evaluation import (
   agreement,
   classification,
   contract,
+  probes,
   running,
 )
 
@@ -60,6 +62,7 @@ class Scorer:
     teachers: models to compare it with, by name.
     batch_size: over all devices; rounded up to a multiple of their number. No
       result depends on it.
+    with_features: whether the student shows its features, which probes need.
 
   Raises:
     ValueError: a batch size below 1.
@@ -70,33 +73,43 @@ class Scorer:
     student: Any,
     teachers: Mapping[str, Any] | None = None,
     batch_size: int = 256,
+    with_features: bool = False,
   ):
     check.integers(1, batch_size=batch_size)
-    self._mesh = sharding.make_mesh()
-    self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
+    self.mesh = sharding.make_mesh()
+    self.batch_size = -(-batch_size // self.mesh.size) * self.mesh.size
+    self._with_features = with_features
     self._teachers = tuple(teachers or ())
     self._models: dict[str, Model] = {"student": student, **(teachers or {})}
-    replicated = sharding.replicated(self._mesh)
+    replicated = sharding.replicated(self.mesh)
     params = {name: model.params for name, model in self._models.items()}
     self._params = jax.device_put(params, replicated)
-    rows = sharding.batch(self._mesh)
+    rows = sharding.batch(self.mesh)
+    functions = {name: model.logits for name, model in self._models.items()}
+    if with_features:
+      functions["student"] = student.logits_and_features
     self._forward = {
-      name: jax.jit(model.logits, out_shardings=rows)
-      for name, model in self._models.items()
+      name: jax.jit(function, out_shardings=rows)
+      for name, function in functions.items()
     }
 
   def score(
-    self, split: Split, advance: Advance = lambda number: None
+    self,
+    split: Split,
+    advance: Advance = lambda number: None,
+    fitted: probes.Fitted | None = None,
   ) -> dict[str, Any]:
     """The student's results on every image of a split, each counted once.
 
     Args:
       split: the images.
       advance: called with the number of images of each batch.
+      fitted: probes of the student, which needs `with_features`.
 
     Returns:
       Results by name, see `Classification.compute` and `Agreement.compute`; of
-      several teachers "teachers", a list of the latter with each one's "name".
+      several teachers "teachers", a list of the latter with each one's "name";
+      of probes "probes", see `probes.Fitted.results`.
 
     Raises:
       ValueError: an empty source.
@@ -115,7 +128,11 @@ class Scorer:
     }
     for name in self._teachers:
       evaluators[name] = agreement.Agreement(classes, name)
-    sums = self._run(split, evaluators, advance)
+    for name in fitted.names if fitted else ():
+      evaluators[name] = classification.Classification(
+        classes, None, info.label_sets, model=name
+      )
+    sums = self._run(split, evaluators, advance, fitted)
     results = {
       name: evaluator.compute(sums[name])
       for name, evaluator in evaluators.items()
@@ -128,6 +145,8 @@ class Scorer:
       found |= results[self._teachers[0]]
     elif taught:
       found["teachers"] = taught
+    if fitted:
+      found["probes"] = fitted.results(results)
     if classes:
       found["scored_classes"] = len(classes)
     return found | large  # last, as they are long
@@ -137,44 +156,80 @@ class Scorer:
     split: Split,
     evaluators: Mapping[str, contract.Evaluator],
     advance: Advance,
+    fitted: probes.Fitted | None,
   ) -> dict[str, Any]:
     """The sums of evaluators over a split, on the host."""
-    replicated = sharding.replicated(self._mesh)
+    replicated = sharding.replicated(self.mesh)
     update = jax.jit(running.make_update(evaluators), out_shardings=replicated)
 
     def step(
       sums: running.Sums, params: Mapping[str, Any], batch: contract.Batch
     ) -> running.Sums:
-      logits = self._each(self._forward, params, batch["image"])
+      logits = {
+        name: self._alone(forward, params[name], batch["image"])
+        for name, forward in self._forward.items()
+      }
+      if self._with_features:
+        logits["student"], features = logits["student"]
+      if fitted:
+        logits |= self._alone(fitted.scores, features)
       return update(sums, logits, _without_image(batch))
 
     zeros = jax.device_put(running.zero_sums(evaluators), replicated)
-    numbers = (
-      min(self.batch_size, len(split.source) - start)
-      for start in range(0, len(split.source), self.batch_size)
-    )
     with contextlib.closing(self._batches(split)) as batches:
       return running.run(
         step,
         zeros,
         {"all": self._params},
         batches,
-        self._mesh,
-        after_batch=lambda: advance(next(numbers)),
+        self.mesh,
+        after_batch=self._counting(split, advance),
       )["all"]
 
-  def _each(
-    self,
-    functions: Mapping[str, Callable[[Any, jax.Array], Any]],
-    params: Mapping[str, Any],
-    x: jax.Array,
-  ) -> dict[str, Any]:
-    """What each function makes of its parameters and one array."""
-    found = {}
-    for name, function in functions.items():
-      found[name] = function(params[name], x)
-      sharding.limit_dispatch(self._mesh, None, found[name])
+  def features(
+    self, split: Split, advance: Advance = lambda number: None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The student's features of a split, which needs `with_features`.
+
+    Args:
+      split: the images.
+      advance: called with the number of images of each batch.
+
+    Returns:
+      [N, D] float32 and the labels [N] int32, on every process alike, without
+      images that cannot be read.
+
+    Raises:
+      loader.InputError: too many records cannot be read.
+    """
+    gather = jax.jit(lambda x: x, out_shardings=sharding.replicated(self.mesh))
+    after_batch = self._counting(split, advance)
+    found = []
+    with contextlib.closing(self._batches(split)) as batches:
+      for local in batches:
+        batch = sharding.global_batch(local, self.mesh)
+        forward, params = self._forward["student"], self._params["student"]
+        _, x = self._alone(forward, params, batch["image"])
+        wanted = (x, batch["label"], batch["weight"])
+        x, label, weight = jax.device_get(self._alone(gather, wanted))
+        found.append((x[weight > 0], label[weight > 0]))
+        after_batch()
+    x, label = (np.concatenate(each) for each in zip(*found, strict=True))
+    return x, label
+
+  def _alone(self, function: Callable[..., Any], *args: Any) -> Any:
+    """What a program returns, which may not run beside another one."""
+    found = function(*args)
+    sharding.limit_dispatch(self.mesh, None, found)
     return found
+
+  def _counting(self, split: Split, advance: Advance) -> Callable[[], None]:
+    """Calls `advance` with the number of images, once for each batch."""
+    numbers = (
+      min(self.batch_size, len(split.source) - start)
+      for start in range(0, len(split.source), self.batch_size)
+    )
+    return lambda: advance(next(numbers))
 
   def _batches(self, split: Split) -> loader.Batches:
     return loader.eval_batches(
@@ -197,7 +252,7 @@ class Scorer:
     """
     student = self._models["student"]
     shape = (self.batch_size, *student.images.size, 3)
-    rows = sharding.batch(self._mesh)
+    rows = sharding.batch(self.mesh)
     image = jax.jit(lambda: jnp.zeros(shape, jnp.uint8), out_shardings=rows)()
     jax.block_until_ready(image)
     seconds: list[float] = []
@@ -206,7 +261,7 @@ class Scorer:
       found = self._forward["student"](self._params["student"], image)
       jax.block_until_ready(found)
       seconds.append(time.monotonic() - began)
-    devices = self._mesh.devices.flat
+    devices = self.mesh.devices.flat
     return {
       "images_per_second": self.batch_size / min(seconds),
       "batch_size": self.batch_size,

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vitkd_jax.data import datasets, preprocess
 from vitkd_jax.evaluation import running, scorer
@@ -39,6 +40,22 @@ class Scored:
     """
     stats = self.images.mean, self.images.std
     return running.logits(self.model, *stats, params, image)
+
+  def logits_and_features(
+    self, params: Any, image: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Logits, and what the head reads: pooled, after the last LayerNorm.
+
+    Args:
+      params: parameters of the model.
+      image: [B, H, W, 3] uint8.
+
+    Returns:
+      [B, C] and [B, D] float32.
+    """
+    stats = self.images.mean, self.images.std
+    logits, out = running.outputs(self.model, *stats, params, image)
+    return logits, jnp.float32(out["head_input"])
 
 
 def load(

@@ -51,6 +51,8 @@ def show(
     rows |= _agreement(found, "the teacher")
   for each in found.get("teachers", ()):
     rows |= _agreement(each, printable.printable(each["name"]))
+  if "probes" in found:
+    rows |= _probes(found["probes"])
   if "cost" in found:
     rows |= _cost(found["cost"])
   for row in rows.items():
@@ -68,6 +70,23 @@ def _agreement(found: Mapping[str, Any], teacher: str) -> dict[str, str]:
     f"agreement with {teacher}": f"{found['agreement']:.2%}",
     f"KL({teacher.removeprefix('the ')}, student), nats": f"{found['kl']:.4f}",
   }
+
+
+def _probes(found: Mapping[str, Any]) -> dict[str, str]:
+  rows = {
+    f"top-1, {each['k']} nearest neighbours": f"{each['top1']:.2%}"
+    for each in found.get("knn", ())
+  }
+  for name in ("ridge", "logistic"):
+    if name in found:
+      row = f"top-1, linear probe, {name}, l2 = {found[name]['l2']:g}"
+      rows[row] = f"{found[name]['top1']:.2%}"
+  for each in found.get("fewshot", ()):
+    spread = each["top1_std"]
+    some = "" if spread is None else f" ± {spread:.2%}"
+    row = f"top-1, few-shot, {each['shots']} images a class"
+    rows[row] = f"{each['top1']:.2%}{some}"
+  return rows
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, str]:
