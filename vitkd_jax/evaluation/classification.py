@@ -118,9 +118,9 @@ class Classification:
       top1_all and top5_all over all classes. If images have several labels,
       unlabelled, the number of images without one. With class names: classes,
       a dict of name, count and accuracy (None without images) per class, and
-      confusion, lists [true][predicted]. Beyond `DENSE` classes, in its place:
-      confusions, the [true, predicted, count] of the most frequent, at most
-      `MOST`, distinct_confusions, how many there are, and of each class
+      confusion, lists `[true][predicted]`. Beyond `DENSE` classes, in its
+      place: confusions, the [true, predicted, count] of the most frequent, at
+      most `MOST`, distinct_confusions, how many there are, and of each class
       confused_with, its own most frequent [predicted, count] or None.
 
     Raises:
