@@ -302,7 +302,7 @@ def test_probes_on_the_command_line(workdir, tmp_path, forks):
   done = forks.run("evaluate", *given, *some, *train)
   assert done.returncode == 0, done.stderr
   assert "50 of 50 training images" in done.stderr
-  assert re.search(r"top-1, 30 nearest neighbours +\d", done.stdout)
+  assert re.search(r"top-1, kNN, k = 30 +\d", done.stdout)
   found = json.loads((out / "evaluation.json").read_text())
   assert found["train_data"] == "fashion_mini"
   assert found["train_split"] == "train[:50]"

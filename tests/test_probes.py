@@ -245,7 +245,7 @@ def test_any_number_of_devices(capsys):
   evaluated.show(found, "title")
   text = capsys.readouterr().out
   for row in (
-    "top-1, 5 nearest neighbours ",
+    "top-1, kNN, k = 5 ",
     "top-1, linear probe, ridge, l2 = ",
     "top-1, few-shot, 2 images a class ",
   ):

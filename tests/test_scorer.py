@@ -45,11 +45,11 @@ def test_splits_in_one_pass_equal_single_runs():
 
 
 def test_several_teachers_each_agree_as_alone(capsys):
-  student, teachers = model(0), {"a": model(5), "b": model(6)}
+  student, teachers = model(0), {"student": model(5), "b": model(6)}  # paths
   compiled = scorer.Scorer(student, teachers, batch_size=16)
   found = compiled.score(scorer.Split(Source(), info(), student.images))
   names = ("agreement", "kl", "teacher_top1")
-  assert [each["name"] for each in found["teachers"]] == ["a", "b"]
+  assert [each["name"] for each in found["teachers"]] == ["student", "b"]
   for each in found["teachers"]:
     single = scoring.evaluate(
       student, Source(), info(), teacher=teachers[each["name"]]

@@ -40,7 +40,7 @@ def _make(out: str) -> None:
 
 def _define_flags() -> None:
   """Defines the flags; not on import, as other commands have an --out too."""
-  split_flags.define()
+  split_flags.define(several=True)
   flags.DEFINE_integer(
     "batch-size",
     256,

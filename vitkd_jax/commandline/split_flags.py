@@ -30,8 +30,14 @@ class Asked:
   config: Mapping[str, Any]
 
 
-def define() -> None:
-  """Defines the flags; not on import, as other commands have some of them."""
+def define(several: bool = False) -> None:
+  """Defines the flags; not on import, as other commands have some of them.
+
+  Args:
+    several: whether the command takes several datasets, see `asked_each`.
+  """
+  name = "dataset names, separated by commas" if several else "dataset name"
+  split = "split, one for all or one for each" if several else "split"
   command.define_path(
     "weights",
     None,
@@ -41,12 +47,12 @@ def define() -> None:
     "variant", None, "name of the model; default: as the weights state"
   )
   flags.DEFINE_string(
-    "data", None, "dataset name; default: the workdir's, else fashion_mini"
+    "data", None, f"{name}; default: the workdir's, else fashion_mini"
   )
   flags.DEFINE_string(
     "split",
     None,
-    "split of the dataset; default: the workdir's, else test, else validation",
+    f"{split}; default: the workdir's, else test, else validation",
   )
   command.define_path(
     "data-dir", None, "folder of prepared datasets; default: TFDS's own"

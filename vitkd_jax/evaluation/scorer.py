@@ -79,8 +79,11 @@ class Scorer:
     self.mesh = sharding.make_mesh()
     self.batch_size = -(-batch_size // self.mesh.size) * self.mesh.size
     self._with_features = with_features
-    self._teachers = tuple(teachers or ())
-    self._models: dict[str, Model] = {"student": student, **(teachers or {})}
+    teachers = teachers or {}
+    # A path may be called "student", or as a probe is.
+    self._teachers = {f"teacher {name}": name for name in teachers}
+    named = zip(self._teachers, teachers.values(), strict=True)
+    self._models: dict[str, Model] = {"student": student, **dict(named)}
     replicated = sharding.replicated(self.mesh)
     params = {name: model.params for name, model in self._models.items()}
     self._params = jax.device_put(params, replicated)
@@ -140,11 +143,11 @@ class Scorer:
     found = results["student"]
     names = ("classes", "confusion", "confusions")
     large = {name: found.pop(name) for name in names if name in found}
-    taught = [{"name": name, **results[name]} for name in self._teachers]
+    taught = {name: results[key] for key, name in self._teachers.items()}
     if len(taught) == 1:
-      found |= results[self._teachers[0]]
+      found |= next(iter(taught.values()))
     elif taught:
-      found["teachers"] = taught
+      found["teachers"] = [{"name": k, **each} for k, each in taught.items()]
     if fitted:
       found["probes"] = fitted.results(results)
     if classes:

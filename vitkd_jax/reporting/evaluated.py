@@ -74,7 +74,7 @@ def _agreement(found: Mapping[str, Any], teacher: str) -> dict[str, str]:
 
 def _probes(found: Mapping[str, Any]) -> dict[str, str]:
   rows = {
-    f"top-1, {each['k']} nearest neighbours": f"{each['top1']:.2%}"
+    f"top-1, kNN, k = {each['k']}": f"{each['top1']:.2%}"
     for each in found.get("knn", ())
   }
   for name in ("ridge", "logistic"):
