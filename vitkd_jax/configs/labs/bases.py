@@ -26,7 +26,11 @@ _SETTINGS = {
 # The methods of configs/labs/methods.py:part=core, and what their weights above
 # are multiplied by, as configs/labs/tuning.py chose.
 CORE = ("vitkd", "nkd", "wttm", "manifold", "mgd", "regress")
-FACTORS: dict[str, dict[str, float]] = {}
+FACTORS: dict[str, dict[str, float]] = {
+  "fashion": dict(
+    vitkd=1, nkd=1, wttm=1 / 4, manifold=1, mgd=1 / 4, regress=1 / 4
+  ),
+}
 # Matrix products in a training step on TPU v5e by the compiler's estimate, in
 # 10^12 FLOP a second: 2,565 GFLOP in 43 ms (docs/clusters.md).
 _CHIP = {"imagenet": dict(chip="TPU v5e", chip_tflops=59.7)}
