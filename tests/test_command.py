@@ -13,7 +13,8 @@ import sys
 import jax
 import pytest
 
-from vitkd_jax.commandline import command, manual
+from vitkd_jax.commandline import arguments, command, elsewhere, manual
+from vitkd_jax.configs import quickstart
 from vitkd_jax.distill import methods
 from vitkd_jax.training import method_sections
 
@@ -44,6 +45,18 @@ def run(module, *args, **options):
     (
       (CONFIG, "--workdir=w", "--config.run.epoch=3"),
       "unknown config key config.run.epoch; the nearest is 'epochs'",
+    ),
+    (
+      (CONFIG, "--workdir=w", "--config.input.batch_size=3"),
+      "unknown config key config.input; here it is config.run.batch_size",
+    ),
+    (
+      (CONFIG, "--workdir=w", "--config.lr=3"),
+      "unknown config key config.lr; here it is config.schedule.peak",
+    ),
+    (
+      (CONFIG, "--workdir=w", "--config.train.label_smoothing=0.1"),
+      "here it is config.augment.label_smoothing",
     ),
     ((CONFIG, "--workdir=w", "--config.run.seed=abc"), "abc"),
     ((CONFIG,), "--workdir is missing"),
@@ -324,3 +337,8 @@ def test_a_program_without_standard_streams(tmp_path, redirect, status, said):
   assert done.returncode == status
   assert done.stderr.startswith(said)
   assert len(done.stderr.splitlines()) == bool(said)
+
+
+def test_what_others_call_a_key_is_a_key_here():
+  keys = set(arguments._keys(quickstart.get_config()))
+  assert set(elsewhere._OURS.values()) <= keys

@@ -12,7 +12,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from vitkd_jax import check
-from vitkd_jax.commandline import config_files
+from vitkd_jax.commandline import config_files, elsewhere
 
 # Flags defined here belong to the entry point that asks for them.
 flags.disclaim_key_flags()
@@ -319,6 +319,17 @@ def _unknown_key(
         return f"config.{'.'.join(path[:depth])} is a value and has no {key!r}"
       if key not in node:
         name = ".".join(path[: depth + 1])
-        return f"unknown config key config.{name}; {check.nearest(key, node)}"
+        ours = elsewhere.ours(".".join(path), frozenset(_keys(tree)))
+        near = check.nearest(key, node)
+        said = f"here it is config.{ours}" if ours else near
+        return f"unknown config key config.{name}; {said}"
       node = node[key]
   return None
+
+
+def _keys(tree: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:
+  """Full names of a config's keys, sections among them."""
+  for key, value in tree.items():
+    yield prefix + key
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _keys(value, f"{prefix}{key}.")
