@@ -249,6 +249,6 @@ def test_a_flat_file_comes_back(tmp_path):
 
 @pytest.mark.parametrize("format", ["timm", "huggingface", "big_vision"])
 def test_other_formats_are_refused(tmp_path, format):
-  with pytest.raises(ValueError, match="expected format='flat' for cait_s24"):
+  with pytest.raises(ValueError, match="'flat' or 'stablehlo' for cait_s24"):
     save(tmp_path / "w.npz", format=format)
   assert not list(tmp_path.iterdir())

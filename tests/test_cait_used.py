@@ -209,7 +209,7 @@ def test_it_is_converted_to_a_flat_file_and_back(
   )  # of a file that states its model
   convert.convert(again)
   equal(load(tmp_path / "again.npz"), params)
-  with pytest.raises(ValueError, match="expected format='flat' for cait_pico"):
+  with pytest.raises(ValueError, match="'flat' or 'stablehlo' for cait_pico"):
     convert.convert(
       dataclasses.replace(options, output=str(tmp_path / "out"), to="timm")
     )

@@ -120,7 +120,7 @@ def save(
   for field in ("lift", "last_width"):
     if format not in ("flat", *PROGRAMS) and getattr(model, field, None):
       raise ValueError(
-        f"expected format='flat' or a program, 'stablehlo' or 'onnx', for a "
+        f"expected format='flat', 'stablehlo' or 'onnx' for a "
         f"model with {field}, which no other library has, got {format!r}"
       )
   names = _class_names(class_names, count)
