@@ -64,12 +64,16 @@ def gains(
   return figure
 
 
+# Arms that can all be named in a figure.
+_FEW = 10
+
+
 def costs(
   results: labs.Results, theme: plotting.Theme
 ) -> mpl_figure.Figure | None:
   """Each arm's gain against the time of its step.
 
-  Named are the arms that no cheaper one beats, and the worst.
+  Of many arms those are named that no cheaper one beats, and the worst.
 
   Args:
     results: of a lab.
@@ -91,6 +95,8 @@ def costs(
     if point[1] > best:
       best = point[1]
       named.append(point)
+  if len(points) <= _FEW:
+    named = points
   figure, (axes,) = plotting.panels(theme, 1, 3.6, ["x"])
   axes.axhline(0, color=theme.muted, lw=1.2)
   for cost, gain, row in points:
