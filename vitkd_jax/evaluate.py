@@ -118,7 +118,8 @@ def main(argv: Sequence[str]) -> None:
       info.name: scorer.Split(source, info, images)
       for source, info, images in zip(sources, infos, crops, strict=True)
     }
-    train = options and _training(given, asked[0], student, options)
+    trained = probe_flags.training(given, asked[0]) if options else None
+    train = options and trained and _training(given, trained, student, options)
     every = [*sources, train.source] if train else sources
     batch_size = scorer.fitting(given["batch-size"], every)
     compiled = scorer.Scorer(student, teachers, batch_size, bool(options))
@@ -135,7 +136,8 @@ def main(argv: Sequence[str]) -> None:
   if jax.process_index() > 0:
     return
   for each in asked:
-    _tell(given, each, splits[each.name], {**found[each.name], "cost": cost})
+    results = {**found[each.name], "cost": cost}
+    _tell(given, each, splits[each.name], trained, results)
 
 
 def _how(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,12 +186,11 @@ def _models(
 
 def _training(
   given: Mapping[str, Any],
-  first: split_flags.Asked,
+  asked: split_flags.Asked,
   student: scoring.Scored,
   options: probes.Options,
 ) -> scorer.Split:
   """The images that the probes are fitted on."""
-  asked = probe_flags.training(given, first)
   info = datasets.info(asked.name, asked.data_dir)
   images = scoring.images_of(student, given["weights"], info, **_how(given))
   source = _source(given, asked, dataclasses.replace(info, label_sets=False))
@@ -228,9 +229,13 @@ def _tell(
   given: Mapping[str, Any],
   asked: split_flags.Asked,
   split: scorer.Split,
+  trained: split_flags.Asked | None,
   found: Mapping[str, Any],
 ) -> None:
-  """Prints the results of a dataset, and writes them with --out."""
+  """Prints the results of a dataset, and writes them with --out.
+
+  `trained` is what its probes were fitted on, if there are any.
+  """
   several = given["data"] is not None and "," in given["data"]
   title = f"{given['weights']} on {asked.name}, {asked.split}"
   evaluated.show(found, f"{title}: {split.images}", by_class=not several)
@@ -249,10 +254,8 @@ def _tell(
     "exif": _exif(given, asked),
     "preprocess": dataclasses.asdict(split.images),
   }
-  if given["probe"]:
-    first = split_flags.asked_each(given)[0]
-    train = probe_flags.training(given, first)
-    settings |= {"train_data": train.name, "train_split": train.split}
+  if trained:
+    settings |= {"train_data": trained.name, "train_split": trained.split}
   with command.refusing():
     _make(out)
     evaluated.write(found, settings, out)

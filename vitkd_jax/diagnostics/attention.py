@@ -1,5 +1,8 @@
 """Where the heads of a model look."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +23,17 @@ def weights(query: jax.Array, key: jax.Array) -> jax.Array:
     "bqhe,bkhe->bhqk", query, key, precision=jax.lax.Precision.HIGHEST
   )
   return jax.nn.softmax(scores / np.sqrt(query.shape[-1]), axis=-1)
+
+
+def of_block(out: Mapping[str, Any], block: int) -> jax.Array:
+  """`weights` of a block, from the second output of a model with q, k and v.
+
+  Args:
+    out: see `models.protocol.Backbone.with_qkv`.
+    block: index, from 0.
+  """
+  query, key, _ = out["encoder"][f"block{block:02d}"]["qkv"]
+  return weights(query, key)
 
 
 def distances(

@@ -140,11 +140,7 @@ def _pair(
   of the student's map, "possible" the share that any map of the student's width
   could hold, "missing" their difference.
   """
-  student = fit.covariance(own["product"], own["sum"], own["sum"], count)
-  teacher = fit.covariance(
-    theirs["product"], theirs["sum"], theirs["sum"], count
-  )
-  both = fit.covariance(crossed, own["sum"], theirs["sum"], count)
+  student, both, teacher = fit.covariances(own, crossed, theirs, count)
   explained = fit.explained(student, both, teacher)
   possible = spectra.within(np.linalg.eigvalsh(teacher), len(student))
   return {

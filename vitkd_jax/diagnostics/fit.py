@@ -1,5 +1,7 @@
 """How much of a teacher's map the best linear layer makes of the student's."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,28 @@ def covariance(
   """
   outer = np.outer(np.float64(first), np.float64(second))
   return np.float64(total) / count - outer / count**2
+
+
+def covariances(
+  own: Mapping[str, np.ndarray],
+  crossed: np.ndarray,
+  theirs: Mapping[str, np.ndarray],
+  count: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Those of a student's map, of it with a teacher's, and of the teacher's.
+
+  Args:
+    own: "sum" and "product" of the student's map over all tokens.
+    crossed: sum of `product` of both maps.
+    theirs: as `own`, of the teacher's.
+    count: number of tokens.
+  """
+  one, other = own["sum"], theirs["sum"]
+  return (
+    covariance(own["product"], one, one, count),
+    covariance(crossed, one, other, count),
+    covariance(theirs["product"], other, other, count),
+  )
 
 
 def layer(student: np.ndarray, crossed: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Sample images: where models look, and what a student lacks there."""
 
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from vitkd_jax.diagnostics import attention, fit, matching
 from vitkd_jax.distill import tokens
-from vitkd_jax.evaluation import running, scoring
+from vitkd_jax.evaluation import scoring
 
 # Images that are shown.
 MOST = 6
@@ -40,14 +41,11 @@ def make(
   shown: dict[str, Any] = {"image": images, "attention": {}}
   maps = {}
   for name, each in models.items():
-    heads = each.model.qkv_heads
-    model = each.model.with_qkv() if heads else each.model
-    stats = each.images.mean, each.images.std
-    _, out = jax.jit(running.outputs, static_argnums=(0, 1, 2))(
-      model, *stats, each.params, images
+    _, out = jax.jit(functools.partial(matching.outputs, each))(
+      each.params, images
     )
     maps[name] = out
-    if heads:
+    if each.model.qkv_heads:
       shown["attention"][name] = _looked_at(each, out)
   pairs = found.get("pairs")
   if not pairs:
@@ -70,13 +68,8 @@ def make(
   block = total["student"]["blocks"][pair["student"]]
   other = total["both"]["resampled"][pair["teacher"]]
   crossed = total["both"]["crossed"][place]
-  solved = fit.layer(
-    fit.covariance(block["product"], block["sum"], block["sum"], count),
-    fit.covariance(crossed, block["sum"], other["sum"], count),
-  )
-  variance = np.trace(
-    fit.covariance(other["product"], other["sum"], other["sum"], count)
-  )
+  covariance, both, variances = fit.covariances(block, crossed, other, count)
+  solved, variance = fit.layer(covariance, both), np.trace(variances)
   made = (own - block["sum"] / count) @ solved + other["sum"] / count
   error = np.square(theirs - made).sum(-1) / max(variance, 1e-30)
   shown["lacking"] = error.reshape(len(images), *grids[1]).astype(np.float32)
@@ -87,10 +80,7 @@ def make(
 def _looked_at(each: scoring.Scored, out: Mapping[str, Any]) -> np.ndarray:
   """Rollout of the feature that a model's head reads, [K, h, w]."""
   prefix = each.model.num_prefix_tokens
-  weights = []
-  for block in range(each.model.depth):
-    query, key, _ = out["encoder"][f"block{block:02d}"]["qkv"]
-    weights.append(attention.weights(query, key))
+  weights = [attention.of_block(out, i) for i in range(each.model.depth)]
   rows = attention.rollout(jnp.stack(weights))
   # The CLS token, or the mean of the patches.
   rows = rows[:, :1] if each.model.has_class_token else rows[:, prefix:]

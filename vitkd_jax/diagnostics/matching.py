@@ -1,6 +1,10 @@
 """Which parts of two models are compared."""
 
-from vitkd_jax.evaluation import scoring
+from typing import Any
+
+import jax
+
+from vitkd_jax.evaluation import running, scoring
 
 
 def grid(model: scoring.Scored) -> tuple[int, int]:
@@ -28,15 +32,16 @@ def pairs(depth: int, teacher_depth: int) -> list[tuple[int, int]]:
   ]
 
 
-def aligned(depth: int, teacher_depth: int) -> list[tuple[int, int]]:
-  """For each block of a student the teacher's at the same relative depth.
+def outputs(
+  model: scoring.Scored, params: Any, image: jax.Array
+) -> tuple[jax.Array, Any]:
+  """Logits and maps of images, with q, k and v where a model has them.
 
   Args:
-    depth: blocks of the student.
-    teacher_depth: blocks of the teacher.
-
-  Returns:
-    (block of the student, block of the teacher), by the former.
+    model: the model.
+    params: its parameters.
+    image: [B, H, W, 3] uint8.
   """
-  swapped = pairs(teacher_depth, depth)
-  return [(block, other) for other, block in swapped]
+  shows = model.model.with_qkv() if model.model.qkv_heads else model.model
+  stats = model.images.mean, model.images.std
+  return running.outputs(shows, *stats, params, image)

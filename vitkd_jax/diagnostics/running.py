@@ -22,7 +22,7 @@ from vitkd_jax.diagnostics import (
   spectra,
 )
 from vitkd_jax.distill import losses, tokens
-from vitkd_jax.evaluation import running, scoring
+from vitkd_jax.evaluation import scoring
 
 # Fewer examples have no unbiased HSIC.
 _FEWEST = 4
@@ -146,14 +146,6 @@ class _Sample:
     return self._source.read(self._index(index), crop)
 
 
-def _maps(model: scoring.Scored, out: Mapping[str, Any]) -> list[jax.Array]:
-  prefix = model.model.num_prefix_tokens
-  return [
-    tokens.patches(out, block, "+mlp", prefix)
-    for block in range(model.model.depth)
-  ]
-
-
 def _step(
   models: Mapping[str, scoring.Scored],
   kernel: str,
@@ -165,10 +157,9 @@ def _step(
   found: dict[str, Any] = {}
   maps, kernels, logits = {}, {}, {}
   for name, each in models.items():
-    model = each.model.with_qkv() if each.model.qkv_heads else each.model
-    stats = each.images.mean, each.images.std
-    logits[name], out = running.outputs(model, *stats, params[name], image)
-    maps[name] = _maps(each, out)
+    model = each.model
+    logits[name], out = matching.outputs(each, params[name], image)
+    maps[name] = tokens.after_blocks(out, model.depth, model.num_prefix_tokens)
     kernels[name] = jnp.stack(
       [similarity.kernel(x.reshape(len(x), -1), kernel) for x in maps[name]]
     )
@@ -179,7 +170,7 @@ def _step(
         logits[name], label, jnp.ones(len(label))
       ),
     }
-    if each.model.qkv_heads:
+    if model.qkv_heads:
       found[name]["attention"] = [
         _of_attention(out, block, each) for block in range(model.depth)
       ]
@@ -202,8 +193,7 @@ def _of_map(x: jax.Array, grid: tuple[int, int]) -> dict[str, jax.Array]:
 def _of_attention(
   out: Mapping[str, Any], block: int, each: scoring.Scored
 ) -> dict[str, jax.Array]:
-  query, key, _ = out["encoder"][f"block{block:02d}"]["qkv"]
-  found = attention.weights(query, key)
+  found = attention.of_block(out, block)
   prefix, patch = each.model.num_prefix_tokens, each.model.patch_size
   return {
     "distance": len(found)

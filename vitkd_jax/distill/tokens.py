@@ -54,6 +54,19 @@ def select(
   )
 
 
+def after_blocks(
+  out: Mapping[str, Any], depth: int, num_prefix_tokens: int
+) -> list[jax.Array]:
+  """The residual stream after each block, patches only, [B, N, D] each.
+
+  Args:
+    out: second output of the model, see `vit.ViT`.
+    depth: number of blocks.
+    num_prefix_tokens: number of leading tokens to remove.
+  """
+  return [patches(out, i, "+mlp", num_prefix_tokens) for i in range(depth)]
+
+
 def patches(
   out: Mapping[str, Any], block: int, place: str, num_prefix_tokens: int
 ) -> jax.Array:

@@ -1,7 +1,8 @@
 """The pictures of a report, in the order of its page, and its files."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
+from typing import Any
 
 from etils import epath
 
@@ -56,14 +57,7 @@ def _losses(
     title = "Raw loss terms by method"
     title += some if len(groups) > _TILES else ""
     return [multiples.losses(shown, title)]
-  return [
-    _picture(
-      f"losses_{index}" if len(groups) > 1 else "losses",
-      f"Loss terms of {group.name}",
-      functools.partial(figures.losses, group),
-    )
-    for index, group in enumerate(groups, 1)
-  ]
+  return _of_each(groups, "losses", "Loss terms of {}", figures.losses)
 
 
 def _looks(
@@ -71,11 +65,22 @@ def _looks(
 ) -> Sequence[page.Picture | None]:
   if len(groups) > _FIGURES:
     groups = [groups[i] for i in emphasis.leading(groups, _FIGURES)]
+  title = "What the terms of {} do to the student"
+  return _of_each(groups, "looks", title, figures.looks)
+
+
+def _of_each(
+  groups: Sequence[summary.Group],
+  name: str,
+  title: str,
+  draw: Callable[..., Any],
+) -> list[page.Picture | None]:
+  """A picture of each method, "{}" in the title being its name."""
   return [
     _picture(
-      f"looks_{index}" if len(groups) > 1 else "looks",
-      f"What the terms of {group.name} do to the student",
-      functools.partial(figures.looks, group),
+      f"{name}_{index}" if len(groups) > 1 else name,
+      title.format(group.name),
+      functools.partial(draw, group),
     )
     for index, group in enumerate(groups, 1)
   ]

@@ -48,22 +48,21 @@ def make_look(parts: experiment.Experiment) -> Callable[..., dict[str, Any]]:
     state: Any, teacher_params: Any, batch: Mapping[str, jax.Array]
   ) -> dict[str, Any]:
     objective, run = parts.objective, parts.run
-    keys = steps.keys(run.seed, state.step)
-    image, target = parts.augment(keys[0], batch["image"], batch["label"])
-    draws = objective.draws(keys[1], image.shape[0])
+    whole, key_drop = steps.prepare(
+      objective, parts.augment, run.seed, state.step, batch
+    )
     params, teacher_params = jax.lax.with_sharding_constraint(
       (state.params, teacher_params), sharding.replicated(parts.mesh)
     )
-    image, target, draws = jax.tree.map(
-      lambda x: x[:: run.accumulate], (image, target, draws)
-    )
+    first = jax.tree.map(lambda x: x[:: run.accumulate], whole)
+    image = first["image"]
     weights = objective.weights_at(state.step)
     views = objective.teacher_views(teacher_params, image)
 
     def means(student: Any) -> jax.Array:
       own = {**params, "student": student}
       found, _ = objective.losses(
-        own, views, image, target, draws, weights, keys[2]
+        own, views, image, first["target"], first["draws"], weights, key_drop
       )
       return jnp.stack([weights[x] * jnp.mean(found[x]) for x in found])
 
@@ -124,7 +123,7 @@ def _maps(
     theirs = _of_blocks(out, teacher.side)
     if not theirs:  # a model of one's own without such maps
       continue
-    for block, other in matching.aligned(len(own), len(theirs)):
+    for other, block in matching.pairs(len(theirs), len(own)):
       a, b = map(_kernel, (own[block], theirs[other]))
       scale = similarity.own_hsic(a) * similarity.own_hsic(b)
       crossed = similarity.hsic(a, b)[0, 0]
@@ -138,10 +137,7 @@ def _of_blocks(out: Mapping[str, Any], side: Any) -> list[jax.Array]:
   """A model's map [B, N, D] after each block; [] where it has none."""
   if "+mlp" not in side.places:
     return []
-  return [
-    tokens.patches(out, block, "+mlp", side.num_prefix_tokens)
-    for block in range(side.depth)
-  ]
+  return tokens.after_blocks(out, side.depth, side.num_prefix_tokens)
 
 
 def _kernel(maps: jax.Array) -> jax.Array:

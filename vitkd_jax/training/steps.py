@@ -26,6 +26,32 @@ def keys(seed: int, step: jax.Array | int) -> jax.Array:
   return jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
 
 
+def prepare(
+  objective: objectives.Objective,
+  augment: Callable,
+  seed: int,
+  step: jax.Array,
+  batch: Mapping[str, jax.Array],
+) -> tuple[dict[str, Any], jax.Array]:
+  """What a step trains on, and its key of dropout.
+
+  Args:
+    objective: for the methods' draws.
+    augment: from `augment.make_augment`.
+    seed: of the run.
+    step: number of updates done.
+    batch: see `make_train_step`.
+
+  Returns:
+    {"image": float32 [B, H, W, 3] in [0, 1], "target": float32 [B, C],
+    "draws"}, and the key.
+  """
+  key_augment, key_draws, key_drop = keys(seed, step)
+  image, target = augment(key_augment, batch["image"], batch["label"])
+  draws = objective.draws(key_draws, image.shape[0])
+  return {"image": image, "target": target, "draws": draws}, key_drop
+
+
 def make_train_step(
   objective: objectives.Objective,
   *,
@@ -69,10 +95,7 @@ def make_train_step(
     teacher_params: Any,
     batch: Mapping[str, jax.Array],
   ) -> tuple[states.TrainState, dict[str, Any]]:
-    key_augment, key_draws, key_drop = keys(seed, state.step)
-    image, target = augment(key_augment, batch["image"], batch["label"])
-    draws = objective.draws(key_draws, image.shape[0])
-    whole = {"image": image, "target": target, "draws": draws}
+    whole, key_drop = prepare(objective, augment, seed, state.step, batch)
     weights = objective.weights_at(state.step)
     compute = functools.partial(
       objectives.gradients,

@@ -4,7 +4,7 @@ Writers write a temporary file beside the target and rename it, so that a
 failure leaves no partial file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import hashlib
 import json
@@ -147,6 +147,28 @@ def write_npz(path: str | os.PathLike, arrays: Arrays) -> None:
   named: dict[str, Any] = dict(arrays)  # mypy takes `arrays` for allow_pickle
   with replacing(path) as temporary, open(temporary, "wb") as file:
     np.savez(file, **named)
+
+
+def check_below(
+  most: int, leaves: Mapping[str, np.ndarray], format: str, instead: str
+) -> None:
+  """Refuses parameters that a format has no room for.
+
+  Args:
+    most: bytes that it has room for, about 2 GiB.
+    leaves: the parameters.
+    format: its name.
+    instead: how to write them, the end of a sentence.
+
+  Raises:
+    ValueError: they are larger.
+  """
+  size = sum(leaf.nbytes for leaf in leaves.values())
+  if size > most:
+    raise ValueError(
+      f"expected parameters below 2 GiB for format={format!r}, got {size:,} "
+      f"bytes; write them as {instead}"
+    )
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -63,12 +63,8 @@ def write(
     ValueError: more parameters than a file of ONNX holds.
     ImportError: onnx is not installed.
   """
-  size = sum(leaf.nbytes for leaf in leaves.values())
-  if size > _LARGEST:
-    raise ValueError(
-      f"expected parameters below 2 GiB for format='onnx', got {size:,} bytes; "
-      "write them as float16 or bfloat16 (dtype), or as format='stablehlo'"
-    )
+  instead = "float16 or bfloat16 (dtype), or as format='stablehlo'"
+  files.check_below(_LARGEST, leaves, "onnx", instead)
   onnx = library()
   graph = _Graph(leaves)
   out = _model(graph, model, image_size)

@@ -87,12 +87,8 @@ def read(path: str | os.PathLike, which: str | None = None) -> Content:
 
 
 def _read(path: str, content: BinaryIO, which: str | None) -> Content:
-  head = content.read(512)
-  size = content.seek(0, os.SEEK_END)
-  content.seek(0)
-  kind = _kind(path, head, content)
+  kind, head, size = _identified(path, content)
   opening.check_memory(path, size)
-  content.seek(0)
   if kind == "safetensors":
     return _read_safetensors(path, content, size)
   if head.startswith(b"PK"):
@@ -147,11 +143,7 @@ def _stated(path: str) -> tuple[dict[str, str], _Stated] | None:
     metadata, header = _remote_header(path)
   else:
     with opening.opened(path) as content:
-      head = content.read(512)
-      size = content.seek(0, os.SEEK_END)
-      content.seek(0)
-      kind = _kind(path, head, content)
-      content.seek(0)
+      kind, _, size = _identified(path, content)
       if kind == "npz":
         return {}, _npz_headers(content)
       if kind != "safetensors":
@@ -186,6 +178,16 @@ def _remote_header(path: str) -> tuple[dict[str, str], Any]:
   length = min(int.from_bytes(start, "little"), _LONGEST_HEADER)
   content = io.BytesIO(start + remote.read(path, 8, 8 + length))
   return _safetensors_header(path, content, len(content.getvalue()))
+
+
+def _identified(path: str, content: BinaryIO) -> tuple[str, bytes, int]:
+  """The kind of a file, its first bytes and its size; it is rewound."""
+  head = content.read(512)
+  size = content.seek(0, os.SEEK_END)
+  content.seek(0)
+  kind = _kind(path, head, content)
+  content.seek(0)
+  return kind, head, size
 
 
 def _kind(path: str, head: bytes, content: BinaryIO) -> str:

@@ -46,12 +46,7 @@ def write(
   Raises:
     ValueError: more parameters than a program holds.
   """
-  size = sum(leaf.nbytes for leaf in leaves.values())
-  if size > _LARGEST:
-    raise ValueError(
-      "expected parameters below 2 GiB for format='stablehlo', got "
-      f"{size:,} bytes; write them as bfloat16 (dtype)"
-    )
+  files.check_below(_LARGEST, leaves, "stablehlo", "bfloat16 (dtype)")
   params = traverse_util.unflatten_dict(dict(leaves), sep="/")
   dtype = next(iter(leaves.values())).dtype.name
   # cuDNN's kernel would tie the program to a GPU.
