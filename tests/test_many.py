@@ -168,7 +168,7 @@ def test_long_values_are_cut_where_they_differ():
   random = np.random.default_rng(0)
   texts = ["".join(random.choice(list("ab"), 30)) for _ in range(200)]
   texts += ["short", texts[0], None]
-  for value, cut in zip(texts, summary._told_apart(texts), strict=True):
+  for value, cut in zip(texts, summary.told_apart(texts), strict=True):
     if value is None or len(value) <= 24:
       assert cut == (value or "none")
       continue

@@ -12,6 +12,8 @@ import pytest
 from vitkd_jax import report
 from vitkd_jax.commandline import command
 from vitkd_jax.reporting import (
+  beside,
+  classes,
   figures,
   page,
   pictures,
@@ -182,7 +184,7 @@ def test_looks_at_the_terms_are_drawn(tmp_path):
   assert set(said[1]) == {f"block {i} {i / 12:.2f}" for i in blocks}
   assert set(said[2]) == {f"block {i} {3 + i}.00" for i in range(3)}
   assert [axes.get_visible() for axes in figure.axes] == [True] * 3 + [False]
-  assert "looks" in [picture.name for picture in pictures.make([group])]
+  assert "looks" in [picture.name for picture in pictures.training([group])]
 
 
 def test_what_makes_a_comparison_unfair_is_said(tmp_path):
@@ -406,3 +408,101 @@ def test_a_path_of_bytes_that_are_no_utf8(tmp_path):
     pytest.skip("this file system takes UTF-8 names only")
   out, _ = report.report([str(path)])
   assert "run\ufffd" in (pathlib.Path(out) / "table.md").read_text()
+
+
+def write_evaluation(run, accuracies, name="scores"):
+  """Of two classes; every second wrong answer is the other one."""
+  (run / name).mkdir()
+  classes = [
+    {"name": each, "count": 10, "accuracy": x}
+    for each, x in zip(("bag", "boot"), accuracies, strict=True)
+  ]
+  found = {
+    "data": "mini",
+    "split": "test",
+    "classes": classes,
+    "confusion": [[8, 2], [1, 9]],
+  }
+  (run / name / "evaluation.json").write_text(json.dumps(found))
+
+
+def test_classes_stand_side_by_side(tmp_path, undrawn):
+  for name, scores in {"a": (0.8, 0.9), "b": (0.7, None)}.items():
+    write_evaluation(write_run(tmp_path / name), scores)
+  runs = read_all(tmp_path)
+  lefts = [left for run in runs for left in beside.evaluations(run)]
+  (table,) = classes.make_tables(lefts)
+  assert table.head == ("class", "images", "a", "b", "range")
+  assert table.rows == [
+    ("bag", "10", "80.0%", "70.0%", "10.0"),
+    ("boot", "10", "90.0%", "-", "0.0"),
+  ]
+  (alone,) = classes.make_tables(lefts[:1])
+  assert [row[2:] for row in alone.rows] == [
+    ("80.0%", "boot (2)"),
+    ("90.0%", "bag (1)"),
+  ]
+  out, _ = report.report([str(tmp_path)])
+  page_ = (pathlib.Path(out) / "index.html").read_text()
+  assert "Accuracy by class on mini, test" in page_
+
+
+def test_an_inspection_is_read_as_it_was_written(tmp_path):
+  run = write_run(tmp_path / "a")
+  (run / "maps").mkdir()
+  image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+  gallery = {"image": image, "attention": {"student": np.ones((1, 2, 2))}}
+  found = {"images": 4, "models": {}, "gallery": gallery}
+  for name, text in beside.written(found).items():
+    content = text.encode() if isinstance(text, str) else text
+    (run / "maps" / name).write_bytes(content)
+  (left,) = beside.inspections(reading.read(str(run), "a"))
+  assert left.found["images"] == 4
+  np.testing.assert_array_equal(left.found["gallery"]["image"], image)
+  assert left.found["gallery"]["attention"]["student"].sum() == 4
+  for name in ("gallery.npz", "inspect.json"):
+    (run / "maps" / name).write_bytes(b"{")
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+      list(beside.inspections(reading.read(str(run), "a")))
+
+
+def test_settings_stand_side_by_side(tmp_path):
+  write_run(tmp_path / "a", "baseline")
+  write_run(tmp_path / "b", changes={"epochs": 2.0})
+  table = tables.settings(summary.group(read_all(tmp_path)))
+  assert table.head == ("config", "baseline", "nkd + vitkd")
+  rows = {key: values for key, *values in table.rows}
+  assert rows["run.epochs"] == ["1.0", "2.0"]
+  assert rows["methods.vitkd.weights.mimic"] == ["-", "2.0"]
+  assert rows["teachers.teacher.sha256"] == ["-", "ab" * 6]
+
+
+def test_a_pictures_values_are_those_of_its_curves():
+  steps = np.array([10, 20, 1000])
+  curve = plotting.Curve("a", plotting.LIGHT.hue(1), "-", steps, np.array(
+    [[1.0, np.nan, 100.0], [3.0, 2.0, 300.0]]
+  ))  # fmt: skip
+
+  def draw(theme):
+    figure, (axes,) = plotting.panels(theme, 1, 2, ["a"])
+    plotting.draw(axes, [curve])
+    axes.set(ylim=(0, 400), xlim=(0, 1000), xlabel="step")
+    axes.set_title("loss")
+    return figure
+
+  drawing = rendering.both(draw, "name")
+  (((found),),) = drawing.values
+  assert (found["name"], found["color"]) == ("a", "var(--hue-1)")
+  # Means of both seeds; at step 20 one has none.
+  assert (found["x"], found["y"]) == (["10", "1,000"], ["2", "200"])
+  np.testing.assert_allclose(found["at"], [[0.01, 0.005], [1, 0.5]], atol=1e-4)
+  assert drawing.text == "loss, at step 1,000: a 200."
+  for svg in (drawing.wide, drawing.narrow):
+    _, _, width, height = map(
+      float, re.search(r'viewBox="(.*?)"', svg)[1].split()
+    )
+    ((left, top, across, down),) = json.loads(
+      re.search(r'data-boxes="(.*?)"', svg)[1]
+    )
+    assert 0 < left < left + across < width
+    assert 0 < top < top + down < height

@@ -12,8 +12,6 @@ workdir take the run's own teacher.
 """
 
 from collections.abc import Sequence
-import functools
-import json
 
 from absl import flags
 from etils import epath
@@ -22,7 +20,7 @@ from vitkd_jax.commandline import command, progress, split_flags
 from vitkd_jax.data import datasets, loader, printable
 from vitkd_jax.diagnostics import running
 from vitkd_jax.evaluation import scoring
-from vitkd_jax.reporting import inspected, page, pictures, tables
+from vitkd_jax.reporting import beside, inspected, page, pictures
 
 
 def main(argv: Sequence[str]) -> None:
@@ -89,25 +87,15 @@ def main(argv: Sequence[str]) -> None:
     print("  " + " ".join(["method=regress", *options]))
   if given["out"]:
     with command.refusing():
-      _write(found, made, (title, lead), given["out"])
+      _write(found, (title, lead), given["out"])
     print(f"report: {given['out']}/index.html", flush=True)
 
 
-def _write(
-  found: inspected.Found,
-  tables_: Sequence[tables.Table],
-  said: tuple[str, str],
-  out: str,
-) -> None:
-  drawn = pictures.each(
-    (name, caption, functools.partial(draw, found))
-    for name, (caption, draw) in inspected.PICTURES.items()
-  )
-  html = page.render((), tables_, drawn, command.line(), said=said)
-  plain = {name: x for name, x in found.items() if name != "gallery"}
-  text = json.dumps(plain, indent=2) + "\n"
-  files = {"inspect.json": text, "index.html": html}
-  pictures.write(epath.Path(out), files, drawn)
+def _write(found: inspected.Found, said: tuple[str, str], out: str) -> None:
+  blocks = inspected.blocks(found)
+  html = page.render((), blocks, command.line(), said=said)
+  files = {**beside.written(found), "index.html": html}
+  pictures.write(epath.Path(out), files, blocks)
 
 
 def _define_flags() -> None:
@@ -123,7 +111,12 @@ def _define_flags() -> None:
     "batch-size", 64, "images at a time, and in a kernel of the alignment"
   )
   flags.DEFINE_string("kernel", "linear", "of the alignment: linear or rbf")
-  command.define_path("out", None, "folder for the report; default: none")
+  command.define_path(
+    "out",
+    None,
+    "folder for the page; a report of the run shows one in its workdir; "
+    "default: none",
+  )
 
 
 if __name__ == "__main__":

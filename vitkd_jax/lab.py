@@ -199,8 +199,7 @@ def report(
   )
   html = page.render(
     found.groups,
-    [*made, shown.costs(found, runs)],
-    drawn,
+    [*made[:1], *drawn, *made[1:], shown.costs(found, runs)],
     command.line(),
     said=(title, lead),
   )

@@ -5,10 +5,11 @@ r"""Compares runs: a table, curves, and a page to look at.
 A folder of runs stands for every run in it. Runs that differ only in the seed
 are one method: mean, standard deviation and a band. The report has index.html,
 which is self-contained, table.md and PNGs. Of many methods, figures show the
-best in colour; the tables have all.
+best in colour; the tables have all. What `evaluate --out RUN_DIR/NAME` and
+`inspect --out RUN_DIR/NAME` left in a run's folder is in the report, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 import os
 import re
 import shlex
@@ -20,7 +21,14 @@ from etils import epath
 from vitkd_jax import remote
 from vitkd_jax.commandline import command
 from vitkd_jax.data import printable
-from vitkd_jax.reporting import page, pictures, summary, tables
+from vitkd_jax.reporting import (
+  beside,
+  contents,
+  page,
+  pictures,
+  summary,
+  tables,
+)
 from vitkd_jax.runs import reading
 
 
@@ -44,13 +52,16 @@ def report(paths: Sequence[str], out: str | None = None) -> tuple[str, str]:
     runs = _read(folders)
   target = epath.Path(out) if out else _default_out(paths, runs)
   groups = summary.group(runs)
-  made = tables.make(groups)
-  drawn = pictures.make(groups)
-  markdown = "\n".join(table.markdown() for table in made)
+  blocks = list(
+    contents.blocks(
+      groups, _left(runs, beside.evaluations), _left(runs, beside.inspections)
+    )
+  )
+  markdown = "\n".join(table.markdown() for table in tables.make(groups))
   shown = "python -m vitkd_jax.report " + shlex.join([*paths])
-  index = page.render(groups, made, drawn, shown)
+  index = page.render(groups, blocks, shown)
   try:
-    pictures.write(target, {"table.md": markdown, "index.html": index}, drawn)
+    pictures.write(target, {"table.md": markdown, "index.html": index}, blocks)
   except OSError as error:
     raise command.RefusedError(
       f"cannot write to {target}: {error.strerror}; choose another folder with "
@@ -99,6 +110,20 @@ def _read(folders: Sequence[str]) -> list[reading.Run]:
   for sentence in refused:
     print(f"left out: {printable.printable(sentence)}", file=sys.stderr)
   return runs
+
+
+def _left(
+  runs: Sequence[reading.Run],
+  read: Callable[[reading.Run], Iterable[beside.Left]],
+) -> list[beside.Left]:
+  """What other commands left in the runs' folders; damaged files are named."""
+  found: list[beside.Left] = []
+  for run in runs:
+    try:
+      found += read(run)
+    except ValueError as error:
+      print(f"left out: {printable.printable(str(error))}", file=sys.stderr)
+  return found
 
 
 def _names(folders: Sequence[str]) -> list[str]:

@@ -112,7 +112,7 @@ def _class_table(found: Mapping[str, Any], limit: int = 20) -> rich.table.Table:
   table.add_column("accuracy", justify="right")
   table.add_column("most often confused with")
   for i in order:
-    wrong, count = _confused_with(found, i)
+    wrong, count = confused_with(found, i)
     score = classes[i]["accuracy"]
     table.add_row(
       printable.printable(classes[i]["name"]),
@@ -125,8 +125,13 @@ def _class_table(found: Mapping[str, Any], limit: int = 20) -> rich.table.Table:
   return table
 
 
-def _confused_with(found: Mapping[str, Any], true: int) -> tuple[int, int]:
-  """The class that a class is most often taken for, and how often."""
+def confused_with(found: Mapping[str, Any], true: int) -> tuple[int, int]:
+  """The class that a class is most often taken for, and how often.
+
+  Args:
+    found: from `Scorer.score`.
+    true: index of the class.
+  """
   if "confusion" not in found:
     wrong, count = found["classes"][true]["confused_with"] or (true, 0)
     return wrong, count

@@ -62,7 +62,7 @@ def _drawn(
   found: Sequence[tuple[str, Sequence[plotting.Curve]]],
 ) -> list[tuple[str, str]]:
   figure = mpl_figure.Figure(figsize=(_WIDTH, _HEIGHT))
-  axes = figure.add_axes((0.15, 0.17, 0.73, 0.78))
+  axes = figure.add_axes((0.19, 0.17, 0.69, 0.78))
   every = [curve for _, curves in found for curve in curves]
   axes.set_xlim(0, max(curve.steps[-1] for curve in every))
   axes.set_ylim(*_limits(every))

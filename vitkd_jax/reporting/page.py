@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import html
+from importlib import resources
 import json
 import string
 
@@ -21,12 +22,25 @@ _CONFIGS = 12
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+  """The beginning of a part of a long page, which its contents name.
+
+  Attributes:
+    title: heading.
+    lead: a sentence below it; "" for none.
+  """
+
+  title: str
+  lead: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Picture:
   """A figure with its caption.
 
   Attributes:
     name: file name without suffix.
-    title: what it shows; also its text for screen readers.
+    title: what it shows.
     drawing: the figure.
   """
 
@@ -35,10 +49,12 @@ class Picture:
   drawing: rendering.Drawing
 
 
+Block = Part | Picture | multiples.Tiles | tables.Table
+
+
 def render(
   groups: Sequence[summary.Group],
-  tables_: Sequence[tables.Table],
-  pictures: Sequence[Picture | multiples.Tiles],
+  blocks: Sequence[Block],
   command: str,
   said: tuple[str, str] | None = None,
 ) -> str:
@@ -46,29 +62,49 @@ def render(
 
   Args:
     groups: the runs by method.
-    tables_: from `tables.make`.
-    pictures: in the order of the page.
+    blocks: tables and pictures in the order of the page.
     command: the command line that made the report.
     said: title and lead; None for those of `headline`.
   """
   runs = [run for group in groups for run in group.runs]
-  first, *others = tables_
   title, lead = said or headline(groups)
+  parts = [block for block in blocks if isinstance(block, Part)]
   return _PAGE.substitute(
     title=html.escape(title),
     lead=html.escape(lead),
     facts=_facts(runs),
-    first=_table(first),
+    contents=_contents(parts),
+    blocks="\n".join(_block(block, parts) for block in blocks),
     light=_variables(plotting.LIGHT),
     dark=_variables(plotting.DARK),
-    pictures="\n".join(
-      _tiles(each) if isinstance(each, multiples.Tiles) else _picture(each)
-      for each in pictures
-    ),
-    tables="\n".join(map(_table, others)),
+    style=_file("page.css"),
+    script=_file("page.js"),
     runs=_runs(runs),
     command=html.escape(command),
   )
+
+
+def _file(name: str) -> str:
+  return (resources.files(__package__) / name).read_text()
+
+
+def _contents(parts: Sequence[Part]) -> str:
+  links = "".join(
+    f'<a href="#part-{index}">{html.escape(part.title)}</a>'
+    for index, part in enumerate(parts)
+  )
+  return f'<nav aria-label="On this page">{links}</nav>' if links else ""
+
+
+def _block(block: Block, parts: Sequence[Part]) -> str:
+  if isinstance(block, Part):
+    lead = f"<p class=lead>{html.escape(block.lead)}</p>" if block.lead else ""
+    name = f"part-{next(i for i, x in enumerate(parts) if x is block)}"
+    title = html.escape(block.title)
+    return f'<h2 class=part id="{name}">{title}</h2>{lead}'
+  if isinstance(block, Picture):
+    return _picture(block)
+  return _table(block) if isinstance(block, tables.Table) else _tiles(block)
 
 
 def headline(groups: Sequence[summary.Group]) -> tuple[str, str]:
@@ -163,23 +199,31 @@ def _teachers(run: reading.Run) -> str | None:
 
 
 def _table(table: tables.Table) -> str:
-  head = _cells("th", table, table.head)
-  rows = "\n".join(f"<tr>{_cells('td', table, row)}</tr>" for row in table.rows)
+  head = _cells(table, table.head, "thead")
+  rows = "\n".join(f"<tr>{_cells(table, row)}</tr>" for row in table.rows)
   notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
+  title = html.escape(table.title)
+  # What scrolls must take the focus, or no key scrolls it.
   return (
-    f"<section><h2>{html.escape(table.title)}</h2>\n<div class=scroll>"
+    f"<section><h2>{title}</h2>\n"
+    f'<div class=scroll tabindex=0 role=region aria-label="{title}">'
     f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
     f"</div><div class=notes>{notes}</div></section>"
   )
 
 
-def _cells(tag: str, table: tables.Table, texts: Sequence[str]) -> str:
+def _cells(
+  table: tables.Table, texts: Sequence[str], place: str = "tbody"
+) -> str:
   found = []
   for column, text in enumerate(texts):
     kinds = ["text"] if column and table.is_text(column) else []
     kinds += ["long"] if len(text) > 30 else []
     kind = f' class="{" ".join(kinds)}"' if kinds else ""
-    found.append(f"<{tag}{kind}>{html.escape(text)}</{tag}>")
+    tag, scope = "td", ""
+    if place == "thead" or not column:
+      tag, scope = "th", " scope=col" if place == "thead" else " scope=row"
+    found.append(f"<{tag}{scope}{kind}>{html.escape(text)}</{tag}>")
   return "".join(found)
 
 
@@ -191,13 +235,19 @@ def _variables(theme: plotting.Theme) -> str:
 
 
 def _picture(picture: Picture) -> str:
-  title = html.escape(picture.title)
-  drawing = picture.drawing
+  title, drawing = html.escape(picture.title), picture.drawing
+  text = html.escape(f"{picture.title}. {drawing.text}".strip())
   both = "".join(
-    _labelled(svg, title, f"class={width} ")
+    _labelled(svg, text, f"class={width} ")
     for width, svg in (("wide", drawing.wide), ("narrow", drawing.narrow))
   )
-  return f"<figure><figcaption>{title}</figcaption>{both}</figure>"
+  values = ""
+  if any(drawing.values):
+    # A name may hold the end of a script.
+    plain = json.dumps(drawing.values, separators=(",", ":"))
+    plain = plain.replace("<", "\\u003c")
+    values = f'<script type="application/json" class=values>{plain}</script>'
+  return f"<figure><figcaption>{title}</figcaption>{both}{values}</figure>"
 
 
 def _tiles(tiles: multiples.Tiles) -> str:
@@ -209,7 +259,7 @@ def _tiles(tiles: multiples.Tiles) -> str:
   )
   each = "\n".join(
     f"<figure><figcaption>{html.escape(name)}</figcaption>"
-    f"{_labelled(svg, html.escape(name))}</figure>"
+    f"{_labelled(svg, f'{title}: {html.escape(name)}')}</figure>"
     for name, svg in tiles.tiles
   )
   return (
@@ -262,75 +312,31 @@ _PAGE = string.Template("""\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
 <title>$title</title>
 <style>
 :root { $light --soft: #f5f7f8; }
 @media (prefers-color-scheme: dark) {
   :root { $dark --soft: #1e2227; }
 }
-body {
-  margin: 0 auto; max-width: 60rem; padding: 4rem 1.5rem; color: var(--ink);
-  background: var(--paper); line-height: 1.5;
-  font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-}
-h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .4rem;
-  letter-spacing: -.02em; text-wrap: balance; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 3rem 0 .8rem; }
-.lead { font-size: 1.15rem; color: var(--muted); margin: 0 0 2.2rem; }
-dl { display: grid; gap: 1.2rem 2rem; margin: 0; padding: 1.2rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr));
-  border-block: 1px solid var(--grid); }
-dt { color: var(--muted); font-size: .8rem; }
-dd { margin: 0; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem 0 .45rem 1.4rem; text-align: right;
-  white-space: nowrap; border-bottom: 1px solid var(--grid); }
-th { font-weight: 500; color: var(--muted); font-size: .8rem; }
-th:first-child, td:first-child { text-align: left; padding-left: 0;
-  white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
-th.text, td.text { text-align: left; }
-td.long { white-space: normal; min-width: 9rem; }
-.notes p { color: var(--muted); font-size: .85rem; margin: .6rem 0 0;
-  max-width: 46rem; }
-figure { margin: 3rem 0 0; }
-figcaption { font-weight: 600; font-size: 1.15rem; margin-bottom: .8rem; }
-svg { width: 100%; display: block; stroke-linejoin: round;
-  font-family: "DejaVu Sans", Verdana, sans-serif; /* as measured */ }
-svg text { white-space: pre; }
-.narrow { display: none; }
-.legend span { margin-right: 1.4rem; font-size: .9rem; font-weight: 600; }
-.tiles { display: grid; gap: 1.2rem 1.4rem;
-  grid-template-columns: repeat(auto-fill, minmax(12.5rem, 1fr)); }
-.tiles figure { margin: 0; display: flex; flex-direction: column;
-  justify-content: space-between; }
-.tiles figcaption { font-size: .8rem; font-weight: 400; margin: 0;
-  overflow-wrap: anywhere; }
-@media (max-width: 40rem) {
-  body { padding: 2rem 1rem; }
-  .wide { display: none; }
-  .narrow { display: block; }
-  .tiles { grid-template-columns: 1fr 1fr; gap: 1rem; }
-}
-details { border-bottom: 1px solid var(--grid); padding: .6rem 0; }
-summary { cursor: pointer; overflow-wrap: anywhere; }
-pre { background: var(--soft); padding: 1rem; border-radius: 6px;
-  overflow-x: auto; font-size: .8rem; }
-</style>
+$style</style>
 </head>
 <body>
+<main>
 <h1>$title</h1>
 <p class="lead">$lead</p>
 $facts
-$first
-$pictures
-$tables
+$contents
+$blocks
 $runs
 <section>
 <h2>This page</h2>
-<pre>$command</pre>
+<pre tabindex=0>$command</pre>
 </section>
+</main>
+<script>
+$script</script>
 </body>
 </html>
 """)

@@ -1,4 +1,4 @@
-"""The pictures of a report, in the order of its page, and its files."""
+"""The pictures of a report, and its files."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
@@ -21,27 +21,31 @@ _FIGURES = 6
 _TILES = 240
 
 
-def make(
-  groups: Sequence[summary.Group],
-) -> list[page.Picture | multiples.Tiles]:
-  """The pictures of a report; those without anything to draw are left out.
+def results(groups: Sequence[summary.Group]) -> list[page.Picture]:
+  """What the methods reach; without what has nothing to draw.
 
   Args:
     groups: the runs by method.
   """
-  best, rows = emphasis.best_of(groups), emphasis.rows_of(groups)
+  title = f"Final accuracy{emphasis.rows_of(groups)}"
+  final = ("final", title, functools.partial(figures.finals, groups))
+  return each([accuracy(groups), final])
+
+
+def training(
+  groups: Sequence[summary.Group],
+) -> list[page.Picture | multiples.Tiles]:
+  """How the methods got there; without what has nothing to draw.
+
+  Args:
+    groups: the runs by method.
+  """
   found = [
-    _picture(*accuracy(groups)),
-    _picture(
-      "final",
-      f"Final accuracy{rows}",
-      functools.partial(figures.finals, groups),
-    ),
     *_losses(groups),
     *_looks(groups),
     _picture(
       "training",
-      f"Gradients and speed{best}",
+      f"Gradients and speed{emphasis.best_of(groups)}",
       functools.partial(figures.training, groups),
     ),
   ]
@@ -112,26 +116,27 @@ def each(
 
 def write(
   folder: epath.Path,
-  texts: Mapping[str, str],
-  drawn: Sequence[page.Picture | multiples.Tiles] = (),
+  texts: Mapping[str, str | bytes],
+  blocks: Sequence[page.Block] = (),
 ) -> None:
-  """Writes texts, and pictures as PNGs, into a folder that is made if missing.
+  """Writes files, and pictures as PNGs, into a folder that is made if missing.
 
   Args:
     folder: local or remote.
-    texts: by file name.
-    drawn: of a page; tiles have no file.
+    texts: contents by file name.
+    blocks: of a page; its pictures have a file each.
 
   Raises:
     OSError: it cannot be written.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  for picture in drawn:
+  for picture in blocks:
     if isinstance(picture, page.Picture):
       (folder / f"{picture.name}.png").write_bytes(picture.drawing.png)
   for name, text in texts.items():
-    # A path may contain bytes that are not UTF-8.
-    (folder / name).write_bytes(text.encode(errors="replace"))
+    if isinstance(text, str):  # of a path, which may be no UTF-8
+      text = text.encode(errors="replace")
+    (folder / name).write_bytes(text)
 
 
 def _picture(

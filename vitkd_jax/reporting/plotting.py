@@ -65,7 +65,7 @@ class Theme:
     Args:
       count: number of panels in the figure.
     """
-    return 15 if self.narrow else {1: 34, 2: 21}[self.columns(count)]
+    return 16 if self.narrow else {1: 34, 2: 21}[self.columns(count)]
 
   def hue(self, index: int) -> str:
     """The colour of a curve; the baseline is grey instead.
@@ -202,7 +202,9 @@ def draw(axes: mpl_axes.Axes, curves: Sequence[Curve]) -> None:
     steps, mean = curve.steps[at], curve.mean[at]
     marker = "o" if len(steps) == 1 else None
     thin: dict[str, Any] = (
-      dict(lw=0.8, alpha=0.3, zorder=1.5) if curve.faint else {}
+      dict(lw=0.8, alpha=0.3, zorder=1.5)
+      if curve.faint
+      else dict(label=curve.name)
     )
     axes.plot(
       steps, mean, color=curve.color, ls=curve.dash, marker=marker, ms=5,

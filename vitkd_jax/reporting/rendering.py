@@ -1,9 +1,10 @@
 """A figure as a PNG, or as an SVG whose colours the page's theme sets."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import io
+import json
 import re
 from typing import Any
 import warnings
@@ -12,7 +13,7 @@ import matplotlib
 from matplotlib import figure as mpl_figure
 from matplotlib.backends import backend_agg
 
-from vitkd_jax.reporting import plotting
+from vitkd_jax.reporting import hover, plotting
 
 Draw = Callable[[plotting.Theme], mpl_figure.Figure | None]
 
@@ -25,11 +26,15 @@ class Drawing:
     wide: SVG for a page 960 pixels wide; see `svg`.
     narrow: SVG for a phone.
     png: the wide one on white.
+    values: of the points, see `hover.values`; equal in both widths.
+    text: what the figure shows, for screen readers; "" for its title alone.
   """
 
   wide: str
   narrow: str
   png: bytes
+  values: Sequence[hover.Panel] = ()
+  text: str = ""
 
 
 def both(draw: Draw, name: str) -> Drawing | None:
@@ -46,11 +51,20 @@ def both(draw: Draw, name: str) -> Drawing | None:
     figure = draw(plotting.LIGHT)
     if figure is None:
       return None
-    wide, image = svg(figure, f"{name}-wide"), _png(figure)
+    wide, image = _boxed(figure, f"{name}-wide"), _png(figure)
+    values, text = hover.values(figure), hover.described(figure)
   with style(plotting.NARROW):
     figure = draw(plotting.NARROW)
     assert figure is not None  # the same curves
-    return Drawing(wide, svg(figure, f"{name}-narrow"), image)
+    narrow = _boxed(figure, f"{name}-narrow")
+  return Drawing(wide, narrow, image, values, text)
+
+
+def _boxed(figure: mpl_figure.Figure, name: str) -> str:
+  """As `svg`, with the places of the panels for the page's script."""
+  drawn = svg(figure, name)
+  boxes = json.dumps(hover.boxes(figure), separators=(",", ":"))
+  return drawn.replace("<svg ", f'<svg data-boxes="{boxes}" ', 1)
 
 
 def png(draw: Draw, theme: plotting.Theme) -> bytes | None:

@@ -253,7 +253,7 @@ def _changes(same: Sequence[Group]) -> Iterator[str]:
   """Of each group, the first three of the keys in which they differ."""
   every = {section for group in same for section in group.runs[0].config}
   told = [
-    (key.partition(".")[0], key.rpartition(".")[2], _told_apart(values))
+    (key.partition(".")[0], key.rpartition(".")[2], told_apart(values))
     for key, values in differing(same, every).items()
   ]
   for index, group in enumerate(same):
@@ -265,8 +265,13 @@ def _changes(same: Sequence[Group]) -> Iterator[str]:
     yield ", ".join(changes[:3])
 
 
-def _told_apart(values: Sequence[str | None], width: int = 24) -> list[str]:
-  """Values, cut to `width` from where a long one differs from the others."""
+def told_apart(values: Sequence[str | None], width: int = 24) -> list[str]:
+  """Values, cut to `width` from where a long one differs from the others.
+
+  Args:
+    values: None stands for "none".
+    width: letters of a value.
+  """
   texts = [value or "none" for value in values]
   # The others that share most with a text are beside it in sorted order.
   order = ["", *sorted(set(texts)), ""]

@@ -75,8 +75,8 @@ def make(groups: Sequence[summary.Group]) -> list[Table]:
   Args:
     groups: the runs by method.
   """
-  tables = [_methods(groups), _losses(groups), _runs(groups)]
-  return [table for table in tables if table.rows]
+  found = [methods(groups), losses(groups), runs(groups)]
+  return [table for table in found if table.rows]
 
 
 def percent(values: np.ndarray) -> str:
@@ -113,7 +113,12 @@ def duration(seconds: float | None) -> str:
   return text.removeprefix("0:").removeprefix("0")
 
 
-def _methods(groups: Sequence[summary.Group]) -> Table:
+def methods(groups: Sequence[summary.Group]) -> Table:
+  """What the methods reach, and what they cost.
+
+  Args:
+    groups: the runs by method.
+  """
   base = summary.baseline(groups)
   with_ema = any("eval_ema_top1" in r.series for g in groups for r in g.runs)
   head = ["method", "runs", "steps", "final top-1", "best"]
@@ -139,7 +144,8 @@ def _methods(groups: Sequence[summary.Group]) -> Table:
       " + ".join(f"{w:g} {t}" for t, w in group.loss_weights.items()),
     ]
     rows.append(tuple(row))
-  return Table("Methods", tuple(head), rows, tuple(_notes(groups, base)))
+  notes = tuple(_notes(groups, base))
+  return Table("Methods", tuple(head), rows, notes, texts=("loss terms",))
 
 
 def _best_top1(run: reading.Run) -> float | None:
@@ -202,7 +208,12 @@ def _notes(
     yield f"Still running, or stopped early: {names}{more}."
 
 
-def _losses(groups: Sequence[summary.Group]) -> Table:
+def losses(groups: Sequence[summary.Group]) -> Table:
+  """The loss terms at the end of the training.
+
+  Args:
+    groups: the runs by method.
+  """
   terms = list(
     dict.fromkeys(term for group in groups for term in group.loss_weights)
   )
@@ -237,10 +248,14 @@ def _final(run: reading.Run, name: str) -> float | None:
   return series.final if series else None
 
 
-def _runs(groups: Sequence[summary.Group]) -> Table:
-  runs = [(group, run) for group in groups for run in group.runs]
+def runs(groups: Sequence[summary.Group]) -> Table:
+  """Every run by itself.
+
+  Args:
+    groups: the runs by method.
+  """
   rows = []
-  for group, run in runs:
+  for group, run in ((g, run) for g in groups for run in g.runs):
     accuracy = run.accuracy
     best = NONE
     if accuracy and not math.isnan(accuracy.best):
@@ -259,5 +274,32 @@ def _runs(groups: Sequence[summary.Group]) -> Table:
         duration(run.seconds),
       )
     )
-  head = ("run", "method", "seed", "steps", "final top-1", "best")
-  return Table("Runs", (*head, "loss", "images/s", "time"), rows)
+  head = (
+    *("run", "method", "seed", "steps", "final top-1", "best"),
+    *("loss", "images/s", "time"),
+  )
+  return Table("Runs", head, rows, texts=("method",))
+
+
+def settings(
+  groups: Sequence[summary.Group], shown: Sequence[int] | None = None
+) -> Table:
+  """The settings in which methods differ, side by side.
+
+  Args:
+    groups: the runs by method.
+    shown: indices of the groups to show; None for all.
+  """
+  shown = range(len(groups)) if shown is None else shown
+  rows = []
+  if len(groups) > 1:
+    sections = {key for group in groups for key in group.runs[0].config}
+    for key, values in summary.differing(groups, sections).items():
+      width = 12 if key.endswith(".sha256") else 40
+      texts = summary.told_apart(
+        [NONE if x is None else x for x in values], width
+      )
+      rows.append((key, *(texts[index] for index in shown)))
+  names = tuple(groups[index].name for index in shown)
+  title = "Settings that differ"
+  return Table(title, ("config", *names), rows, texts=names)
