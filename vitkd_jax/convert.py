@@ -9,8 +9,9 @@ Writes programs, too: StableHLO (jax.export) and ONNX.
   python -m vitkd_jax.convert --list
 
 `--weights` is a file (.safetensors, .npz, .pth), a timm or Hugging Face folder,
-a workdir of ours, a gs:// path, shipped:NAME, or hf:OWNER/NAME for a repository
-of the Hugging Face hub; its format is detected from the names of its leaves.
+a workdir of ours or of big_vision's, its checkpoint.bv, a gs:// path,
+shipped:NAME, or hf:OWNER/NAME for a repository of the Hugging Face hub; its
+format is detected from the names of its leaves. FILE.npz:img is a part of it.
 Prints the number of parameters, hashes, and the largest difference between our
 outputs and the other library's on a fixed input.
 """

@@ -97,11 +97,36 @@ def is_folder(url: str) -> bool:
   return bool(_ask(url.rstrip("/") + "/", lambda store: store.list()))
 
 
+def keys(path: str) -> list[str]:
+  """The paths of all objects or files below a folder, relative to it.
+
+  Args:
+    path: of the folder, local or a URL.
+
+  Raises:
+    ValueError: the store cannot be read.
+  """
+  found = _ask(path.rstrip("/") + "/", lambda store: store.list())
+  return sorted(key.decode() for key in found)
+
+
+def store(path: str) -> str | dict[str, str]:
+  """What tensorstore opens as the key-value store of a path.
+
+  Args:
+    path: local or a URL; of a folder with a trailing slash.
+  """
+  if is_remote(path):
+    return path
+  slash = "/" if path.endswith("/") else ""
+  return {"driver": "file", "path": os.path.abspath(path) + slash}
+
+
 def _ask(url: str, what: Callable[[Any], Any], verb: str = "read") -> Any:
   import tensorstore as ts
 
   try:
-    return what(ts.KvStore.open(url).result()).result()
+    return what(ts.KvStore.open(store(url)).result()).result()
   except Exception as error:  # one of ten types, by the status
     reason = str(error).partition(" [")[0].strip().replace("\n", " ")
     raise ValueError(f"cannot {verb} {url!r}: {reason}") from None

@@ -76,6 +76,7 @@ def carried_on(
 def _config_json(workdir: str) -> dict[str, Any] | None:
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
+    _check_ours(workdir)
     return None
   try:
     found = check.parse_json(path.read_bytes(), f"{path}")
@@ -88,10 +89,26 @@ def _config_json(workdir: str) -> dict[str, Any] | None:
       found["init"] = dict(found["init"])
     return found
   except (ValueError, KeyError, TypeError, AttributeError):
+    _check_ours(workdir)
     raise ValueError(
       f"{path} is damaged and does not say which run this is; restore it, or "
       "use an empty workdir"
     ) from None
+
+
+def _check_ours(workdir: str) -> None:
+  """Refuses a folder that is not ours if big_vision has trained there."""
+  folder = epath.Path(workdir)
+  if any((folder / name).exists() for name in _OF_BIG_VISION):
+    raise ValueError(
+      f"{workdir} holds a run of big_vision's, which it alone can resume; use "
+      f"another workdir, with config.student.init={workdir}/checkpoint.bv to "
+      "start from its weights"
+    )
+
+
+# What its train.py writes first, and with its first checkpoint.
+_OF_BIG_VISION = ("big_vision_metrics.txt", "checkpoint.bv-LAST")
 
 
 def evaluation(workdir: str, step: int | None = None) -> dict[str, Any]:

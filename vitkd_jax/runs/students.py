@@ -20,7 +20,7 @@ import numpy as np
 from vitkd_jax import check as checks
 from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import big_vision, hub, loading, resolve
+from vitkd_jax.weights import big_vision, hub, loading, opening, resolve
 
 _NAMES = {"student": "student", "ema": "moving average"}
 
@@ -116,9 +116,9 @@ def find(path: str, *, saved: bool = False) -> str | None:
     ValueError: there are no weights at the path.
   """
   path = hub.local(path)
-  if path.startswith(resolve.SHIPPED) or not resolve.is_folder(path):
+  if path.startswith(resolve.SHIPPED) or not opening.is_folder(path):
     return resolve.find(path)
-  ours = resolve.is_folder(os.path.join(path, "checkpoints"))
+  ours = opening.is_folder(os.path.join(path, "checkpoints"))
   file = None if ours and saved else resolve.in_folder(path)
   if file is None and (
     ours or os.path.basename(os.path.normpath(path)) == "checkpoints"
@@ -140,9 +140,9 @@ def stated(path: str | os.PathLike) -> resolve.Stated:
 
 
 def _describe(path: str) -> resolve.Stated:
-  if path.startswith(resolve.SHIPPED) or not resolve.is_folder(path):
+  if path.startswith(resolve.SHIPPED) or not opening.is_folder(path):
     return resolve.describe(path)
-  config = resolve.read_json(os.path.join(path, "config.json"))
+  config = opening.read_json(os.path.join(path, "config.json"))
   sections = config.get("config")
   student = isinstance(sections, dict) and sections.get("student")
   if isinstance(student, dict) and "variant" in student:

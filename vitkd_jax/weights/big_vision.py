@@ -5,8 +5,12 @@ import re
 
 import numpy as np
 
+from vitkd_jax.weights import bv_steps, rules
+
 NAME = "big_vision"
 
+# A leaf of every ViT.
+_FIRST = "embedding/kernel"
 _MOST_BLOCKS = 1 << 10  # twice as many as a model may have
 
 # Before Linen, flax numbered the layers of a block across types.
@@ -46,17 +50,23 @@ def clean(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     source: a file's arrays by name.
 
   Raises:
-    ValueError: a leaf of a scanned encoder has no axis of blocks.
+    ValueError: a leaf of a scanned encoder has no axis of blocks, or the
+      leaves are of several models.
   """
-  for prefix in ("params/", "opt/target/"):
-    inside = {
-      name.removeprefix(prefix): array
-      for name, array in source.items()
-      if name.startswith(prefix)
-    }
-    source = inside or source
+  own = bv_steps.pick(source, None)
+  models = [
+    name.removesuffix(_FIRST).strip("/")
+    for name in own
+    if name.endswith(_FIRST)
+  ]
+  if models and "" not in models:
+    raise ValueError(
+      f"expected one model, got parts of others, {rules.some(sorted(models))}; "
+      f"add the part to the path, as in {':' + min(models)!r}"
+    )
   renamed = {}
-  for name, array in source.items():
+  for name, theirs in own.items():
+    array = source[theirs]
     for pattern, new in _RENAMES:
       name = re.sub(pattern, new, name)
     renamed[name] = array

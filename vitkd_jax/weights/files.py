@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from vitkd_jax import remote
-from vitkd_jax.weights import opening, shards
+from vitkd_jax.weights import bv_steps, opening, shards
 
 Arrays = dict[str, np.ndarray]
 
@@ -27,7 +27,7 @@ def sha256(path: str | os.PathLike) -> str:
   """The SHA-256 of a file; of an index, with its shards.
 
   Args:
-    path: a local path or a URL.
+    path: a local path or a URL, see `reading.read`.
 
   Returns:
     64 hexadecimal digits.
@@ -36,6 +36,9 @@ def sha256(path: str | os.PathLike) -> str:
     ValueError: the file cannot be read.
   """
   path = os.fspath(path)
+  if bv_steps.is_step(path):
+    return bv_steps.sha256(path)
+  path, _ = bv_steps.split(path)
   with opening.opened(path) as file:
     digest = hashlib.file_digest(file, "sha256")
   if shards.is_index(path):

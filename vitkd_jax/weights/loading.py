@@ -18,6 +18,7 @@ from vitkd_jax.weights import (
   formats,
   hub,
   names,
+  opening,
   reading,
   resolve,
   timm,
@@ -95,8 +96,9 @@ def load(
 
   Args:
     path: a `.safetensors`, `.npz` or `.pth` file, a timm or Hugging Face
-      folder, the workdir of a finished run, a `gs://` URL, `shipped:NAME` for a
-      teacher that comes with the package, or `hf:OWNER/NAME[@REVISION]` for a
+      folder, the workdir of a finished run, a checkpoint of big_vision's (see
+      `bv_steps.find`), a `gs://` URL, `shipped:NAME` for a teacher that comes
+      with the package, or `hf:OWNER/NAME[@REVISION]` for a
       repository of the Hugging Face hub. `runs.students.load` also reads
       checkpoints.
     variant: name of the model, as for `vit.Model`.
@@ -158,7 +160,7 @@ def load_with_notes(
   variants.get(variant)  # refuse an unknown name before reading
   path = hub.local(path)
   file = resolve.find(path)
-  if which is not None and resolve.is_folder(os.path.join(path, "checkpoints")):
+  if which is not None and opening.is_folder(os.path.join(path, "checkpoints")):
     raise ValueError(
       f"which={which!r} needs a checkpoint, but {path!r} is the workdir of a "
       "finished run; read it with vitkd_jax.runs.students.load"

@@ -5,8 +5,11 @@ import io
 import os
 import pathlib
 import stat
+from typing import Any
 
-from vitkd_jax import remote
+from vitkd_jax import check, remote
+
+_LONGEST_JSON = 100_000_000  # bytes
 
 # Archives that unpack to less, in bytes, are never refused for it.
 _SMALL = 1 << 28
@@ -45,6 +48,40 @@ _KINDS = (
   (stat.S_ISCHR, "device"),
   (stat.S_ISBLK, "device"),
 )
+
+
+def exists(path: str) -> bool:
+  """Whether there is a file or folder, or an object of exactly this name.
+
+  Args:
+    path: a local path or a URL.
+  """
+  return (remote.exists if remote.is_remote(path) else os.path.exists)(path)
+
+
+def is_folder(path: str) -> bool:
+  """Whether a path is a folder.
+
+  Args:
+    path: a local path or a URL.
+  """
+  return (remote.is_folder if remote.is_remote(path) else os.path.isdir)(path)
+
+
+def read_json(path: str) -> dict[str, Any]:
+  """The dict in a JSON file; {} if there is no file, or no dict in it.
+
+  Args:
+    path: of the file; may be a URL.
+
+  Raises:
+    ValueError: the file is damaged or cannot be read.
+  """
+  if not (exists(path) or os.path.lexists(path)):
+    return {}
+  with opened(path) as file:
+    found = check.parse_json(file.read(_LONGEST_JSON), repr(path))
+  return found if isinstance(found, dict) else {}
 
 
 def check_memory(path: str, needed: int) -> None:

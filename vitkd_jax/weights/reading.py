@@ -1,4 +1,4 @@
-"""Reads files of named arrays: safetensors, npz and PyTorch's.
+"""Reads files of named arrays: safetensors, npz, PyTorch's, big_vision's.
 
 No code in a file is executed: `np.load` never unpickles, and `torch.load` runs
 with weights_only.
@@ -16,7 +16,7 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from vitkd_jax import check, remote
-from vitkd_jax.weights import opening, shards, torch_files
+from vitkd_jax.weights import bv_steps, opening, shards, torch_files
 
 Arrays = dict[str, np.ndarray]
 
@@ -59,8 +59,9 @@ def read(path: str | os.PathLike, which: str | None = None) -> Content:
   URLs (`gs://...`) are read into memory as a whole.
 
   Args:
-    path: a `.safetensors`, `.npz`, `.pth` or `.bin` file, or the
-      `.index.json` of a sharded one.
+    path: a `.safetensors`, `.npz`, `.pth` or `.bin` file, the `.index.json` of
+      a sharded one, or a step of big_vision's; may end in the name of a part,
+      see `bv_steps.split`.
     which: "student" or "ema" of a PyTorch checkpoint that has both.
 
   Raises:
@@ -71,9 +72,13 @@ def read(path: str | os.PathLike, which: str | None = None) -> Content:
   path = os.fspath(path)
   if shards.is_index(path):
     return _read_shards(path, which)
+  file, part = bv_steps.split(path)
   try:
-    with opening.opened(path) as content:
-      found = _read(path, content, which)
+    if bv_steps.is_step(path):
+      found = Content(bv_steps.read(path), {})
+    else:
+      with opening.opened(file) as content:
+        found = _part(path, _read(file, content, which), part)
     arrays = {k: _as_float32(path, k, a) for k, a in found.arrays.items()}
   except MemoryError:
     raise ValueError(
@@ -83,6 +88,18 @@ def read(path: str | os.PathLike, which: str | None = None) -> Content:
     raise ValueError(opening.unreadable(path, error)) from None
   if not arrays:
     raise ValueError(f"expected arrays in {path!r}, got none")
+  return dataclasses.replace(found, arrays=arrays)
+
+
+def _part(path: str, found: Content, part: str | None) -> Content:
+  """The content with the arrays of a part alone, by its own names."""
+  if part is None:
+    return found
+  try:
+    own = bv_steps.pick(found.arrays, part)
+  except ValueError as error:
+    raise ValueError(f"{path!r}: {error}") from None
+  arrays = {name: found.arrays[theirs] for name, theirs in own.items()}
   return dataclasses.replace(found, arrays=arrays)
 
 
@@ -117,7 +134,10 @@ def blank(path: str | os.PathLike) -> Content | None:
   arrays: Arrays = {}
   metadata: dict[str, str] = {}
   try:
-    for file in sorted(set(places.values())) or [path]:
+    whole, part = bv_steps.split(path)
+    if bv_steps.is_step(path):
+      whole, part = path, None
+    for file in sorted(set(places.values())) or [whole]:
       stated = _stated(file)
       if stated is None:
         return None
@@ -126,9 +146,9 @@ def blank(path: str | os.PathLike) -> Content | None:
         if places.get(name, file) == file:
           zero = _as_float32(file, name, np.zeros((), dtype))
           arrays[name] = np.broadcast_to(zero, shape)
+    return _part(path, Content(arrays, {} if places else metadata), part)
   except Exception:  # of damaged files, which `read` refuses by a sentence
     return None
-  return Content(arrays, {} if places else metadata)
 
 
 # Of the arrays in a file, by name.
@@ -137,6 +157,8 @@ _Stated = dict[str, tuple[np.dtype, Any]]
 
 def _stated(path: str) -> tuple[dict[str, str], _Stated] | None:
   """The metadata, and each array's dtype and shape; None for PyTorch's."""
+  if bv_steps.is_step(path):
+    return {}, bv_steps.stated(path)
   if remote.is_remote(path):
     if remote.read(path, 0, 9)[8:] != b"{":
       return None

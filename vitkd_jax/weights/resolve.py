@@ -9,14 +9,21 @@ from typing import Any
 from vitkd_jax import check, remote
 from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import backbones, variants
-from vitkd_jax.weights import hub, opening, processors, reading, timm
+from vitkd_jax.weights import (
+  adapt,
+  bv_steps,
+  hub,
+  opening,
+  processors,
+  reading,
+  timm,
+)
 
 SHIPPED = "shipped:"
 # The file that a finished run exports.
 EXPORTED = "student.safetensors"
 _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
 
-_LONGEST_JSON = 100_000_000  # bytes
 _LONGEST_SENTENCE = 400  # characters of a message
 
 # File of weights in a folder, in order of preference.
@@ -50,17 +57,21 @@ def find(path: str) -> str:
     return str(_SHIPPED_FOLDER / f"{name}.safetensors")
   if remote.is_remote(path) and remote.exists(path):
     return path
-  if not is_folder(path):
+  file = in_folder(path) if opening.is_folder(path) else None
+  file = file or bv_steps.find(path)
+  if file is not None:
+    return file
+  if not opening.is_folder(path):
     if remote.is_remote(path) or not os.path.lexists(path):
+      whole, part = bv_steps.split(path)
+      if part is not None and opening.exists(whole):
+        return path
       raise ValueError(
         f"expected weights at {path!r}, got no such file or folder"
         + hub.published(path)
       )
     return path
-  file = in_folder(path)
-  if file is not None:
-    return file
-  if is_folder(os.path.join(path, "checkpoints")):
+  if opening.is_folder(os.path.join(path, "checkpoints")):
     raise ValueError(
       f"{path!r} has checkpoints of a run that has not exported its student; "
       "read them with vitkd_jax.runs.students.load, or convert them to a file "
@@ -79,7 +90,7 @@ def in_folder(path: str) -> str | None:
     path: of the folder; may be a URL.
   """
   files = (os.path.join(path, name) for name in _IN_FOLDER)
-  return next(filter(_exists, files), None)
+  return next(filter(opening.exists, files), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +161,8 @@ def describe(path: str) -> Stated:
   Args:
     path: as for `loading.load`.
   """
-  if is_folder(path):
-    config = read_json(os.path.join(path, "config.json"))
+  if opening.is_folder(path):
+    config = opening.read_json(os.path.join(path, "config.json"))
     if said := of_folder(path, config):
       return said
   return of_file(find(path))
@@ -198,7 +209,7 @@ def _timm_folder(config: Mapping[str, Any]) -> Stated:
 def _huggingface_folder(path: str, config: Mapping[str, Any]) -> Stated:
   names = config.get("id2label") or {}
   names = [names.get(str(i)) for i in range(len(names))]
-  said = read_json(os.path.join(path, "preprocessor_config.json"))
+  said = opening.read_json(os.path.join(path, "preprocessor_config.json"))
   images = processors.from_huggingface(said) if said else None
   size = None if images is None else images.size
   return Stated(None, {}, size, images, class_names(names))
@@ -213,6 +224,8 @@ def of_file(path: str) -> Stated:
   Raises:
     ValueError: the file is missing or damaged, or states something invalid.
   """
+  if bv_steps.is_step(path):
+    return _of_step(path)
   if not path.endswith(".safetensors"):
     return Stated()
   metadata = reading.read_metadata(path)
@@ -233,6 +246,18 @@ def of_file(path: str) -> Stated:
     )
   names = _value(metadata, "class_names")
   return Stated(variant, tuples(fields or {}), size, images, class_names(names))
+
+
+def _of_step(path: str) -> Stated:
+  """What the config beside a step of big_vision's says of the ViT it trains."""
+  variant, fields = bv_steps.model(path)
+  if variant is None:
+    return Stated()
+  leaves = reading.blank(path)
+  model = backbones.make_model(None, variant=variant, **fields)
+  side = variants.get(variant).image_size
+  arrays = leaves.arrays if leaves else {}
+  return Stated(variant, fields, adapt.image_size(arrays, model, side))
 
 
 def _value(metadata: Mapping[str, str], key: str) -> Any:
@@ -298,7 +323,7 @@ def config_beside(file: str) -> dict[str, Any]:
   """
   if os.path.basename(file) not in _IN_FOLDER:
     return {}
-  return read_json(os.path.join(os.path.dirname(file), "config.json"))
+  return opening.read_json(os.path.join(os.path.dirname(file), "config.json"))
 
 
 def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,34 +333,3 @@ def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
     fields: of a model, by name.
   """
   return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-
-
-def is_folder(path: str) -> bool:
-  """Whether a path is a folder.
-
-  Args:
-    path: a local path or a URL.
-  """
-  if remote.is_remote(path):
-    return remote.is_folder(path)
-  return os.path.isdir(path)
-
-
-def _exists(path: str) -> bool:
-  return (remote.exists if remote.is_remote(path) else os.path.exists)(path)
-
-
-def read_json(path: str) -> dict[str, Any]:
-  """The dict in a JSON file; {} if there is no file, or no dict in it.
-
-  Args:
-    path: of the file; may be a URL.
-
-  Raises:
-    ValueError: the file is damaged or cannot be read.
-  """
-  if not (_exists(path) or os.path.lexists(path)):
-    return {}
-  with opening.opened(path) as file:
-    found = check.parse_json(file.read(_LONGEST_JSON), repr(path))
-  return found if isinstance(found, dict) else {}
