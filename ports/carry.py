@@ -12,7 +12,7 @@ in it is refused; one that this wrote is written anew.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import pathlib
 import re
 import shutil
@@ -29,10 +29,14 @@ is changed here is lost then.
 """
 
 
-def files() -> list[pathlib.Path]:
-  """The files to copy, relative to the package, in order."""
+def files(roots: Sequence[str] = ROOTS) -> list[pathlib.Path]:
+  """The files to copy, relative to the package, in order.
+
+  Args:
+    roots: files that are wanted, and with them all that they import.
+  """
   found: set[pathlib.Path] = set()
-  left = [pathlib.Path(name) for name in ROOTS]
+  left = [pathlib.Path(name) for name in roots]
   while left:
     path = left.pop()
     if path not in found:
@@ -62,12 +66,15 @@ def _imports(path: pathlib.Path) -> Iterator[pathlib.Path]:
           yield file
 
 
-def carry(folder: pathlib.Path, package: str) -> list[pathlib.Path]:
+def carry(
+  folder: pathlib.Path, package: str, roots: Sequence[str] = ROOTS
+) -> list[pathlib.Path]:
   """Copies the files, under the name of another package.
 
   Args:
     folder: of the package.
     package: its dotted name.
+    roots: see `files`.
 
   Returns:
     The files that were written.
@@ -88,7 +95,7 @@ def carry(folder: pathlib.Path, package: str) -> list[pathlib.Path]:
     )
   shutil.rmtree(folder, ignore_errors=True)
   written = []
-  for path in files():
+  for path in files(roots):
     text = re.sub(r"\bvitkd_jax\b", package, (SOURCE / path).read_text())
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_text(text)

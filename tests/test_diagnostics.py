@@ -12,7 +12,6 @@ from vitkd_jax.diagnostics import (
   attention,
   calibration,
   fit,
-  matching,
   similarity,
   spectra,
 )
@@ -231,7 +230,7 @@ def test_a_linear_layer_explains_what_it_made():
   ],
 )
 def test_blocks_are_matched_by_relative_depth(depth, teacher, found):
-  assert matching.pairs(depth, teacher) == found
+  assert similarity.pairs(depth, teacher) == found
 
 
 def pair(student, teacher, missing):

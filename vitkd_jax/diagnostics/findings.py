@@ -49,7 +49,7 @@ def of(
   aligned = similarity.cka(crossed, own, theirs)
   found["cka"] = aligned.round(4).tolist()
   count = images * int(np.prod(matching.grid(student)))
-  matched = matching.pairs(student.model.depth, models["teacher"].model.depth)
+  matched = similarity.pairs(student.model.depth, models["teacher"].model.depth)
   found["pairs"] = [
     _pair(
       pair,

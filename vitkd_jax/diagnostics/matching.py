@@ -16,22 +16,6 @@ def grid(model: scoring.Scored) -> tuple[int, int]:
   return model.model.grid(*model.images.size)
 
 
-def pairs(depth: int, teacher_depth: int) -> list[tuple[int, int]]:
-  """For each block of a teacher the student's at the same relative depth.
-
-  Args:
-    depth: blocks of the student.
-    teacher_depth: blocks of the teacher.
-
-  Returns:
-    (block of the student, block of the teacher), by the latter.
-  """
-  return [
-    (max(round((block + 1) / teacher_depth * depth), 1) - 1, block)
-    for block in range(teacher_depth)
-  ]
-
-
 def outputs(
   model: scoring.Scored, params: Any, image: jax.Array
 ) -> tuple[jax.Array, Any]:

@@ -225,7 +225,7 @@ def _of_both(
     ],
     "crossed": [
       fit.product(maps["student"][s], resampled[t])
-      for s, t in matching.pairs(student.model.depth, teacher.model.depth)
+      for s, t in similarity.pairs(student.model.depth, teacher.model.depth)
     ],
     "by_class": each @ of_class,
   }

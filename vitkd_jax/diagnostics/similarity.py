@@ -92,3 +92,19 @@ def cka(
   """
   scale = np.sqrt(np.maximum(np.outer(first, second), 0.0))
   return np.where(scale > 0, crossed / np.where(scale > 0, scale, 1.0), 0.0)
+
+
+def pairs(depth: int, teacher_depth: int) -> list[tuple[int, int]]:
+  """For each block of a teacher the student's at the same relative depth.
+
+  Args:
+    depth: blocks of the student.
+    teacher_depth: blocks of the teacher.
+
+  Returns:
+    (block of the student, block of the teacher), by the latter.
+  """
+  return [
+    (max(round((block + 1) / teacher_depth * depth), 1) - 1, block)
+    for block in range(teacher_depth)
+  ]

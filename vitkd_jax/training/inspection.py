@@ -14,7 +14,7 @@ import optax
 
 from vitkd_jax.cluster import compiler, sharding
 from vitkd_jax.data import augment as augmentation
-from vitkd_jax.diagnostics import fit, matching, similarity, spectra
+from vitkd_jax.diagnostics import fit, similarity, spectra
 from vitkd_jax.distill import frozen, terms, tokens
 from vitkd_jax.distill import objective as objectives
 from vitkd_jax.runs import metrics
@@ -123,7 +123,7 @@ def _maps(
     theirs = _of_blocks(out, teacher.side)
     if not theirs:  # a model of one's own without such maps
       continue
-    for other, block in matching.pairs(len(theirs), len(own)):
+    for other, block in similarity.pairs(len(theirs), len(own)):
       a, b = map(_kernel, (own[block], theirs[other]))
       scale = similarity.own_hsic(a) * similarity.own_hsic(b)
       crossed = similarity.hsic(a, b)[0, 0]
