@@ -13,9 +13,16 @@ import pytest
 
 from vitkd_jax import convert, weights
 from vitkd_jax.data import preprocess
-from vitkd_jax.models import variants
+from vitkd_jax.models import backbones, variants, vit
 from vitkd_jax.runs import checkpoint
-from vitkd_jax.weights import resolve, saving, verify, zoo
+from vitkd_jax.weights import (
+  big_vision,
+  processors,
+  resolve,
+  saving,
+  verify,
+  zoo,
+)
 
 FIELDS = dict(
   variant="deit3_small_patch16_224",
@@ -56,6 +63,79 @@ def test_a_flat_file_says_its_model_and_is_read_back(tmp_path, flat, capsys):
   jax.tree.map(
     np.testing.assert_array_equal, got, weights.fold_layerscale(params)
   )
+
+
+@pytest.mark.parametrize("to", ["big_vision", "timm", "flat"])
+def test_a_folded_normalisation_gives_the_same_logits(tmp_path, to, capsys):
+  path = tmp_path / "a.safetensors"
+  params = drawn.params(**FIELDS)
+  mean, std = (0.5, 0.4, 0.1), (0.3, 0.2, 0.25)
+  images = preprocess.Preprocess((28, 28), 30, mean, std)
+  weights.save(path, params, format="flat", preprocess=images, **FIELDS)
+  output = tmp_path / {"big_vision": "w.npz", "flat": "w.safetensors"}.get(
+    to, to
+  )
+  run(path, output, to, fold_normalization=True, check=False)
+  said = capsys.readouterr().out
+  assert "note  folded the normalisation by mean (0.5, 0.4, 0.1)" in said
+  fields = dict(FIELDS, layerscale_init=None if to == "big_vision" else 1e-6)
+  got = weights.load(output, num_classes=5, image_size=28, **fields)
+  pixels = np.random.default_rng(0).random((2, 28, 28, 3))
+  with jax.default_matmul_precision("highest"):
+    want, found = (
+      jax.jit(vit.Model(5, **options).apply)({"params": p}, image)[0]
+      for options, p, image in (
+        (FIELDS, params, (pixels - mean) / std),
+        (fields, got, 2 * pixels - 1),  # big_vision's value_range(-1, 1)
+      )
+    )
+  np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+  if to == "big_vision":
+    assert "needs value_range(-1, 1) in pp" in said
+  else:  # it says how its images are to be normalised
+    stated = resolve.stated(output).preprocess
+    assert (stated.mean, stated.std) == variants.INCEPTION_MEAN_STD
+    assert stated.short_side == 30
+
+
+@pytest.mark.parametrize(
+  "fields, lines",
+  [
+    (
+      dict(variant="deit3_small_patch16_224"),
+      [
+        "dict(variant='S/16', pool_type='tok')",
+        "nn.gelu(x, approximate=False) in MlpBlock",
+        "vgg_value_range(mean=(123.7, 116.3, 103.5), std=(58.4, 57.12, 57.38))",
+        "nothing for LayerScale, which is folded",
+        "images of 32x32 px, or --image-size",
+      ],
+    ),
+    (
+      dict(variant="mu/16", posemb="sincos2d", pool_type="map", rep_size=True),
+      [
+        "dict(variant='mu/16', pool_type='map', posemb='sincos2d', "
+        "rep_size=True)",
+        "value_range(-1, 1) in pp and pp_fn",
+      ],
+    ),
+    (
+      dict(variant="test", patch_size=(8, 4)),
+      [
+        "dict(patch_size=(8, 4), width=32, depth=3, mlp_dim=64, num_heads=2)",
+        "value_range(-1, 1) in pp and pp_fn",
+        "images of 32x32 px",
+      ],
+    ),
+  ],
+)
+def test_what_a_model_needs_in_big_vision(fields, lines):
+  model = backbones.make_model(5, **fields)
+  images = processors.published(variants.get(fields["variant"]), (32, 32))
+  said = list(big_vision.needs(model, images))
+  assert len(said) == len(lines)
+  for line, words in zip(said, lines, strict=True):
+    assert words in line
 
 
 def test_a_workdir_becomes_a_folder_with_a_card(tmp_path, flat, capsys):

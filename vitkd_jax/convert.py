@@ -29,9 +29,10 @@ import jax
 from vitkd_jax import weights
 from vitkd_jax.commandline import command
 from vitkd_jax.data import preprocess
-from vitkd_jax.models import backbones, variants
+from vitkd_jax.models import backbones, equal, variants, vit
 from vitkd_jax.runs import cards, students
 from vitkd_jax.weights import (
+  big_vision,
   card,
   compare,
   formats,
@@ -53,15 +54,15 @@ class Options:
     to: format to write.
     source: format to read; None to detect it (flag --from).
     variant: name of the model; None for the one that the weights state.
-    num_classes: C of the written model, 0 for no head; None for that of the
-      weights.
-    image_size: side, or rows and columns, in pixels; None for what the weights
-      state, else the variant's.
+    num_classes: C, 0 for no head; None for that of the weights.
+    image_size: side, or rows and columns, in pixels; None for the weights' own.
     head: "keep", "drop" or "init".
     classes: indices of the classes to keep, in order; None for all.
     which: "student" or "ema" of a workdir's checkpoint.
     step: of the checkpoint: a number, "best" or "latest".
     fold_layerscale: fold LayerScale into the neighbouring weights.
+    fold_normalization: fold mean and std into the patch embedding, which then
+      takes images in [-1, 1].
     dtype: of the written floats.
     field: further fields of the model, such as "pool_type=tok".
     check: compare outputs with the other library.
@@ -80,6 +81,7 @@ class Options:
   which: str | None = None
   step: str | None = None
   fold_layerscale: bool = False
+  fold_normalization: bool = False
   dtype: str = "float32"
   field: Sequence[str] = ()
   check: bool = True
@@ -120,6 +122,13 @@ def convert(options: Options) -> str:
   fields = dict(loaded.fields)
   size = loaded.image_size
   images = _images(said, variant, loaded)
+  used = images or processors.published(variants.get(variant), size)
+  if options.fold_normalization:
+    mean, std = stats = variants.INCEPTION_MEAN_STD
+    params = equal.fold_normalization(params, (used.mean, used.std), stats)
+    note = f"folded the normalisation by mean {used.mean} and std {used.std}"
+    loaded = dataclasses.replace(loaded, notes=(*loaded.notes, note))
+    used = images = dataclasses.replace(used, mean=mean, std=std)
   names = _class_names(said, options, loaded.num_classes)
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   digest = loaded.sha256()
@@ -131,7 +140,7 @@ def convert(options: Options) -> str:
       variant=variant,
       format=options.to,
       parameters=count,
-      images=images or processors.published(variants.get(variant), size),
+      images=used,
       class_names=names,
       source_sha256=digest,
       measured=said.preprocess,
@@ -156,8 +165,12 @@ def convert(options: Options) -> str:
     _say("note", note)
   _say("wrote", f"{written} ({options.to}) in {took:.1f} s")
   _say("", f"SHA-256 {weights.sha256(written)}")
+  model = backbones.make_model(loaded.num_classes, variant=variant, **fields)
+  if options.to == big_vision.NAME:
+    assert isinstance(model, vit.ViT)  # refused by `save`
+    for line in big_vision.needs(model, used):
+      _say("needs", line)
   if options.check:
-    model = backbones.make_model(loaded.num_classes, variant=variant, **fields)
     ours = compare.outputs(params, model, size)
     del params  # frees memory for the other library's copy
     if not loaded.notes and not options.field:
@@ -286,12 +299,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   string(
     "variant", None, "name of the model: see --list, or a size such as S/16"
   )
-  integer(
-    "num-classes",
-    None,
-    "classes of the written model, 0 for no head; default: the file's",
-    0,
-  )
+  integer("num-classes", None, "0 for no head; default: the file's", 0)
   list_("image-size", None, "in pixels: side, or rows,columns")
   string("head", "keep", "keep, drop or init (a new head)")
   list_("classes", None, "indices of the classes to keep")
@@ -301,6 +309,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   string("step", None, "step of the checkpoint: a number, best or latest")
   boolean(
     "fold-layerscale", False, "fold LayerScale into the neighbouring weights"
+  )
+  boolean(
+    "fold-normalization",
+    False,
+    "fold mean and std into the patch embedding, for images in [-1, 1]",
   )
   string("dtype", "float32", f"written floats: {', '.join(saving.DTYPES)}")
   multi("field", [], "further field of the model, such as pool_type=tok")

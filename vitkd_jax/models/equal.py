@@ -1,12 +1,13 @@
-"""Equivalent models: LayerScale folded away, or blocks stacked."""
+"""Equivalent models: a scale or normalisation folded away, blocks stacked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax import traverse_util
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def frozen(
@@ -54,6 +55,34 @@ def fold_layerscale(params: Mapping[str, Any]) -> dict[str, Any]:
       over_inputs = (*gamma.shape[:-1], *[1] * inputs, gamma.shape[-1])
       leaves[kernel] = leaves[kernel] * gamma.reshape(over_inputs)
   return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def fold_normalization(
+  params: Mapping[str, Any],
+  stats: tuple[Sequence[float], Sequence[float]],
+  other: tuple[Sequence[float], Sequence[float]],
+) -> dict[str, Any]:
+  """Parameters for images that are normalised otherwise: the same function.
+
+  A pixel p in [0, 1] is (p - m) / s to the model, and y = (p - m') / s' to the
+  new one: (p - m) / s = y s' / s + (m' - m) / s. The patches do not overlap and
+  are not padded, so that kernel and bias of the embedding take both terms.
+
+  Args:
+    params: nested parameters.
+    stats: (m, s), mean and std of each channel that the model was trained with.
+    other: (m', s') in their place.
+  """
+  mean, std, new_mean, new_std = np.asarray([*stats, *other], np.float64)
+  kernel = np.asarray(params["embedding"]["kernel"], np.float64)  # [h, w, 3, D]
+  shift = np.einsum("hwcd,c->d", kernel, (new_mean - mean) / std)
+  bias = np.asarray(params["embedding"]["bias"], np.float64) + shift
+  scaled = kernel * (new_std / std)[:, None]
+  embedding = {
+    "kernel": scaled.astype(np.float32),
+    "bias": bias.astype(np.float32),
+  }
+  return {**params, "embedding": embedding}
 
 
 def stack_blocks(params: Mapping[str, Any]) -> Mapping[str, Any]:
