@@ -19,6 +19,7 @@ import pytest
 
 from vitkd_jax import weights
 from vitkd_jax.cluster import sharding
+from vitkd_jax.commandline import elsewhere
 from vitkd_jax.configs import quickstart
 from vitkd_jax.diagnostics import similarity
 from vitkd_jax.models import posemb, vit
@@ -360,6 +361,20 @@ def test_the_evaluator_compares_two_models(port, monkeypatch):
   )
   assert set(found) == {"kl", "agreement", "cka/block_00"}
   np.testing.assert_allclose(found["cka/block_00"], expected.item(), rtol=1e-5)
+
+
+def test_the_pages_names_are_those_that_errors_give():
+  page = PORT.parents[1] / "docs" / "big_vision.md"
+  rows = re.findall(r"^\| (`\w.*`) \| (.*) \|$", page.read_text(), re.M)
+  keys = frozenset(elsewhere._OURS.values())
+  told = 0
+  for theirs, ours in rows:
+    names, own = (re.findall(r"`([\w.]+)`", x) for x in (theirs, ours))
+    for name in names:
+      if found := elsewhere.ours(name, keys):
+        told += 1
+        assert f"config.{found}" in own, name
+  assert told >= 15
 
 
 def used(path):
