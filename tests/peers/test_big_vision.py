@@ -1,9 +1,12 @@
 """Live: big_vision's own code, given our npz."""
 
+import ast
 import functools
+import pathlib
 import sys
 import types
 
+import big_vision_names
 import drawn
 import flax.training.checkpoints  # noqa: F401, asks for TensorFlow: no stub yet
 import jax
@@ -82,3 +85,33 @@ def test_a_deit3_is_folded_and_its_gelu_is_the_exact_one(tmp_path, monkeypatch):
   np.testing.assert_allclose(theirs(path, fields), want, atol=1e-5, rtol=0)
   # big_vision's model as it is computes the tanh form: close, and not equal.
   assert 1e-6 < np.abs(tanh - want).max() < 1e-2
+
+
+def parameters(node):
+  args = node.args
+  names = [x.arg for x in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
+  names += [x.arg for x in (args.vararg, args.kwarg) if x]
+  return tuple(names)
+
+
+def test_all_that_the_port_uses_is_there():
+  root = pathlib.Path(big_vision.__file__).parents[1]
+  for module, names in big_vision_names.NAMES.items():
+    path = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    found = {}
+    for node in ast.parse(path.read_text()).body:
+      if isinstance(node, ast.FunctionDef):
+        found[node.name] = parameters(node)
+      elif isinstance(node, ast.Assign):
+        found |= {x.id: None for x in node.targets if isinstance(x, ast.Name)}
+    for name, expected in names.items():
+      assert found[name] == expected, f"{module}.{name}"
+
+
+def test_every_key_of_the_ports_configs_is_read():
+  root = pathlib.Path(big_vision.__file__).parents[1]
+  files = ("train", "optax", "input_pipeline", "evaluators/common", "utils")
+  text = "".join((root / f"{name}.py").read_text() for name in files)
+  for key in big_vision_names.KEYS:
+    name = key.removesuffix("_steps").removesuffix("_epochs")
+    assert f"config.{key}" in text or f'"{name}"' in text, key
