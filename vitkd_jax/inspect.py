@@ -11,16 +11,19 @@ ends with the blocks to compare, as options of a training. --weights of a
 workdir take the run's own teacher.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from etils import epath
 
 from vitkd_jax.commandline import command, progress, split_flags
 from vitkd_jax.data import datasets, loader, printable
-from vitkd_jax.diagnostics import running
+from vitkd_jax.diagnostics import generation, running
 from vitkd_jax.evaluation import scoring
 from vitkd_jax.reporting import beside, inspected, page, pictures
+from vitkd_jax.runs import reading
+from vitkd_jax.training import trained as trained_methods
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
       variant=given["teacher-variant"],
       like=student.images,
     )
+    trained = _trained(given, info, student)
     source = datasets.load(
       asked.name, asked.split, data_dir=asked.data_dir, exif=asked.exif
     )
@@ -58,6 +62,7 @@ def main(argv: Sequence[str]) -> None:
           source,
           info,
           teacher=teacher or None,
+          trained=trained,
           images=given["images"],
           batch_size=given["batch-size"],
           kernel=given["kernel"],
@@ -89,6 +94,25 @@ def main(argv: Sequence[str]) -> None:
     with command.refusing():
       _write(found, (title, lead), given["out"])
     print(f"report: {given['out']}/index.html", flush=True)
+
+
+def _trained(
+  given: Mapping[str, Any], info: datasets.Info, student: scoring.Scored
+) -> generation.Trained | None:
+  """The generators of a run, if its own teacher is meant and all is there."""
+  record = reading.record_of(given["weights"])
+  if record is None:
+    return None
+  teachers = (record["config"].get("teachers") or {}).values()
+  if given["teacher"] not in (None, *(x.get("weights") for x in teachers)):
+    return None
+  try:
+    return trained_methods.generators(
+      given["weights"], record, info, student.images.size
+    )
+  except (ValueError, OSError) as error:
+    print(f"what its methods generate is not shown: {error}")
+    return None
 
 
 def _write(found: inspected.Found, said: tuple[str, str], out: str) -> None:

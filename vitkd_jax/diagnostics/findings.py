@@ -10,6 +10,7 @@ from vitkd_jax.diagnostics import (
   advice,
   calibration,
   fit,
+  generation,
   matching,
   similarity,
   spectra,
@@ -74,6 +75,31 @@ def of(
     for name, n, s, k in zip(info.class_names, counts, same, kl, strict=True)
   ]
   found["advice"] = advice.of(found["pairs"])
+  return found
+
+
+def generated(
+  trained: generation.Trained,
+  total: Mapping[str, Mapping[str, np.ndarray]],
+  count: int,
+) -> list[dict[str, Any]]:
+  """What each generator makes of the teacher's map.
+
+  Args:
+    trained: the methods.
+    total: sums of `generation.Trained.errors`, see `generation.rebuilt`.
+    count: of all tokens.
+
+  Returns:
+    Of each "name", "method", "block" and "place" of the teacher's map,
+    "rebuilt", the share of its variance, and "variance" of a token.
+  """
+  found = []
+  for name, (method, block, place) in trained.names().items():
+    share, variance = generation.rebuilt(total[name], count)
+    values = name, method, block, place, share, variance
+    keys = ("name", "method", "block", "place", "rebuilt", "variance")
+    found.append(dict(zip(keys, values, strict=True)))
   return found
 
 

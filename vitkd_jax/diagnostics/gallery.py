@@ -1,6 +1,6 @@
 """Sample images: where models look, and what a student lacks there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import functools
 from typing import Any
 
@@ -75,6 +75,30 @@ def make(
   shown["lacking"] = error.reshape(len(images), *grids[1]).astype(np.float32)
   shown["student"], shown["teacher"] = pair["student"], pair["teacher"]
   return shown
+
+
+def generated(
+  found: Sequence[Mapping[str, Any]],
+  errors: Mapping[str, Mapping[str, np.ndarray]],
+  grid: tuple[int, int],
+) -> dict[str, np.ndarray]:
+  """Where generators fail in the images of `make`, float32 [K, h, w] by name.
+
+  Args:
+    found: from `findings.generated`.
+    errors: from `generation.Trained.errors` of the images.
+    grid: (h, w).
+
+  Returns:
+    Squared errors in shares of the variance of a token of the teacher's.
+  """
+  return {
+    each["name"]: np.asarray(
+      errors[each["name"]]["error"].reshape(-1, *grid) / each["variance"],
+      np.float32,
+    )
+    for each in found
+  }
 
 
 def _looked_at(each: scoring.Scored, out: Mapping[str, Any]) -> np.ndarray:

@@ -17,6 +17,7 @@ from vitkd_jax.diagnostics import (
   findings,
   fit,
   gallery,
+  generation,
   matching,
   similarity,
   spectra,
@@ -34,6 +35,7 @@ def inspect(
   info: datasets.Info,
   *,
   teacher: scoring.Scored | None = None,
+  trained: generation.Trained | None = None,
   images: int = 256,
   batch_size: int = 64,
   kernel: str = "linear",
@@ -48,6 +50,7 @@ def inspect(
     source: of images, see `datasets.load`.
     info: of the dataset.
     teacher: the model to compare it with, which gets the same images.
+    trained: the methods that generated maps when the student was trained.
     images: number of images, evenly spaced in the source; whole batches count.
     batch_size: images at a time, and in a kernel of the alignment; at least 4.
     kernel: of the alignment, see `similarity.KERNELS`.
@@ -57,7 +60,7 @@ def inspect(
     Ready for JSON but for "gallery" (see `gallery.make`): "images", "models"
     ({"student", "teacher"}: see `findings`), and with a teacher "cka"
     [student's blocks][teacher's], "pairs" (see `findings`), "agreement", "kl"
-    by class and "advice".
+    by class and "advice"; with `trained`, "generated" (see `findings`).
 
   Raises:
     ValueError: a number or the kernel is wrong, or there are too few images.
@@ -77,6 +80,7 @@ def inspect(
     models["teacher"] = teacher
   step = jax.jit(functools.partial(_step, models, kernel))
   params = {name: model.params for name, model in models.items()}
+  rebuild = _rebuilding(trained)
   batches = loader.eval_batches(
     _Sample(source, number * batch_size),
     batch_size=batch_size,
@@ -92,6 +96,9 @@ def inspect(
         for block in found[name]["blocks"]:
           each = spectra.image_dimensions(block.pop("grams"))
           block["dimensions"] = each.sum(0)
+      found["generated"] = rebuild(batch["image"])
+      for sums in found["generated"].values():
+        sums["error"] = np.sum(sums["error"], dtype=np.float64)
       # In float64, so that no number of batches costs digits.
       found = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
       total = found if total is None else jax.tree.map(np.add, total, found)
@@ -105,7 +112,25 @@ def inspect(
     )
   result = findings.of(models, total, good, good * batch_size, info)
   images_ = np.concatenate(shown)[: gallery.MOST]
-  return result | {"gallery": gallery.make(models, images_, total, result)}
+  looked = gallery.make(models, images_, total, result)
+  if trained:
+    size = trained.objective.student_side.grid
+    count = good * batch_size * int(np.prod(size))
+    made = findings.generated(trained, total["generated"], count)
+    looked["generated"] = gallery.generated(made, rebuild(images_), size)
+    result["generated"] = made
+  return result | {"gallery": looked}
+
+
+def _rebuilding(
+  trained: generation.Trained | None,
+) -> Callable[[np.ndarray], dict[str, dict[str, np.ndarray]]]:
+  """The compiled `generation.Trained.errors` of images, on the host."""
+  if trained is None:
+    return lambda image: {}
+  compiled = jax.jit(trained.errors)
+  given = {"own": trained.params, "teachers": trained.teacher_params}
+  return lambda image: jax.device_get(compiled(given, image))
 
 
 def _without_bad(

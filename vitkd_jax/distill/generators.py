@@ -63,6 +63,16 @@ def _convolve(
   return einops.rearrange(x, "b h w d -> b (h w) d")
 
 
+def output(kind: str, name: str) -> str:
+  """The submodule of a calling module whose output is the generated map.
+
+  Args:
+    kind: see `generate`.
+    name: see `generate`.
+  """
+  return f"{name}_1" if kind == "conv" else name
+
+
 class _Block(nn.Module):
   """A pre-norm block of attention and an MLP, over positions."""
 

@@ -12,6 +12,7 @@ _PICTURES = {
   "cka": ("Which blocks are alike", maps.cka),
   "missing": ("What it has, and what its width could hold", maps.missing),
   "lacks": ("Where in images a linear layer fails", maps.lacks),
+  "generated": ("Where in images the trained generator fails", maps.generated),
   "spectra": ("Dimensions, norms and frequencies", maps.spectra),
   "attention": ("Where the heads look", maps.attention),
   "samples": ("What the features of sample images are made of", maps.samples),
@@ -31,6 +32,8 @@ def blocks(found: Found, prefix: str = "") -> list[page.Block]:
     for name, (caption, draw) in _PICTURES.items()
   )
   made = make_tables(found)
+  if classes := found.get("by_class"):
+    made.append(_by_class(classes))  # too long for a terminal
   return [*made[:1], *drawn, *made[1:]]
 
 
@@ -65,11 +68,32 @@ def make_tables(found: Found) -> list[tables.Table]:
         ),
       )
     )  # fmt: skip
+  if generated := found.get("generated"):
+    made.append(_generated(generated))
   for name, model in found["models"].items():
     made.append(_blocks(name, model))
-  if classes := found.get("by_class"):
-    made.append(_by_class(classes))
   return made
+
+
+def _generated(found: Sequence[Found]) -> tables.Table:
+  return tables.Table(
+    "What the trained generators rebuild",
+    ("map", "teacher's block", "place", "rebuilt"),
+    [
+      (
+        each["name"],
+        str(each["block"]),
+        each["place"],
+        f"{each['rebuilt']:.1%}",
+      )
+      for each in found
+    ],
+    (
+      "Share of the variance of the teacher's map at tokens that are replaced, "
+      "or at all where none is; below 0 it is worse than the mean token.",
+    ),
+    texts=("place",),
+  )
 
 
 def _by_class(classes: Sequence[Found]) -> tables.Table:

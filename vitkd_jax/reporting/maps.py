@@ -249,11 +249,31 @@ def lacks(found: Found, theme: plotting.Theme) -> mpl_figure.Figure | None:
   shown = found.get("gallery")
   if not shown or "lacking" not in shown:
     return None
-  maps = np.asarray(shown["lacking"])
-  rows = {f"block {shown['teacher']}": (maps, float(maps.max()))}
+  rows = {f"block {shown['teacher']}": shown["lacking"]}
+  return _failing(shown["image"], rows, theme)
+
+
+def generated(found: Found, theme: plotting.Theme) -> mpl_figure.Figure | None:
+  """Where in images the trained generators fail.
+
+  Args:
+    found: from `diagnostics.running.inspect`.
+    theme: colours and width.
+  """
+  shown = found.get("gallery")
+  if not shown or not shown.get("generated"):
+    return None
+  return _failing(shown["image"], shown["generated"], theme)
+
+
+def _failing(
+  images: np.ndarray, maps: Mapping[str, Any], theme: plotting.Theme
+) -> mpl_figure.Figure:
+  """Errors [K, h, w] by name, over images; the largest has the whole colour."""
+  rows = {name: (x, float(np.max(x))) for name, x in maps.items()}
   hue = mpl_colors.to_rgb(theme.hue(1))
   shades = [(*hue, 0), (*hue, 0.9)]
-  return _rows(theme, shown["image"], rows, shades, with_values=True)
+  return _rows(theme, images, rows, shades, with_values=True)
 
 
 def _rows(

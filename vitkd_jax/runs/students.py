@@ -223,18 +223,7 @@ def read(
     ValueError: there is no such checkpoint, none is intact, or it has no
       moving average.
   """
-  # Imported here, as orbax doubles the time of a command's start.
-  from vitkd_jax.runs import checkpoint
-
-  step = check(which, step)
-  candidates = epath.Path(path) / "checkpoints", epath.Path(path)
-  folder = next((path for path in candidates if path.is_dir()), None)
-  if folder is None:
-    raise ValueError(
-      f"expected checkpoints in {os.fspath(path)}, got no such folder"
-    )
-  with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
-    state, found = checkpoints.read(step)
+  folder, (state, found) = _read(path, check(which, step))
   if which == "ema" and state["ema"] is None:
     raise ValueError(
       f"which='ema': the run in {folder} keeps no moving average "
@@ -245,6 +234,35 @@ def read(
   leaves = traverse_util.flatten_dict(jax.device_get(params), sep="/")
   leaves = big_vision.unstack(leaves)
   return leaves, Saved(which, found, sha256(leaves))
+
+
+def trained(path: str | os.PathLike) -> dict[str, Any]:
+  """{"student": ..., "methods": {name: ...}} of a run's latest checkpoint.
+
+  Args:
+    path: a workdir; may be a URL.
+
+  Raises:
+    ValueError: there is no checkpoint, or none is intact.
+  """
+  return _read(path, "latest")[1][0]["params"]
+
+
+def _read(
+  path: str | os.PathLike, step: str | int
+) -> tuple[epath.Path, tuple[Any, int]]:
+  """The folder of checkpoints, a state and its step."""
+  # Imported here, as orbax doubles the time of a command's start.
+  from vitkd_jax.runs import checkpoint
+
+  candidates = epath.Path(path) / "checkpoints", epath.Path(path)
+  folder = next((path for path in candidates if path.is_dir()), None)
+  if folder is None:
+    raise ValueError(
+      f"expected checkpoints in {os.fspath(path)}, got no such folder"
+    )
+  with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
+    return folder, checkpoints.read(step)
 
 
 def sha256(leaves: Mapping[str, np.ndarray]) -> str:

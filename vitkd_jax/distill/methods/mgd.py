@@ -83,3 +83,10 @@ class MGD(forms.MapMethod):
       name=f"generator_{number}",
     )
     return {"mgd": losses.mgd(generated, teacher)}
+
+  def generates(self) -> dict[str, tuple[int, str]]:
+    """{submodule: (block, place)} of each generated map, see `diagnostics`."""
+    return {
+      generators.output("conv", f"generator_{number}"): (block, self.place)
+      for number, (_, block) in enumerate(self.block_pairs())
+    }

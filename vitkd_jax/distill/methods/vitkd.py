@@ -131,6 +131,13 @@ class ViTKD(nn.Module):
     low, high = tokens.resample(low, *grids), tokens.resample(high, *grids)
     return head(*self._maps(student), low, high, draws["mask"])
 
+  def generates(self) -> dict[str, tuple[int, str]]:
+    """{submodule: (block, place)} of the generated map, see `diagnostics`."""
+    if "generation" not in self.only:
+      return {}
+    name = generators.output(self.generator, "generator")
+    return {name: (self.high_block, self.high_place)}
+
   def flops(self, student: Side, teacher: Side) -> float:
     """FLOPs of an image's forward pass, in matrix products.
 
