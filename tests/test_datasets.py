@@ -152,8 +152,8 @@ def test_load_refuses(name, split, words, tmp_path):
 
 
 def test_other_file_formats_are_refused(tmp_path):
-  copied_as(tmp_path, "some_set", "1.0.0", fileFormat="tfrecord")
-  with pytest.raises(ValueError, match=r"got tfrecord.*vitkd_jax\.prepare"):
+  copied_as(tmp_path, "some_set", "1.0.0", fileFormat="riegeli")
+  with pytest.raises(ValueError, match=r"got riegeli.*vitkd_jax\.prepare"):
     datasets.load("some_set", "train", data_dir=str(tmp_path))
 
 

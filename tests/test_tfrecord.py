@@ -1,16 +1,21 @@
 """TFRecord files, written by TFDS: golden/make_tfrecord_set.py."""
 
 import functools
+import json
 import pathlib
+import pickle
 import shutil
 import struct
 
+import numpy as np
 import pytest
 from tensorboardX import record_writer
 import tensorflow_datasets as tfds
-from trees import run
+from tensorflow_datasets.proto import tf_example_pb2
+from trees import contents, run, simple_tree
 
-from vitkd_jax.data.builders import images, records, tfrecord
+from vitkd_jax.data import datasets, decode, tfrecords
+from vitkd_jax.data.builders import images, records, shards, tfrecord
 
 TFRECORDS = pathlib.Path(__file__).parent / "golden" / "tfrecord_set"
 
@@ -36,6 +41,96 @@ def test_tfrecords_are_converted_in_their_order(tmp_path, capsys):
     for record in source:
       assert int(record["label"]) == int(record["text"].split()[1]) % 2
   assert builder.info.features["label"].names == ["ant", "bee"]
+
+
+def test_what_tfds_wrote_is_read_and_written_the_same(tmp_path):
+  """Both ways through array_record, and by index."""
+  source = TFRECORDS
+  for to in shards.FORMATS:
+    plan = tfrecord.plan("tfrecord_set", str(source), to)
+    source = shards.write(plan, str(tmp_path / to))
+  written = contents(source)
+  wanted = contents(TFRECORDS)
+  assert {"preparation.json", *wanted} == set(written)
+  for name, content in wanted.items():
+    if name.endswith(".json"):
+      assert json.loads(written[name]) == json.loads(content)
+    else:
+      assert written[name] == content
+  info = tfds.builder_from_directory(TFRECORDS).info
+  source = tfrecords.Source(info, "train")
+  assert sorted(record["text"] for record in source) == [
+    f"record {i}".encode() for i in range(5)
+  ]
+
+
+def test_one_set_serves_both(tmp_path, capsys):
+  """The same examples, in the same order, as from array_record files."""
+  root = simple_tree(tmp_path / "root")
+  for to in shards.FORMATS:
+    args = ("zoo", "--source", root, "--data-dir", tmp_path / to, "--to", to)
+    assert run(capsys, *args)[0] == 0
+    said = run(capsys, *args)[2]
+    assert "zoo is complete" in said
+  one, other = (
+    {
+      split: datasets.load("zoo", split, data_dir=str(tmp_path / to))
+      for split in ("train", "val", "train[3:-2]")
+    }
+    for to in shards.FORMATS
+  )
+  assert [len(source) for source in other.values()] == [12, 12, 7]
+  for split, source in one.items():
+    again = pickle.loads(pickle.dumps(other[split]))  # as worker processes do
+    for i in range(len(source)):
+      np.testing.assert_array_equal(again[i]["image"], source[i]["image"])
+      assert again[i]["label"] == source[i]["label"]
+  info = tfds.builder_from_directory(tmp_path / "tfrecord/zoo/1.0.0").info
+  assert info.file_format.value == "tfrecord"
+  (file,) = info.splits["val"].filepaths
+  assert file.name == "zoo-val.tfrecord-00000-of-00001"
+  assert info.splits["val"].shard_lengths == [12]
+  example = tf_example_pb2.Example.FromString(_first(file.read_bytes()))
+  feature = example.features.feature
+  assert set(feature) == {"image", "label", "file_name"}
+  name = feature["file_name"].bytes_list.value[0].decode()
+  picture = pathlib.Path(root, "val", name).read_bytes()
+  assert feature["image"].bytes_list.value[0] == picture
+
+
+def _first(data):
+  length = int.from_bytes(data[:8], "little")
+  assert data[8:12] == masked_crc32c(data[:8])
+  record = data[12 : 12 + length]
+  assert data[12 + length : 16 + length] == masked_crc32c(record)
+  return record
+
+
+@pytest.mark.parametrize(
+  "damage, words",
+  [
+    (lambda data: data[:-3], "truncated or corrupt after 11 records"),
+    (lambda data: data + data[:50], "truncated or corrupt after 12 records"),
+    (lambda data: data + data[: 16 + int.from_bytes(data[:8], "little")],
+     r"expected 12 records in .*, got 13"),
+  ],
+)  # fmt: skip
+def test_damaged_sets_are_refused(tmp_path, capsys, damage, words):
+  root = simple_tree(tmp_path / "root")
+  args = ("zoo", "--source", root, "--data-dir", tmp_path, "--to", "tfrecord")
+  assert run(capsys, *args)[0] == 0
+  file = tmp_path / "zoo/1.0.0/zoo-val.tfrecord-00000-of-00001"
+  data = file.read_bytes()
+  file.write_bytes(damage(data))
+  with pytest.raises(ValueError, match=f"dataset zoo: .*{words}"):
+    datasets.load("zoo", "val", data_dir=str(tmp_path))
+  flipped = bytearray(data)
+  flipped[200] ^= 1
+  file.write_bytes(flipped)
+  source = datasets.load("zoo", "val", data_dir=str(tmp_path))
+  with pytest.raises(decode.BadRecordError, match=r"number 0 of .* checksum"):
+    source[0]
+  assert source[1]["image"].shape[2] == 3
 
 
 def test_damaged_tfrecords_stop_the_conversion(tmp_path, capsys):
@@ -87,7 +182,7 @@ def test_bad_records_stop_the_conversion(tmp_path, capsys, payload, words):
 
 def test_any_flipped_bit_stops_the_conversion(tmp_path):
   """A record's four parts: its length, their checksums, and the record."""
-  path = tmp_path / "a"
+  path = tmp_path / "a.tfrecord-00000-of-00002"
   data = (TFRECORDS / "tfrecord_set-train.tfrecord-00000-of-00002").read_bytes()
   path.write_bytes(data)
   read = functools.partial(tfrecord._records, str(path), 2, 2, lambda _: None)

@@ -1,4 +1,4 @@
-r"""Writes a dataset as TFDS array_record files; needs no TensorFlow.
+r"""Writes a dataset as TFDS array_record or TFRecord files, without TensorFlow.
 
   python -m vitkd_jax.prepare my_birds --source ROOT --data-dir DIR
   python -m vitkd_jax.prepare imagenet2012 --source FOLDER_OF_TWO_TARS
@@ -6,7 +6,7 @@ r"""Writes a dataset as TFDS array_record files; needs no TensorFlow.
 `imagenet2012`, `imagenet2012_real`, `imagenet_v2`, `imagenet_a`, `imagenet_r`,
 `cifar10`, `cifar100` and `fashion_mnist` are made from their published files;
 any other name from a tree `ROOT/train/CLASS/IMAGE` or `ROOT/CLASS/IMAGE`, or
-from a TFDS dataset of that name in TFRecord format. Files are checked before
+from a TFDS dataset of that name in the other format. Files are checked before
 anything is written. The same command resumes an interrupted preparation. See
 docs/data.md.
 """
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m vitkd_jax.prepare",
-    description="Writes a dataset as TFDS array_record files.",
+    description="Writes a dataset as TFDS array_record or TFRecord files.",
   )
   parser.add_argument(
     "name",
@@ -101,6 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     metavar="DIR",
     help="folder of datasets, local or gs:// (default: TFDS's own,"
     " $TFDS_DATA_DIR or ~/tensorflow_datasets)",
+  )
+  parser.add_argument(
+    "--to",
+    choices=shards.FORMATS,
+    default=shards.FORMATS[0],
+    help="format of the files; tf.data reads tfrecord alone"
+    " (default: %(default)s)",
   )
   parser.add_argument(
     "--splits", metavar="A,B", help="splits to make (default: all)"
@@ -146,6 +153,7 @@ def prepare(
   *,
   source: str,
   data_dir: str | None = None,
+  to: str = shards.FORMATS[0],
   splits: str | None = None,
   val_share: float = 0.0,
   trust_classes: bool = False,
@@ -159,6 +167,7 @@ def prepare(
     name: of the dataset.
     source: folder of the published files, or root of a tree of images.
     data_dir: folder of datasets, local or gs://; None for TFDS's own.
+    to: format of the files, of `shards.FORMATS`.
     splits: comma-separated names; None for all.
     val_share: of a tree that becomes the split validation; see `tree.find`.
     trust_classes: accept unlikely class folders; see `tree.find`.
@@ -183,7 +192,7 @@ def prepare(
   }
   options = {key: value for key, value in options.items() if value}
   with command.refusing():
-    make, source = _builder(name, source, options)
+    make, source = _builder(name, source, to, options)
     encoder = _encoder(short_side, quality)
     stamp = stamps.stamp(
       source,
@@ -191,6 +200,7 @@ def prepare(
       options={
         **options,
         "skip_bad": skip_bad,
+        **({} if to == shards.FORMATS[0] else {"to": to}),
         **(dataclasses.asdict(encoder) if encoder else {}),
       },
       without=[data_dir, os.path.join(data_dir, name)],
@@ -203,14 +213,14 @@ def prepare(
           file=sys.stderr,
         )
         return folder
-    plan = _plan(make, source, options, skip_bad, encoder)
+    plan = _plan(make, source, to, options, skip_bad, encoder)
   with _failing(data_dir), progress.show("images", plan.count) as advance:
     plan = dataclasses.replace(plan, stamp=stamp)
     return shards.write(plan, data_dir, advance)
 
 
 def _builder(
-  name: str, source: str, options: Mapping[str, Any]
+  name: str, source: str, to: str, options: Mapping[str, Any]
 ) -> tuple[Callable[..., records.Dataset | shards.Plan], str]:
   """A function from a folder to the dataset or its plan, and that folder."""
   if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
@@ -223,8 +233,8 @@ def _builder(
   make: Callable[..., records.Dataset | shards.Plan] = _PUBLISHED.get(
     name, functools.partial(tree.dataset, name)
   )
-  if folder := tfrecord.find(name, source):
-    make = functools.partial(tfrecord.plan, name)
+  if folder := tfrecord.find(name, source, to):
+    make = functools.partial(tfrecord.plan, name, to=to)
   for key in options:
     if key not in inspect.signature(make).parameters:
       raise ValueError(f"--{key.replace('_', '-')} does not apply to {name}.")
@@ -247,6 +257,7 @@ def _encoder(
 def _plan(
   make: Callable[..., records.Dataset | shards.Plan],
   source: str,
+  to: str,
   options: Mapping[str, Any],
   skip_bad: bool,
   encoder: smaller.Smaller | None,
@@ -264,7 +275,8 @@ def _plan(
       )
     return made
   _tell(made, skip_bad)
-  return records.plan(dataclasses.replace(made, smaller=encoder))
+  made = dataclasses.replace(made, smaller=encoder, format=to)
+  return records.plan(made)
 
 
 def _tell(dataset: records.Dataset, skip_bad: bool) -> None:

@@ -1,8 +1,8 @@
 """Prepared TFDS datasets as random-access sources of images and labels.
 
-`load` reads TFDS's array_record files without TensorFlow. The dataset
-`fashion_mini` ships with this package; `python -m vitkd_jax.prepare` writes
-others.
+`load` reads TFDS's array_record and TFRecord files without TensorFlow. The
+dataset `fashion_mini` ships with this package; `python -m vitkd_jax.prepare`
+writes others.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from etils import epath
 import tensorflow_datasets as tfds
 
-from vitkd_jax import check
-from vitkd_jax.data import sources, subsets
+from vitkd_jax import check, remote
+from vitkd_jax.data import sources, subsets, tfrecords
 
 _PACKAGE = epath.Path(__file__).parent
 
@@ -128,11 +128,17 @@ def load(
   """
   builder = _builder(name, data_dir)
   _check_split(name, split, builder.info.splits)
+  decoders = {"image": tfds.decode.SkipDecoding()}
   try:
-    records = builder.as_data_source(
-      split=split, decoders={"image": tfds.decode.SkipDecoding()}
-    )
+    if builder.info.file_format.value == tfrecords.FORMAT:
+      records = tfrecords.Source(builder.info, split, decoders)
+    else:
+      records = builder.as_data_source(split=split, decoders=decoders)
     len(records)  # refuses a slice that ends before it begins
+  except OSError as error:
+    raise ValueError(
+      f"cannot read dataset {name}: {error}; prepare it again."
+    ) from error
   except ValueError as error:
     sizes = {k: v.num_examples for k, v in builder.info.splits.items()}
     raise ValueError(
@@ -273,12 +279,14 @@ def _checked(name: str, builder: Any) -> Any:
       f"dataset {name} in {builder.data_dir}: {error}; prepare it again."
     ) from error
   file_format = builder.info.file_format.value
+  if file_format == tfrecords.FORMAT and not remote.is_remote(builder.data_dir):
+    return builder
   if file_format != "array_record":
     raise ValueError(
       f"expected array_record files for dataset {name} in {builder.data_dir},"
-      f" got {file_format}; convert tfrecord into another folder of datasets"
-      f" with: python -m vitkd_jax.prepare {name} --source {builder.data_dir}"
-      " --data-dir DIR"
+      f" or tfrecord on a disk, got {file_format}; convert tfrecord on a disk"
+      " into another folder of datasets with: python -m vitkd_jax.prepare"
+      f" {name} --source DIR --data-dir DIR"
     )
   return builder
 

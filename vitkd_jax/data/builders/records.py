@@ -1,4 +1,4 @@
-"""Images and labels as the array_record files of a TFDS dataset.
+"""Images and labels as the files of a TFDS dataset.
 
 The files are those of TFDS's own writer: records are in the order of the MD5 of
 (split, name), so every shard mixes the classes, and the size determines the
@@ -42,6 +42,7 @@ class Dataset:
       default.
     read: example -> encoded image.
     smaller: what encodes large images anew; None keeps the source's bytes.
+    format: of the files, one of `shards.FORMATS`.
     bad: files of the source that are not images; they are skipped.
     notes: sentences for the user on anything unexpected in the source.
     about: other arguments of `tfds.core.DatasetInfo`.
@@ -54,6 +55,7 @@ class Dataset:
   fields: Callable[[images.Example], dict[str, Any]] = _fields
   read: Callable[[images.Example], bytes] = images.read
   smaller: Smaller | None = None
+  format: str = shards.FORMATS[0]
   bad: Sequence[images.Bad] = ()
   notes: Sequence[str] = ()
   about: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -106,6 +108,8 @@ def plan(dataset: Dataset, num_shards: int | None = None) -> shards.Plan:
   )
   if dataset.smaller:
     digest.update(f"{dataset.smaller}\n".encode())
+  if dataset.format != shards.FORMATS[0]:
+    digest.update(f"{dataset.format}\n".encode())
   made = {
     split: _shards(dataset, split, num_shards, digest)
     for split in dataset.splits
@@ -135,7 +139,7 @@ def _shards(
   ends = shard_utils.get_shard_boundaries(len(examples), count)
   return [
     shards.Shard(
-      f"{dataset.name}-{split}.array_record-{i:05d}-of-{count:05d}",
+      f"{dataset.name}-{split}.{dataset.format}-{i:05d}-of-{count:05d}",
       count=end - start,
       size=sum(e.size for e in examples[start:end]),
       records=functools.partial(_serialized, dataset, examples[start:end]),
@@ -214,7 +218,7 @@ def _metadata(
     supervised_keys=("image", "label"),
     **dataset.about,
   )
-  info.set_file_format("array_record")
+  info.set_file_format(dataset.format)
   info.set_splits(
     tfds.core.splits.SplitDict(
       [
@@ -226,7 +230,7 @@ def _metadata(
             data_dir=folder,
             dataset_name=dataset.name,
             split=split,
-            filetype_suffix="array_record",
+            filetype_suffix=dataset.format,
           ),
         )
         for split, each in made.items()

@@ -18,9 +18,13 @@ from array_record.python import array_record_module
 from etils import epath
 
 from vitkd_jax import remote
+from vitkd_jax.data import tfrecords
 from vitkd_jax.data.builders import census as censuses
 
-_STATE = "preparation.json"
+# Of the files, the first by default.
+FORMATS = ("array_record", tfrecords.FORMAT)
+
+STATE = "preparation.json"
 _INFO = "dataset_info.json"
 _PART = ".part"  # suffix of a file being written
 
@@ -30,10 +34,10 @@ Seen = Callable[[bytes | None], None]
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One array_record file.
+  """One array_record or TFRecord file.
 
   Attributes:
-    file: file name.
+    file: file name, which says the format.
     count: number of records.
     size: in bytes, approximately.
     records: makes the serialized records, and calls its argument for each.
@@ -125,7 +129,7 @@ def finished(data_dir: str, name: str, stamp: str) -> epath.Path | None:
   folder = epath.Path(data_dir) / name
   for version in folder.iterdir() if folder.is_dir() else ():
     there = {path.name for path in version.iterdir()}
-    if {_STATE, _INFO} <= there:
+    if {STATE, _INFO} <= there:
       state = _state_of(version)
       if state.get("stamp") == stamp and there >= set(state["shards"]):
         return version
@@ -203,13 +207,13 @@ def _begin(folder: epath.Path, plan: Plan) -> tuple[dict[str, Any], set[str]]:
   # A folder of a bucket does not exist before its first object.
   there = {path.name for path in folder.iterdir()} if folder.exists() else set()
   there = {name for name in there if not name.endswith(_PART)}
-  if there and _STATE not in there:
+  if there and STATE not in there:
     raise ValueError(
       f"{folder} holds files that this program did not write; choose another"
       " --data-dir, or delete that folder."
     )
   state = None
-  if any(".array_record-" in name for name in there):
+  if any(f".{format}-" in name for name in there for format in FORMATS):
     state = _state_of(folder)
   if state and state["fingerprint"] != plan.fingerprint:
     raise ValueError(
@@ -225,7 +229,7 @@ def _begin(folder: epath.Path, plan: Plan) -> tuple[dict[str, Any], set[str]]:
 
 
 def _state_of(folder: epath.Path) -> dict[str, Any]:
-  path = folder / _STATE
+  path = folder / STATE
   try:
     state = json.loads(path.read_text())
     fingerprint, noted = state["fingerprint"], state.get("shards", {})
@@ -237,7 +241,7 @@ def _state_of(folder: epath.Path) -> dict[str, Any]:
 
 
 def _put_state(folder: epath.Path, state: dict[str, Any]) -> None:
-  _put(folder / _STATE, json.dumps(state, sort_keys=True).encode())
+  _put(folder / STATE, json.dumps(state, sort_keys=True).encode())
 
 
 def _check_room(folder: epath.Path, missing: Sequence[Shard]) -> None:
@@ -263,6 +267,9 @@ def _write_shard(
       part.add(data)
     progress(1)
 
+  if f".{tfrecords.FORMAT}-" in shard.file:
+    tfrecords.write(path, shard.records(seen))
+    return
   writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
   for record in shard.records(seen):
     writer.write(record)

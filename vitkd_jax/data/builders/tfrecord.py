@@ -1,8 +1,6 @@
-"""Converts a TFDS dataset from TFRecord files to array_record files.
+"""Converts a TFDS dataset between TFRecord and array_record files.
 
-Each shard keeps its records and their order. A TFRecord file is a sequence of:
-length (8 bytes, little-endian), CRC of the length (4), the record, CRC of the
-record (4).
+Each shard keeps its records and their order.
 """
 
 from collections.abc import Iterator
@@ -12,28 +10,28 @@ import json
 import os
 import pathlib
 import re
-import struct
 from typing import Any
 
+from array_record.python import array_record_module
 from google.protobuf import message
-import google_crc32c
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from vitkd_jax.data import datasets
+from vitkd_jax.data import datasets, tfrecords
 from vitkd_jax.data.builders import census as censuses
 from vitkd_jax.data.builders import shards
 
 _INFO = "dataset_info.json"
 
 
-def find(name: str, source: str) -> str | None:
+def find(name: str, source: str, to: str) -> str | None:
   """Finds a TFDS dataset to convert.
 
   Args:
     name: of the dataset.
     source: folder of one version, of any format; or of a dataset or of
-      datasets, whose newest TFRecord version is used.
+      datasets, whose newest version of the other format is used.
+    to: format to convert to, of `shards.FORMATS`.
 
   Returns:
     The folder of a version, or None.
@@ -45,17 +43,22 @@ def find(name: str, source: str) -> str | None:
       (tuple(map(int, version.split("."))), os.path.join(folder, version))
       for version in (os.listdir(folder) if os.path.isdir(folder) else ())
       if re.fullmatch(r"\d+\.\d+\.\d+", version)
-      and _is_tfrecord(os.path.join(folder, version))
+      and _is_of(_other(to), os.path.join(folder, version))
     ]
     if versions:
       return max(versions)[1]
   return None
 
 
-def _is_tfrecord(folder: str) -> bool:
+def _other(to: str) -> str:
+  """The format to convert from."""
+  return next(format for format in shards.FORMATS if format != to)
+
+
+def _is_of(format: str, folder: str) -> bool:
   if not os.path.isfile(os.path.join(folder, _INFO)):
     return False
-  return _metadata_of(folder).get("fileFormat", "tfrecord") == "tfrecord"
+  return _metadata_of(folder).get("fileFormat", "tfrecord") == format
 
 
 def _metadata_of(folder: str) -> dict[str, Any]:
@@ -77,12 +80,13 @@ def _metadata_of(folder: str) -> dict[str, Any]:
   return found
 
 
-def plan(name: str, folder: str) -> shards.Plan:
-  """Plans the array_record files of a TFRecord dataset.
+def plan(name: str, folder: str, to: str = shards.FORMATS[0]) -> shards.Plan:
+  """Plans the files of a dataset of the other format.
 
   Args:
     name: of the dataset.
     folder: of one of its versions.
+    to: format to convert to.
 
   Raises:
     ValueError: the folder holds another dataset or format, its metadata are
@@ -94,10 +98,11 @@ def plan(name: str, folder: str) -> shards.Plan:
       f"expected dataset {name} in {folder}, got {meta['name']}; prepare it"
       " under that name."
     )
-  if meta.get("fileFormat", "tfrecord") != "tfrecord":
+  source = meta.get("fileFormat", "tfrecord")
+  if source != _other(to):
     raise ValueError(
-      f"expected TFRecord files in {folder}, got {meta['fileFormat']};"
-      " array_record needs no conversion."
+      f"expected {_other(to)} files in {folder}, got {source};"
+      f" {to} needs no conversion."
     )
   try:
     info = datasets.opened(folder).info
@@ -126,7 +131,7 @@ def plan(name: str, folder: str) -> shards.Plan:
       )
     made.append(
       shards.Shard(
-        os.path.basename(path).replace(".tfrecord-", ".array_record-"),
+        os.path.basename(path).replace(f".{source}-", f".{to}-"),
         count=count,
         size=os.path.getsize(path),
         records=functools.partial(_records, path, count, classes),
@@ -138,46 +143,54 @@ def plan(name: str, folder: str) -> shards.Plan:
       pathlib.Path(folder, _INFO).read_bytes()
     ).hexdigest(),
     shards=made,
-    metadata=functools.partial(_metadata, folder, meta),
+    metadata=functools.partial(_metadata, folder, meta, to),
   )
 
 
 def _records(
   path: str, count: int, classes: int | None, seen: shards.Seen
 ) -> Iterator[bytes]:
-  """The records of a TFRecord file.
+  """The records of a file.
 
   Raises:
     OSError: there are not `count` of them, or one is damaged.
   """
-  with open(path, "rb") as file:
-    found = 0
-    while head := file.read(12):
-      length = int.from_bytes(head[:8], "little")
-      left = os.fstat(file.fileno()).st_size - file.tell()
-      if head[8:] != _checksum(head[:8]) or length + 4 > left:
-        raise OSError(f"{path} is truncated or corrupt after {found:,} records")
-      record = file.read(length)
-      try:
-        if file.read(4) != _checksum(record):
-          raise ValueError("its checksum differs")
-        seen(_image(record, classes))
-      except (ValueError, message.DecodeError) as error:
-        raise OSError(
-          f"record {found} of {path} is corrupt ({error}); copy that file again"
-        ) from error
-      yield record
-      found += 1
+  found = 0
+  for record in _unchecked(path):
+    try:
+      seen(_image(record, classes))
+    except (ValueError, message.DecodeError) as error:
+      raise OSError(_corrupt(path, found, error)) from error
+    yield record
+    found += 1
   if found != count:
     raise OSError(
       f"expected {count:,} records in {path} by {_INFO}, got {found:,}"
     )
 
 
-def _checksum(data: bytes) -> bytes:
-  """TFRecord's masked CRC-32C."""
-  crc = google_crc32c.value(data)
-  return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+def _unchecked(path: str) -> Iterator[bytes]:
+  """The records of a file, of which only the checksums are checked."""
+  found = 0
+  try:
+    if f".{tfrecords.FORMAT}-" in os.path.basename(path):
+      for start, length in tfrecords.places(path):
+        yield tfrecords.read(path, start, length)
+        found += 1
+      return
+    reader = array_record_module.ArrayRecordReader(path)
+    try:
+      for index in range(reader.num_records()):
+        yield reader.read([index])[0]
+        found += 1
+    finally:
+      reader.close()
+  except (ValueError, RuntimeError) as error:
+    raise OSError(_corrupt(path, found, error)) from error
+
+
+def _corrupt(path: str, index: int, error: Exception) -> str:
+  return f"record {index} of {path} is corrupt ({error}); copy that file again"
 
 
 def _image(record: bytes, classes: int | None) -> bytes | None:
@@ -197,17 +210,25 @@ def _image(record: bytes, classes: int | None) -> bytes | None:
 
 
 def _metadata(
-  folder: str, meta: dict[str, Any], made: str, census: censuses.Census
+  folder: str,
+  meta: dict[str, Any],
+  to: str,
+  made: str,
+  census: censuses.Census,
 ) -> None:
   """Copies everything but the records; changes the name of the format."""
   del census
   for name in os.listdir(folder):
     path = os.path.join(folder, name)
-    if ".tfrecord-" in name or name == _INFO or not os.path.isfile(path):
+    if (
+      f".{_other(to)}-" in name
+      or name in (_INFO, shards.STATE)
+      or not os.path.isfile(path)
+    ):
       continue
     with open(path, "rb") as file:
       data = file.read()
     with open(os.path.join(made, name), "wb") as file:
       file.write(data)
   with open(os.path.join(made, _INFO), "w", encoding="utf-8") as file:
-    json.dump({**meta, "fileFormat": "array_record"}, file, indent=2)
+    json.dump({**meta, "fileFormat": to}, file, indent=2)
