@@ -22,6 +22,7 @@ from vitkd_jax.evaluation import (
   probes,
   ridge,
   scorer,
+  sgd,
 )
 from vitkd_jax.reporting import evaluated
 
@@ -126,6 +127,60 @@ def test_logistic_regression_equals_scikit_learn_s(mesh, monkeypatch):
     assert found.top1(x, label) == peer.score(white, label)
 
 
+def descended(x, label, steps, rate, size):
+  """In NumPy, as torch.optim.SGD: v = 0.9 v + g, w = w - rate v."""
+  white = np.float64((x - x.mean(0)) / (x.std(0) + 1e-5))
+  batches = sgd._drawn(len(x), size)
+  weights, velocity = np.zeros((2, x.shape[1] + 1, C))
+  for step in range(steps):
+    rows = next(batches)
+    own = np.pad(white[rows], ((0, 0), (0, 1)), constant_values=1)
+    scores = np.exp(own @ weights)
+    wrong = scores / scores.sum(1, keepdims=True) - np.eye(C)[label[rows]]
+    velocity = 0.9 * velocity + own.T @ wrong / size
+    now = rate * size / 256 * (1 + np.cos(np.pi * step / steps)) / 2
+    weights = weights - now * velocity
+  return white @ weights[:-1] + weights[-1]
+
+
+def test_descent_by_hand(mesh, monkeypatch):
+  """Over two calls of the program, and from one permutation to the next."""
+  monkeypatch.setattr(sgd, "_STEPS", 5)
+  x, label = drawn(70)
+  seen = []
+  made = sgd.fit(
+    x, label, C, mesh,
+    steps=7, rates=(0.5, 4.0), batch_size=27, advance=seen.append,
+  )  # fmt: skip
+  assert seen == [5, 2]
+  for found, rate in zip(made, (0.5, 4.0), strict=True):
+    wanted = descended(x, label, 7, rate, 27)
+    assert np.abs(wanted).max() > 0.1
+    np.testing.assert_allclose(x @ found.kernel + found.bias, wanted, atol=2e-5)
+
+
+def test_batches_are_permutations_one_after_the_other():
+  batches = sgd._drawn(10, 4)
+  rows = np.concatenate([next(batches) for _ in range(5)])
+  for part in (rows[:10], rows[10:]):
+    assert sorted(part) == list(range(10))
+  assert rows[:10].tolist() != rows[10:].tolist()
+
+
+def test_a_long_descent_ends_at_scikit_learn_s_minimum(mesh):
+  """Of all images at a time, without regularisation."""
+  x, _ = drawn(400)
+  # Classes that overlap, as otherwise there is no minimum.
+  label = np.random.default_rng(1).integers(3, size=400) * (x[:, 0] > 2)
+  (made,) = sgd.fit(x, label, 3, mesh, steps=800, rates=(0.5,), batch_size=400)
+  white = (x - x.mean(0)) / (x.std(0) + 1e-5)
+  peer = linear_model.LogisticRegression(C=np.inf, tol=1e-10, max_iter=9999)
+  wanted = centred(peer.fit(white, label).decision_function(white))
+  assert np.abs(wanted).max() > 1
+  found = centred(x @ made.kernel + made.bias)
+  np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
 def test_the_strength_is_the_best_on_held_out_images(mesh):
   x, label = drawn(400)
   held = probes._held_out(400)
@@ -215,7 +270,8 @@ def test_a_probe_with_the_model_s_head_has_its_results():
 def everything():
   """All probes on the images that they were fitted on."""
   made, options = compiled(), probes.Options(
-    ("knn", "linear", "fewshot"), (1, 5), shots=(1, 2), seeds=2
+    ("knn", "linear", "sgd", "fewshot"), (1, 5), shots=(1, 2), seeds=2,
+    sgd_steps=60,
   )  # fmt: skip
   x, label = made.features(split(Source(), info()))
   fitted = probes.fit(options, x, label, 10, made.mesh)
@@ -247,6 +303,7 @@ def test_any_number_of_devices(capsys):
   for row in (
     "top-1, kNN, k = 5 ",
     "top-1, linear probe, ridge, l2 = ",
+    "top-1, linear probe, sgd, learning rate = ",
     "top-1, few-shot, 2 images a class ",
   ):
     assert row in text
@@ -258,6 +315,7 @@ def test_wrong_options_are_refused():
     (dict(which=("knn",), neighbours=(0,)), "integer neighbours >= 1, got 0"),
     (dict(which=("knn",), temperature=0.0), "expected temperature > 0, got 0"),
     (dict(which=("fewshot",), seeds=0), "integer seeds >= 1, got 0"),
+    (dict(which=("sgd",), sgd_steps=0), "integer sgd_steps >= 1, got 0"),
   ):
     with pytest.raises(ValueError, match=sentence):
       probes.Options(**options)

@@ -203,7 +203,7 @@ def _fitted(
 ) -> probes.Fitted:
   with _progress("training images", len(train.source)) as advance:
     x, label = compiled.features(train, advance)
-  with _progress("iterations of L-BFGS", None) as advance:
+  with _progress("iterations of linear probes", None) as advance:
     return probes.fit(
       options, x, label, train.info.num_classes, compiled.mesh, advance
     )

@@ -41,6 +41,7 @@ def define() -> None:
   flags.DEFINE_integer(
     "seeds", own.seeds, "draws of these images, which are averaged"
   )
+  flags.DEFINE_integer("sgd-steps", own.sgd_steps, "updates of the probe sgd")
 
 
 def asked(given: Mapping[str, Any]) -> probes.Options | None:
@@ -60,6 +61,7 @@ def asked(given: Mapping[str, Any]) -> probes.Options | None:
     temperature=given["temperature"],
     shots=_integers("shots", given),
     seeds=given["seeds"],
+    sgd_steps=given["sgd-steps"],
   )
 
 

@@ -16,10 +16,11 @@ import numpy as np
 
 from vitkd_jax import check
 from vitkd_jax.cluster import sharding
-from vitkd_jax.evaluation import logistic, neighbours, ridge
+from vitkd_jax.evaluation import logistic, neighbours, ridge, sgd
 
-# "linear" stands for both linear probes.
-NAMES = ("knn", "ridge", "logistic", "linear", "fewshot")
+# "linear" stands for both linear probes that end at their minimum.
+NAMES = ("knn", "ridge", "logistic", "linear", "sgd", "fewshot")
+_LINEAR = ("ridge", "logistic", "sgd")
 # Strengths to choose from; of equally good ones the first, which is strongest.
 RIDGE = tuple(2.0**i for i in range(20, -1, -2))
 LOGISTIC = tuple(10.0**i for i in range(0, -7, -1))
@@ -42,6 +43,7 @@ class Options:
     temperature: of their votes, > 0; by default DINO's.
     shots: training images a class; by default big_vision's.
     seeds: number of draws of these images.
+    sgd_steps: updates by stochastic gradient descent; by default DINOv2's.
 
   Raises:
     ValueError: a value is out of range.
@@ -52,6 +54,7 @@ class Options:
   temperature: float = 0.07
   shots: tuple[int, ...] = (1, 5, 10, 25)
   seeds: int = 3
+  sgd_steps: int = 12_500
 
   def __post_init__(self) -> None:
     for name in self.which:
@@ -60,7 +63,7 @@ class Options:
       check.integers(1, neighbours=each)
     for each in self.shots:
       check.integers(1, shots=each)
-    check.integers(1, seeds=self.seeds)
+    check.integers(1, seeds=self.seeds, sgd_steps=self.sgd_steps)
     if not (check.is_real(self.temperature) and self.temperature > 0):
       raise ValueError(f"expected temperature > 0, got {self.temperature!r}")
 
@@ -68,7 +71,7 @@ class Options:
     """Whether a probe is asked for.
 
     Args:
-      name: "knn", "ridge", "logistic" or "fewshot".
+      name: one of `NAMES` but "linear".
     """
     linear = name in ("ridge", "logistic") and "linear" in self.which
     return linear or name in self.which
@@ -167,7 +170,8 @@ class Fitted:
     Returns:
       "images", the number of training images, and "width" of the features;
       "knn": of each number of neighbours k, temperature, top1 and top5;
-      "ridge" and "logistic": l2, held_out_top1, top1 and top5; "fewshot": of
+      "ridge" and "logistic": l2, held_out_top1, top1 and top5; "sgd":
+      learning_rate in the place of l2, steps and batch_size; "fewshot": of
       each number of shots l2, the means top1 and top5 over the seeds, top1_std,
       and each seed's top1.
     """
@@ -176,7 +180,7 @@ class Fitted:
       name: {**self._about[name], **{k: scored[name][k] for k in _SHARES}}
       for name in self.names
     }
-    for name in ("ridge", "logistic"):
+    for name in _LINEAR:
       if name in of:
         found[name] = of[name]
     if knn := [of[name] for name in self.names if name.startswith("knn/")]:
@@ -218,7 +222,7 @@ def fit(
     label: [N] int32.
     num_classes: C.
     mesh: from `sharding.make_mesh`.
-    advance: called with 1 after each iteration of the logistic regression.
+    advance: called with the number of iterations done, of all probes.
   """
   linear: dict[str, ridge.Linear] = {}
   about: dict[str, dict[str, Any]] = {}
@@ -240,6 +244,10 @@ def fit(
       "held_out_top1": top1,
     }
     del regression
+  if options.has("sgd"):
+    linear["sgd"], about["sgd"] = _descended(
+      options, x, label, num_classes, mesh, advance
+    )
   if options.has("fewshot"):
     few = _few_shot(options, x, label, num_classes)
     linear |= few
@@ -250,6 +258,29 @@ def fit(
       about[f"knn/{k}"] = {"k": k, "temperature": options.temperature}
   trained = {"images": len(x), "width": x.shape[1]}
   return Fitted(linear, bank, options, num_classes, mesh, about, trained)
+
+
+def _descended(
+  options: Options,
+  x: np.ndarray,
+  label: np.ndarray,
+  num_classes: int,
+  mesh: Mesh,
+  advance: Advance,
+) -> tuple[ridge.Linear, dict[str, Any]]:
+  """By `sgd`, at the best of its rates; and what is known of it."""
+  held, steps = _held_out(len(x)), options.sgd_steps
+  made = sgd.fit(
+    x[~held], label[~held], num_classes, mesh, steps=steps, advance=advance
+  )
+  best, top1 = _best(made, x[held], label[held])
+  rate = sgd.RATES[best]
+  (found,) = sgd.fit(
+    x, label, num_classes, mesh, steps=steps, rates=[rate], advance=advance
+  )
+  size = min(sgd.BATCH, len(x))
+  about = {"learning_rate": rate, "steps": steps, "batch_size": size}
+  return found, {**about, "held_out_top1": top1}
 
 
 def _held_out(number: int) -> np.ndarray:

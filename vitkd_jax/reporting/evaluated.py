@@ -77,9 +77,11 @@ def _probes(found: Mapping[str, Any]) -> dict[str, str]:
     f"top-1, kNN, k = {each['k']}": f"{each['top1']:.2%}"
     for each in found.get("knn", ())
   }
-  for name in ("ridge", "logistic"):
+  for name in ("ridge", "logistic", "sgd"):
     if name in found:
-      row = f"top-1, linear probe, {name}, l2 = {found[name]['l2']:g}"
+      key = "learning_rate" if name == "sgd" else "l2"
+      chosen = f"{key.replace('_', ' ')} = {found[name][key]:g}"
+      row = f"top-1, linear probe, {name}, {chosen}"
       rows[row] = f"{found[name]['top1']:.2%}"
   for each in found.get("fewshot", ()):
     spread = each["top1_std"]
