@@ -1,6 +1,7 @@
 r"""A small ViT on Fashion-MNIST, taught by ViTKD and NKD, in big_vision.
 
-  python -m vitkd_jax.prepare fashion_mini --to tfrecord --data-dir DIR
+  python -m vitkd_jax.prepare fashion_mini --source vitkd_jax/data \
+      --data-dir DIR --to tfrecord
   python -m vitkd_jax.convert --weights shipped:fashion_teacher \
       --to big_vision --output TEACHER.npz
   python -m big_vision.trainers.proj.vitkd.train \
