@@ -21,6 +21,7 @@ from vitkd_jax.commandline import config_files
 from vitkd_jax.data import augment
 from vitkd_jax.models import vit
 from vitkd_jax.training import (
+  durations,
   fields,
   method_sections,
   optim,
@@ -32,7 +33,7 @@ from vitkd_jax.training import (
 # Whose docstrings describe the keys of a section; of those of `teachers` and
 # `methods` each is a section.
 _READERS: dict[str, tuple[Callable, ...]] = {
-  "run": (sections.Run,),
+  "run": (sections.Run, durations.Every),
   "data": (sections.Data,),
   "augment": (augment.make_augment,),
   "student": (vit.Model, vit.ViT, fields.Own),

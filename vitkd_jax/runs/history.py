@@ -17,10 +17,6 @@ Default = Callable[[str], Any]
 # them.
 FREE = (
   "command",
-  "config.run.log_every",
-  "config.run.eval_every",
-  "config.run.inspect_every",
-  "config.run.checkpoint_every",
   "config.run.checkpoint_minutes",
   "config.run.keep",
   "config.run.fsdp",
@@ -58,11 +54,16 @@ def free(name: str) -> bool:
   Args:
     name: full name of the key, such as "config.run.keep".
   """
-  return name in FREE or bool(_PATHS.fullmatch(name))
+  return name in FREE or any(x.fullmatch(name) for x in (_PATHS, _INTERVALS))
 
 
 # The SHA-256 of these weights is compared.
 _PATHS = re.compile(r"config\.(teachers\.[^.]+\.weights|student\.init)")
+
+# In steps, epochs, examples or percent.
+_INTERVALS = re.compile(
+  r"config\.run\.(log|eval|inspect|checkpoint)_every(_\w+)?"
+)
 
 # Behaviour of runs from before a key existed, where its default is another.
 _BEFORE = {("data", "exif"): True}

@@ -21,6 +21,7 @@ from vitkd_jax.distill import objective as objectives
 from vitkd_jax.evaluation import classification, running
 from vitkd_jax.training import (
   assembly,
+  durations,
   inputs,
   lengths,
   optim,
@@ -288,18 +289,20 @@ def build(
     )
 
   total_steps = max(1, round(run.epochs * num_train / run.batch_size))
+  length = lengths.Length(
+    steps=total_steps,
+    per_epoch=num_train / run.batch_size,
+    batch_size=run.batch_size,
+    accumulate=run.accumulate,
+  )
+  run = durations.in_steps(run, length)
   objective, loaded = assembly.make_objective(
     section,
     info,
     images.image_size,
     run,
     mesh,
-    length=lengths.Length(
-      steps=total_steps,
-      per_epoch=num_train / run.batch_size,
-      batch_size=run.batch_size,
-      accumulate=run.accumulate,
-    ),
+    length=length,
     from_file=planned is None,
     pinned=pinned,
   )
@@ -308,9 +311,7 @@ def build(
       f"expected config.run.profile_at <= {total_steps}, the run's steps, got "
       f"{run.profile_at}"
     )
-  schedule = optimizer_section.schedule(
-    section["schedule"], num_train / run.batch_size, total_steps
-  )
+  schedule = optimizer_section.schedule(section["schedule"], length)
   parts = Experiment(
     run=run,
     data=data,

@@ -9,7 +9,7 @@ import ml_collections
 import optax
 
 from vitkd_jax import check
-from vitkd_jax.training import optim, optimizers, sections
+from vitkd_jax.training import lengths, optim, optimizers, sections
 
 # Keys of every optimiser, beside its own.
 _COMMON = inspect.signature(optim.make_optimizer).parameters
@@ -30,14 +30,13 @@ def every_key() -> dict[str, type]:
 
 
 def schedule(
-  values: Mapping[str, Any], steps_per_epoch: float, total_steps: int
+  values: Mapping[str, Any], length: lengths.Length
 ) -> optim.Schedule:
   """The learning rate of a section `schedule`, by step.
 
   Args:
     values: the section.
-    steps_per_epoch: updates of an epoch; fractional.
-    total_steps: updates of the run.
+    length: of the run.
 
   Raises:
     ValueError: an unknown key, one that is missing, or a value of another type
@@ -45,9 +44,9 @@ def schedule(
   """
   config = sections.make(sections.Schedule, "schedule", values)
   values = dataclasses.asdict(config)
-  warmup = values.pop("warmup_epochs") * steps_per_epoch
+  warmup = values.pop("warmup_epochs") * length.per_epoch
   return optim.make_schedule(
-    total_steps=total_steps, warmup_steps=round(warmup), **values
+    total_steps=length.steps, warmup_steps=round(warmup), **values
   )
 
 

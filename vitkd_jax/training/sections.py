@@ -9,7 +9,7 @@ import ml_collections
 
 from vitkd_jax import check
 from vitkd_jax.runs import legacy
-from vitkd_jax.training import annotations
+from vitkd_jax.training import annotations, durations
 from vitkd_jax.training import fields as student_fields
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(durations.Every):
   """Section `run`: length, batch, devices and intervals.
 
   Attributes:
@@ -164,7 +164,8 @@ class Run:
       ("xla"), by cuDNN's kernel ("cudnn"), or by cuDNN's where it can be
       ("auto").
     ema_decay: decay of the student's moving average, in [0, 1); 0 for none.
-    log_every: steps between logged metrics.
+    log_every: steps between logged metrics. This and the other intervals can
+      be given in other units, see `durations.Every`.
     eval_every: steps between evaluations; 0 for only the final one. One due
       within a tenth of an interval of the end is left to the end.
     inspect_every: steps between looks at what each term does to the student,
