@@ -30,6 +30,7 @@ FACTORS: dict[str, dict[str, float]] = {
   "fashion": dict(
     vitkd=1, nkd=1, wttm=1 / 4, manifold=1, mgd=1 / 4, regress=1 / 4
   ),
+  "cifar10": dict(vitkd=4, nkd=4, wttm=4, manifold=1, mgd=1, regress=1),
 }
 # Matrix products in a training step on TPU v5e by the compiler's estimate, in
 # 10^12 FLOP a second: 2,565 GFLOP in 43 ms (docs/clusters.md).
