@@ -237,21 +237,49 @@ def test_fields_that_nobody_set_are_the_variants():
   }
 
 
-@pytest.mark.parametrize("name", ["vitkd_i1k", "baseline_i1k"])
-@pytest.mark.parametrize("recipe", ["mmcls", "deit"])
-@pytest.mark.parametrize("epochs, steps", [(None, 16), (1, 8), (0.5, 4)])
+TRIALS = sorted({name for name, _ in CASES}) + ["labs/methods"]
+
+
+@pytest.mark.parametrize("name", TRIALS)
+@pytest.mark.parametrize("epochs, steps", [(1, 8), (0.5, 4)])
 def test_a_trial_is_short_and_may_be_shorter(
-  name, recipe, epochs, steps, monkeypatch, untraced
+  name, epochs, steps, monkeypatch, untraced
 ):
-  arg = f"runlocal,recipe={recipe}"
-  if epochs == 1:
-    arg += ",epochs=1"
-  config = load(name, arg)
+  """Of 64 images; no warm-up outlasts it, and nothing but the length counts."""
+  wanted = {"folder": "data=fashion_mini", "labs/methods": "arm=none"}
+  parts = [wanted.get(name, ""), "runlocal", "epochs=1" * (epochs == 1)]
+  config = load(name, ",".join(filter(None, parts)))
   if epochs == 0.5:
     config.run.epochs = epochs
-  trial = dataclasses.replace(IMAGENET, num_train=64)
+  for key in "train_split", "eval_split":
+    assert config.data[key].endswith("[:64]")
+  trial = None
+  if not name.endswith("i1k"):
+    config.data.name = "fashion_mini"
+  else:
+    trial = dataclasses.replace(IMAGENET, num_train=64)
   parts = experiment.build(config, planned=trial)
   assert parts.total_steps == steps
+  assert config.data.num_workers == 0
+  assert (parts.run.log_every, parts.run.eval_every) == (1, 0)
+
+
+@pytest.mark.parametrize("recipe", ["mmcls", "deit"])
+def test_a_trial_of_each_recipe(recipe, untraced):
+  config = load("baseline_i1k", f"runlocal,recipe={recipe}")
+  trial = dataclasses.replace(IMAGENET, num_train=64)
+  assert experiment.build(config, planned=trial).total_steps == 16
+
+
+def test_a_trial_of_few_images_that_are_one_split(monkeypatch):
+  """A slice beyond a split's end is refused by TFDS."""
+  info = dataclasses.replace(
+    datasets.info("fashion_mini"), num_examples={"train": 50}
+  )
+  monkeypatch.setattr(datasets, "info", lambda *_: info)
+  config = load("folder", "data=fashion_mini,runlocal")
+  assert config.data.train_split == "train[:45]"
+  assert config.data.eval_split == "train[-5:]"
 
 
 def test_the_learning_rate_can_be_overridden():

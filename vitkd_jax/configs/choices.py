@@ -22,6 +22,7 @@ class Images:
     count: number of images in `train_split`.
     train_split: in TFDS's notation.
     eval_split: in TFDS's notation.
+    eval_count: number of images in `eval_split`.
   """
 
   name: str
@@ -30,6 +31,7 @@ class Images:
   count: int
   train_split: str = "train"
   eval_split: str = "test"
+  eval_count: int = 10_000
 
 
 def read(name: str, data_dir: str | None) -> Images:
@@ -60,11 +62,12 @@ def read(name: str, data_dir: str | None) -> Images:
   others = [s for s in splits if s != train]
   known = [s for s in _EVALUATION if s in others]
   count = info.num_examples[train]
-  parts = dict(train_split=train, eval_split=next(iter(known + others), ""))
+  scored = next(iter(known + others), "")
+  parts = train, scored, info.num_examples.get(scored, 0)
   if not others:
-    parts = dict(train_split=f"{train}[:90%]", eval_split=f"{train}[90%:]")
-    count = count * 9 // 10
-  return Images(name, info.num_classes, info.image_size, count, **parts)
+    whole, count = count, count * 9 // 10
+    parts = f"{train}[:90%]", f"{train}[90%:]", whole - count
+  return Images(name, info.num_classes, info.image_size, count, *parts)
 
 
 def crop(images: Images) -> int:

@@ -20,6 +20,9 @@ T = TypeVar("T")
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
   """The argument after `config.py:` as a dict, e.g. "method=both,epochs=3".
 
+  With `runlocal`, if it is known, `epochs` and `batch_size` are those of a
+  trial unless they are given, see `trial`.
+
   Args:
     arg: comma-separated name=value; a bare name means True.
     **defaults: every known name with its default, which also sets its type.
@@ -27,7 +30,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
   Raises:
     ValueError: a name is unknown, or a value has another type.
   """
-  values = dict(defaults)
+  values, given = dict(defaults), set[str]()
   for part in filter(None, (arg or "").split(",")):
     name, _, text = part.partition("=")
     if name not in defaults:
@@ -49,7 +52,39 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
         f"expected config argument {name} to be of type {kind.__name__}, got "
         f"{text!r}"
       ) from None
+    given.add(name)
+  if values.get("runlocal"):
+    for name in (_TRIAL.keys() & values.keys()) - given:
+      values[name] = type(defaults[name])(_TRIAL[name])
   return values
+
+
+_TRIAL = dict(epochs=2, batch_size=8)
+
+
+def trial(
+  config: ml_collections.ConfigDict, images: int = 64, scored: int = 64
+) -> ml_collections.ConfigDict:
+  """The config, changed for a trial of a few steps on one machine.
+
+  It logs every step, evaluates and saves at the end alone, and warms up for a
+  tenth of its epochs, also if they are overridden.
+
+  Args:
+    config: of a training, whose epochs and batch `parse_arg` has chosen.
+    images: number of training images, at most those of the split.
+    scored: number of images of the evaluation, likewise.
+  """
+  config.run.log_every = 1
+  config.run.eval_every = config.run.checkpoint_every = 0
+  config.data.num_workers = 0
+  for key, count in ("train_split", images), ("eval_split", scored):
+    name, _, part = config.data[key].partition("[")
+    # What is held out of a split is its end.
+    ends = f"-{count}:" if part and not part.startswith(":") else f":{count}"
+    config.data[key] = f"{name}[{ends}]"
+  config.schedule.warmup_epochs = config.run.get_ref("epochs") * 0.1
+  return config
 
 
 def choose(name: str, value: str, choices: Mapping[str, T]) -> T:

@@ -17,6 +17,7 @@ Arguments:
   image_size=N     side of the crops in pixels
   patch=N          side of a patch in pixels
   epochs=N, batch_size=N, seed=N
+  runlocal         a trial of 2 epochs of 64 images, 8 at a time
 
 Everything but the dataset has a default, chosen from its number of images and
 classes and their size. Small images of one size (up to 96 pixels) are used
@@ -55,6 +56,7 @@ ARGUMENTS: dict[str, Any] = dict(
   epochs=0.0,
   batch_size=0,
   seed=0,
+  runlocal=False,
 )
 # Short names of students: the variant, and the fields that differ from it.
 _PICO = "deit_pico_patch4_28"
@@ -170,6 +172,9 @@ def recipe(
     )
   config.schedule = _schedule(config, started=bool(init))
   config.optimizer = common.adamw(clip_norm=5.0)
+  if args["runlocal"]:
+    few = (min(64, x) for x in (images.count, images.eval_count))
+    return common.trial(config, *few)
   return config
 
 

@@ -13,8 +13,11 @@ from vitkd_jax.training import method_sections, sections
 Methods = Mapping[str, Mapping[str, Any]]
 
 # Arguments of every lab. `arm` makes the config of one arm's training; epochs=0
-# is the dataset's own number; `teacher` is needed where none is shipped.
-ARGUMENTS = dict(arm="", data="fashion", teacher="", epochs=0.0, seed=0)
+# is the dataset's own number; `teacher` is needed where none is shipped;
+# `runlocal` tries every arm on 64 images.
+ARGUMENTS = dict(
+  arm="", data="fashion", teacher="", epochs=0.0, seed=0, runlocal=False
+)
 
 # Keys of methods that differ from their published values, with weights for the
 # maps of each dataset's teacher.
@@ -115,6 +118,9 @@ def training(
   config.teachers = {}
   if methods:
     config.teachers.teacher = teacher(args)
+  if args["runlocal"]:
+    config.run.batch_size = 8
+    return common.trial(config)
   return config
 
 
