@@ -14,7 +14,9 @@ import pytest
 from saved import DAMAGED
 
 from vitkd_jax import weights
+from vitkd_jax.cluster import console
 from vitkd_jax.runs import checkpoint, students
+from vitkd_jax.runs import workdir as workdirs
 
 FIELDS = dict(variant="test", depth=2, patch_size=(7, 7), image_size=28)
 OPTIONS = dict(num_classes=5, scan=True, **FIELDS)
@@ -182,3 +184,38 @@ def test_orbax_s_warnings_come_back(tmp_path):
   students.read(tmp_path, None, None)
   assert logging.getLogger("absl").level == level
   assert os.listdir(tmp_path) == ["checkpoints"]
+
+
+@pytest.mark.parametrize("other", [None, "notes.txt"])
+def test_only_what_a_run_wrote_is_deleted(tmp_path, other):
+  folder = tmp_path / "run"
+  save(folder, (1, None))
+  for name in (
+    "config.json",
+    "events.out.tfevents.1.host.2",
+    "lock",
+    "metrics.jsonl",
+    "stacks-process-0.txt",
+    "student.safetensors",
+    "train.log",
+    "plugins/profile/a/b.pb",
+    "compilation_cache/run.json",
+  ):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("")
+  if other is not None:
+    (folder / other).write_text("mine")
+  assert workdirs.delete(str(folder)) == ([other] if other else [])
+  assert folder.exists() == (other is not None)
+  if other is not None:
+    assert [path.name for path in folder.iterdir()] == [other]
+  assert tmp_path.exists()
+
+
+def test_an_empty_log_makes_no_file(tmp_path):
+  """Python flushes it at its end, when --cleanup has deleted the workdir."""
+  log = console.Log(str(tmp_path))
+  log.flush()
+  assert not list(tmp_path.iterdir())
+  log.line("a")
+  assert (tmp_path / "train.log").read_text().endswith(" a\n")

@@ -313,9 +313,29 @@ def main(argv: Sequence[str]) -> None:
   with preemption.listening():
     command.join()
     train(command.config(), workdir, keep_compiled=True)
+    if flags.FLAGS.cleanup:
+      _clean_up(workdir)
+
+
+def _clean_up(workdir: str) -> None:
+  """Deletes what the run has written, once no process writes any more."""
+  startup.meet("cleanup")
+  if jax.process_index() > 0:
+    return
+  try:
+    left = workdirs.delete(workdir)
+  except OSError as error:
+    raise errors.FailedError(
+      f"the run has ended, but --cleanup cannot delete {workdir}: {error}"
+    ) from error
+  kept = f" but {', '.join(left[:5])}, which it did not write" if left else ""
+  print(f"deleted everything in {workdir}{kept}")
 
 
 if __name__ == "__main__":
   command.define_path("workdir", None, "folder of the run, local or gs://")
+  flags.DEFINE_boolean(
+    "cleanup", False, "delete what the run has written once it has ended well"
+  )
   command.define_join()
   command.run(main, with_config=True)

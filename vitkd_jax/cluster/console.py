@@ -165,11 +165,13 @@ class Log(logging.Handler):
   def flush(self) -> None:
     """Writes pending lines."""
     text, self._pending = self._pending, ""
+    if not text:  # as when Python exits, by then perhaps without a workdir
+      return
     with contextlib.suppress(Exception):  # clients of buckets raise any type
       if self._local:
         with open(self._path, "a", errors="replace") as file:
           file.write(text)
-      elif text:
+      else:
         old = self._path.read_text() if self._path.exists() else ""
         self._path.write_text(old + text)
         self._uploaded = time.monotonic()

@@ -1,6 +1,7 @@
 """A workdir: the run it belongs to, and the paths of its files."""
 
 from collections.abc import Iterator, Mapping
+import fnmatch
 import json
 import os
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from etils import epath
 import ml_collections
 
+from vitkd_jax import remote
 from vitkd_jax.runs import history, legacy, reading
 from vitkd_jax.weights import resolve
 
@@ -48,6 +50,48 @@ def has_checkpoint(workdir: str) -> bool:
   folder = epath.Path(checkpoint_dir(workdir))
   # Those that are being written have longer names.
   return folder.is_dir() and any(x.name.isdecimal() for x in folder.iterdir())
+
+
+# What a run and `report` write into a workdir.
+_WRITTEN = (
+  "checkpoints",
+  "compilation_cache",
+  "config.json",
+  "events.out.tfevents.*",
+  "lock",
+  "metrics.jsonl",
+  "plugins",
+  "report",
+  "stacks-process-*.txt",
+  resolve.EXPORTED,
+  "train.log",
+  "wandb",
+)
+
+
+def delete(workdir: str) -> list[str]:
+  """Deletes what a run has written, and the workdir if nothing else is in it.
+
+  Args:
+    workdir: a folder or a URL, whose run has ended.
+
+  Returns:
+    Names of the files and folders of others, which stay.
+
+  Raises:
+    OSError: something cannot be deleted.
+  """
+  folder, left = epath.Path(workdir), []
+  for path in sorted(folder.iterdir()):
+    if not any(fnmatch.fnmatchcase(path.name, name) for name in _WRITTEN):
+      left.append(path.name)
+    elif path.is_dir():
+      path.rmtree()
+    else:
+      path.unlink()
+  if not left and not remote.is_remote(workdir):  # buckets have no folders
+    folder.rmdir()
+  return left
 
 
 def claim(
