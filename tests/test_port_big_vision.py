@@ -215,6 +215,10 @@ def test_the_papers_pairs_are_made(port, pair, teachers):
     ({"methods.vitkd.weights.mimick": 1.0}, "the nearest is 'mimic'"),
     ({"methods.nkd.teacher": "nana"}, "the nearest is 'nano'"),
     ({"methods.vitkd.low_blocks": (9,)}, "config.methods.vitkd: "),
+    (
+      {"teachers.nano.num_classes": 7},
+      "expected a teacher of 10 classes for the logits of config.methods.nkd",
+    ),
     ({"methods": {}}, "no method learns from config.teachers.nano"),
     ({"teachers.nano.image_size": 56}, "set resample=True"),
   ],

@@ -188,7 +188,16 @@ def make(
       "it as the teacher of one in config.methods"
     )
   for name, method in methods.items():
-    if method.teacher is None or not method.taught.maps:
+    if method.teacher is None:
+      continue
+    classes = teachers[method.teacher].side.num_classes
+    if method.taught.logits and classes != config["num_classes"]:
+      raise ValueError(
+        f"expected a teacher of {config['num_classes']} classes for the logits "
+        f"of config.methods.{name}, got {classes or 'no'} classes in "
+        f"config.teachers.{method.teacher}"
+      )
+    if not method.taught.maps:
       continue
     grid = teachers[method.teacher].side.grid
     resample = config["teachers"][method.teacher].get("resample")
