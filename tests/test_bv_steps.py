@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from vitkd_jax import convert, weights
+from vitkd_jax.models import vit
 from vitkd_jax.runs import reading, students
 from vitkd_jax.runs import workdir as workdirs
 from vitkd_jax.training import defaults, experiment
@@ -232,6 +233,68 @@ def test_as_a_student_s_start_and_as_a_teacher(tiny_config, workdir, untraced):
   digest = weights.sha256(f"{workdir}/checkpoint.bv-000000012")
   assert built.start.pin.sha256 == digest
   assert built.teacher_pins["teacher"].sha256 == digest
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    dict(pool_type="tok", rep_size=True),
+    dict(pool_type="map", posemb="sincos2d"),
+  ],
+)
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_teacher_of_other_fields(
+  tiny_config, tmp_path, fields, stated, untraced
+):
+  """As the workdir's config.json states them, or as they are given."""
+  fields = dict(variant="test/7", **fields)
+  params = drawn.params(10, **fields)
+  save(tmp_path, "000000001", state(params))
+  if stated:
+    text = json.dumps({"model_name": "vit", "model": fields})
+    (tmp_path / "config.json").write_text(text)
+  tiny_config.methods = dict(kl={}, regress={})
+  tiny_config.teachers.teacher = dict(
+    weights=f"{tmp_path}/checkpoint.bv",
+    dtype="float32",
+    mean=(0.1, 0.2, 0.3),
+    std=(0.5, 0.25, 2.0),
+    **(dict(variant="test/7") if stated else _given(fields)),
+  )
+  built = experiment.build(tiny_config)
+  found = built.objective.teachers["teacher"]
+  pixels = np.random.default_rng(0).random((2, 28, 28, 3), np.float32)
+  images = (pixels - [0.1, 0.2, 0.3]) / [0.5, 0.25, 2.0]
+  want = jax.jit(vit.Model(10, **fields).apply)({"params": params}, images)[0]
+  got = jax.jit(found.model.apply)(
+    {"params": built.teacher_params["teacher"]}, found.images(pixels)
+  )[0]
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def _given(fields):
+  own = {name: value for name, value in fields.items() if name != "variant"}
+  return dict(variant=fields["variant"], fields=own)
+
+
+def test_the_image_tower_of_two_teaches_its_maps(
+  tiny_config, tmp_path, untraced
+):
+  """As of SigLIP: a MAP head, no classes, bfloat16, a part of an npz."""
+  fields = dict(variant="test/7", pool_type="map")
+  params = drawn.params(None, **fields)
+  tree = {"params": {"img": params, "txt": {"head": {"bias": np.zeros(3)}}}}
+  leaves = traverse_util.flatten_dict(tree, sep="/")
+  path = tmp_path / "siglip.npz"
+  np.savez(path, **{k: v.astype(jnp.bfloat16) for k, v in leaves.items()})
+  tiny_config.methods = dict(regress={})
+  tiny_config.teachers.teacher = dict(
+    weights=f"{path}:img", dtype="float32", **_given(fields)
+  )
+  built = experiment.build(tiny_config)
+  got = built.teacher_params["teacher"]
+  rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  assert_same(got, jax.tree.map(lambda x: x.astype(np.float32), rounded))
 
 
 @pytest.mark.parametrize("config", [None, '{"model_name": "vit"}'])
