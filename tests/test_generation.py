@@ -36,7 +36,7 @@ def saved(folder, config):
 
 
 def load(workdir):
-  return trained.generators(
+  return trained.maps(
     str(workdir),
     reading.record(str(workdir)),
     datasets.info("fashion_mini"),
@@ -73,15 +73,20 @@ def config(plain, one_device):
 def test_errors_are_what_the_terms_of_the_run_add_up(tmp_path, config):
   parts, state, workdir = saved(tmp_path, config)
   found = load(workdir)
-  assert found.names() == {
-    "vitkd": ("vitkd", 3, "encoded"),
-    "mgd, map 0": ("mgd", 0, "+mlp"),
-    "mgd, map 1": ("mgd", 3, "+mlp"),
+  made = {
+    name: (x.module, x.block, x.masked) for name, x in found.made().items()
+  }
+  assert made == {
+    "vitkd, encoded": ("generator_1", 3, True),
+    "vitkd, block 0": ("align_low_0", 0, False),
+    "vitkd, block 1": ("align_low_1", 1, False),
+    "mgd, block 0": ("generator_0_1", 0, False),
+    "mgd, block 3": ("generator_1_1", 3, False),
   }
   image = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), np.uint8)
   given = {"own": found.params, "teachers": found.teacher_params}
   errors = jax.jit(found.errors)(given, image)
-  assert errors["vitkd"]["error"].shape == (3, 16)
+  assert errors["vitkd, encoded"]["error"].shape == (3, 16)
   # Each token is replaced by one of two masks; the terms divide by lambda.
   draws = {"mask": np.zeros((3, 16), bool)}
   masks = list(
@@ -91,14 +96,17 @@ def test_errors_are_what_the_terms_of_the_run_add_up(tmp_path, config):
   assert jnp.all(masks[0] ^ masks[1])
   terms = [losses(parts, state, image, mask) for mask in masks]
   np.testing.assert_allclose(
-    errors["vitkd"]["error"].sum(1),
+    errors["vitkd, encoded"]["error"].sum(1),
     0.5 * (terms[0]["vitkd/generation"] + terms[1]["vitkd/generation"]),
     rtol=1e-5,
   )
-  pairs = errors["mgd, map 0"]["error"], errors["mgd, map 1"]["error"]
-  np.testing.assert_allclose(
-    (pairs[0] + pairs[1]).sum(1) / 2, terms[0]["mgd"], rtol=1e-5
-  )
+  for method, term, share in (("mgd", "mgd", 2), ("vitkd", "vitkd/mimic", 1)):
+    pair = (x for x in errors if x.startswith(f"{method}, block"))
+    np.testing.assert_allclose(
+      sum(errors[x]["error"].sum(1) for x in pair) / share,
+      terms[0][term],
+      rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,15 +146,16 @@ def test_an_inspection_shows_them(tmp_path, config):
     images=12,
     batch_size=6,
   )
-  (vitkd, *_), shown = found["generated"], found["gallery"]["generated"]
+  (vitkd, *_), shown = found["made"], found["gallery"]["made"]
   assert (vitkd["method"], vitkd["block"]) == ("vitkd", 3)
-  assert shown["vitkd"].shape == (6, 4, 4)
+  assert shown["vitkd, encoded"].shape == (6, 4, 4)
   # Of random generators, about as bad in these images as in all.
-  assert shown["vitkd"].mean() == pytest.approx(1 - vitkd["rebuilt"], rel=0.3)
+  missing = pytest.approx(1 - vitkd["rebuilt"], rel=0.3)
+  assert shown["vitkd, encoded"].mean() == missing
 
 
 def test_runs_without_a_generator_have_nothing_to_show(tmp_path, config):
   del config.methods.mgd
-  config.methods.vitkd.weights.generation = 0.0
+  config.methods.vitkd.weights = dict(generation=0.0, mimic=0.0)
   _, _, workdir = saved(tmp_path, config)
   assert load(workdir) is None

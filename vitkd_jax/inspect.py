@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
 def _trained(
   given: Mapping[str, Any], info: datasets.Info, student: scoring.Scored
 ) -> generation.Trained | None:
-  """The generators of a run, if its own teacher is meant and all is there."""
+  """The methods of a run that make maps, if its own teacher is meant."""
   record = reading.record_of(given["weights"])
   if record is None:
     return None
@@ -107,11 +107,11 @@ def _trained(
   if given["teacher"] not in (None, *(x.get("weights") for x in teachers)):
     return None
   try:
-    return trained_methods.generators(
+    return trained_methods.maps(
       given["weights"], record, info, student.images.size
     )
   except (ValueError, OSError) as error:
-    print(f"what its methods generate is not shown: {error}")
+    print(f"what its methods make is not shown: {error}")
     return None
 
 

@@ -1,6 +1,7 @@
 """From the sums over all images to what they say."""
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -78,12 +79,12 @@ def of(
   return found
 
 
-def generated(
+def made(
   trained: generation.Trained,
   total: Mapping[str, Mapping[str, np.ndarray]],
   count: int,
 ) -> list[dict[str, Any]]:
-  """What each generator makes of the teacher's map.
+  """What the trained modules make of the teacher's maps.
 
   Args:
     trained: the methods.
@@ -91,15 +92,15 @@ def generated(
     count: of all tokens.
 
   Returns:
-    Of each "name", "method", "block" and "place" of the teacher's map,
-    "rebuilt", the share of its variance, and "variance" of a token.
+    Of each map "name", "method", "block" and "place" of the teacher's, "masked"
+    (whether replaced tokens alone count), "rebuilt", the share of its variance,
+    and "variance" of a token.
   """
   found = []
-  for name, (method, block, place) in trained.names().items():
+  for name, each in trained.made().items():
     share, variance = generation.rebuilt(total[name], count)
-    values = name, method, block, place, share, variance
-    keys = ("name", "method", "block", "place", "rebuilt", "variance")
-    found.append(dict(zip(keys, values, strict=True)))
+    about = {"name": name, **dataclasses.asdict(each)}
+    found.append({**about, "rebuilt": share, "variance": variance})
   return found
 
 

@@ -31,14 +31,15 @@ def make(
     found: the result of the inspection.
 
   Returns:
-    "image", as given; "attention", {model: float32 [K, h, w]}, of what the
-    feature that its head reads is made of (rollout, the largest being 1), for
-    models with attention; and with a teacher "lacking", float32 [K, h, w]: the
-    squared error of the linear layer for the blocks ("student", "teacher") of
-    which most is missing, in shares of the variance of a token of the
-    teacher's.
+    "image", as given; for models with attention "attention" and "last", {model:
+    float32 [K, h, w]}: of what the feature that its head reads is made of
+    (rollout, the largest being 1), and the attention in the last block, the
+    mean over its heads, alike; and with a teacher "lacking", float32
+    [K, h, w]: the squared error of the linear layer for the blocks ("student",
+    "teacher") of which most is missing, in shares of the variance of a token of
+    the teacher's.
   """
-  shown: dict[str, Any] = {"image": images, "attention": {}}
+  shown: dict[str, Any] = {"image": images, "attention": {}, "last": {}}
   maps = {}
   for name, each in models.items():
     _, out = jax.jit(functools.partial(matching.outputs, each))(
@@ -46,7 +47,7 @@ def make(
     )
     maps[name] = out
     if each.model.qkv_heads:
-      shown["attention"][name] = _looked_at(each, out)
+      shown["attention"][name], shown["last"][name] = _looked_at(each, out)
   pairs = found.get("pairs")
   if not pairs:
     return shown
@@ -77,16 +78,16 @@ def make(
   return shown
 
 
-def generated(
+def made(
   found: Sequence[Mapping[str, Any]],
   errors: Mapping[str, Mapping[str, np.ndarray]],
   grid: tuple[int, int],
 ) -> dict[str, np.ndarray]:
-  """Where generators fail in the images of `make`, float32 [K, h, w] by name.
+  """Where what methods make fails, float32 [K, h, w] by name.
 
   Args:
-    found: from `findings.generated`.
-    errors: from `generation.Trained.errors` of the images.
+    found: from `findings.made`.
+    errors: from `generation.Trained.errors` of the images of `make`.
     grid: (h, w).
 
   Returns:
@@ -101,11 +102,24 @@ def generated(
   }
 
 
-def _looked_at(each: scoring.Scored, out: Mapping[str, Any]) -> np.ndarray:
-  """Rollout of the feature that a model's head reads, [K, h, w]."""
-  prefix = each.model.num_prefix_tokens
+def _looked_at(
+  each: scoring.Scored, out: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rollout of the feature that a head reads, and the last block's attention.
+
+  Returns:
+    Two arrays [K, h, w].
+  """
   weights = [attention.of_block(out, i) for i in range(each.model.depth)]
-  rows = attention.rollout(jnp.stack(weights))
+  return (
+    _of_patches(each, attention.rollout(jnp.stack(weights))),
+    _of_patches(each, jnp.mean(weights[-1], axis=1)),
+  )
+
+
+def _of_patches(each: scoring.Scored, rows: jax.Array) -> np.ndarray:
+  """What the feature that a head reads has of each patch; 1 for the most."""
+  prefix = each.model.num_prefix_tokens
   # The CLS token, or the mean of the patches.
   rows = rows[:, :1] if each.model.has_class_token else rows[:, prefix:]
   seen = np.asarray(jnp.mean(rows, axis=1)[:, prefix:], np.float32)

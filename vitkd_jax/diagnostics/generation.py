@@ -1,4 +1,4 @@
-"""What the trained generators of a run rebuild of the teacher's maps."""
+"""What the trained modules of a run make of the teacher's maps."""
 
 from collections.abc import Iterator, Mapping
 import dataclasses
@@ -13,17 +13,38 @@ from vitkd_jax.data import augment
 from vitkd_jax.distill import objective as objectives
 from vitkd_jax.distill import parts, tokens, view
 
+# What a method may have that names the maps it makes.
+KINDS = ("generates", "mimics")
 _KEY = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-  """A run's methods that generate maps, as trained.
+class Made:
+  """A map that a method makes of the student's, to be like the teacher's.
 
   Attributes:
-    objective: with these methods alone, each of which has `generates`: {name of
-      the submodule whose output is a generated map: (block, place) of the
-      teacher's map that it is compared with}.
+    method: its name.
+    module: name of the submodule whose output is the map.
+    block: of the teacher's map, from 0.
+    place: of it.
+    masked: whether it counts where tokens are replaced alone.
+  """
+
+  method: str
+  module: str
+  block: int
+  place: str
+  masked: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A run's methods that make maps, as trained.
+
+  Attributes:
+    objective: with these methods alone, each of which has `generates` or
+      `mimics`: {name of the submodule whose output is a map: (block, place) of
+      the teacher's map that it is compared with}.
     params: {"student": ..., "methods": {name: ...}} of one checkpoint.
     teacher_params: {name of the teacher: its parameters}.
   """
@@ -32,22 +53,25 @@ class Trained:
   params: Mapping[str, Any]
   teacher_params: Mapping[str, Any]
 
-  def names(self) -> dict[str, tuple[str, int, str]]:
-    """{name of a generated map: (method, block of the teacher, place)}."""
-    found = {}
-    for name, maps in self._generates().items():
-      teacher = self.objective.methods[name].teacher
-      assert teacher is not None  # a map is compared with a teacher's
-      depth = self.objective.teachers[teacher].side.depth
-      for module, (block, place) in maps.items():
-        found[_name(name, maps, module)] = (name, block % depth, place)
+  def made(self) -> dict[str, Made]:
+    """The maps by their names, such as "vitkd, block 0"."""
+    found: dict[str, Made] = {}
+    for method, each in self.objective.methods.items():
+      assert each.teacher is not None  # a map is compared with a teacher's
+      depth = self.objective.teachers[each.teacher].side.depth
+      for kind in KINDS:
+        of: Any = getattr(each.module, kind, dict)
+        for module, (block, place) in of().items():
+          # Maps of one width are compared as they are.
+          if module not in self.params["methods"].get(method, {}):
+            continue
+          block, masked = block % depth, kind == "generates"
+          name = "encoded" if place == "encoded" else f"block {block}"
+          name = f"{method}, {name}"
+          if name in found:
+            name = f"{name}, {module}"
+          found[name] = Made(method, module, block, place, masked)
     return found
-
-  def _generates(self) -> dict[str, dict[str, tuple[int, str]]]:
-    return {
-      name: method.module.generates()  # type: ignore[attr-defined]
-      for name, method in self.objective.methods.items()
-    }
 
   def errors(
     self, params: Mapping[str, Any], image: jax.Array
@@ -70,24 +94,27 @@ class Trained:
     normal = augment.normalize(image, *aim.student_stats)
     logits, out = aim.student.apply({"params": own["student"]}, normal)
     draws = aim.draws(jax.random.key(_KEY), len(image))
-    found = {}
-    for name, maps in self._generates().items():
+    every, found = self.made(), {}
+    for name in {made.method for made in every.values()}:
       method = aim.methods[name]
       assert method.teacher is not None
+      seen = views[method.teacher]
       given = (
         own["methods"][name],
         view.make(aim.student_side, method.needs.student, logits, out),
-        views[method.teacher],
+        seen,
       )
-      generated = list(_generated(method, maps, given, draws.get(name, {})))
-      for module, place in maps.items():
+      maps = {key: made for key, made in every.items() if made.method == name}
+      shown = list(_shown(method, maps, given, draws.get(name, {})))
+      for key, made in maps.items():
         theirs = tokens.resample(
-          views[method.teacher].map(*place),
-          aim.teachers[method.teacher].side.grid,
-          aim.student_side.grid,
+          seen.map(made.block, made.place), seen.side.grid, given[1].side.grid
         )
-        found[_name(name, maps, module)] = _error(
-          [(made[module], counted) for made, counted in generated],
+        # What is not masked does not depend on the draw.
+        found[key] = _error(
+          [(each[key], mask) for each, mask in shown]
+          if made.masked
+          else [(shown[0][0][key], None)],
           jnp.float32(theirs),
         )
     return found
@@ -109,21 +136,16 @@ def rebuilt(sums: Mapping[str, np.ndarray], count: int) -> tuple[float, float]:
   return 1 - float(sums["error"]) / count / variance, variance
 
 
-def _name(method: str, maps: Mapping[str, Any], module: str) -> str:
-  if len(maps) == 1:
-    return method
-  return f"{method}, map {list(maps).index(module)}"
-
-
-def _generated(
+def _shown(
   method: parts.Method,
-  maps: Mapping[str, Any],
+  maps: Mapping[str, Made],
   given: tuple[Any, view.View, view.View],
   draws: Mapping[str, jax.Array],
 ) -> Iterator[tuple[dict[str, jax.Array], jax.Array | None]]:
   """Of each draw the maps [B, N, D], and which tokens count; None for all."""
   params, student, teacher = given
   label = view.Label(jnp.zeros((1, 1)))
+  modules = {made.module for made in maps.values()}
   for mask in _masks(method.module, draws):
     drawn = draws if mask is None else {**draws, "mask": mask}
     _, kept = method.module.apply(
@@ -132,16 +154,15 @@ def _generated(
       teacher,
       label,
       drawn,
-      capture_intermediates=lambda module, _: module.name in maps,
+      capture_intermediates=lambda module, _: module.name in modules,
       mutable=["intermediates"],
     )
     outputs: Any = kept["intermediates"]
-    made = {name: outputs[name]["__call__"][0] for name in maps}
-    made = {
-      name: jnp.float32(x.reshape(len(x), -1, x.shape[-1]))
-      for name, x in made.items()
-    }
-    yield made, mask
+    found = {}
+    for name, made in maps.items():
+      x = outputs[made.module]["__call__"][0]
+      found[name] = jnp.float32(x.reshape(len(x), -1, x.shape[-1]))
+    yield found, mask
 
 
 def _masks(

@@ -50,7 +50,7 @@ def inspect(
     source: of images, see `datasets.load`.
     info: of the dataset.
     teacher: the model to compare it with, which gets the same images.
-    trained: the methods that generated maps when the student was trained.
+    trained: the methods that made maps when the student was trained.
     images: number of images, evenly spaced in the source; whole batches count.
     batch_size: images at a time, and in a kernel of the alignment; at least 4.
     kernel: of the alignment, see `similarity.KERNELS`.
@@ -60,7 +60,7 @@ def inspect(
     Ready for JSON but for "gallery" (see `gallery.make`): "images", "models"
     ({"student", "teacher"}: see `findings`), and with a teacher "cka"
     [student's blocks][teacher's], "pairs" (see `findings`), "agreement", "kl"
-    by class and "advice"; with `trained`, "generated" (see `findings`).
+    by class and "advice"; with `trained`, "made" (see `findings`).
 
   Raises:
     ValueError: a number or the kernel is wrong, or there are too few images.
@@ -96,8 +96,8 @@ def inspect(
         for block in found[name]["blocks"]:
           each = spectra.image_dimensions(block.pop("grams"))
           block["dimensions"] = each.sum(0)
-      found["generated"] = rebuild(batch["image"])
-      for sums in found["generated"].values():
+      found["made"] = rebuild(batch["image"])
+      for sums in found["made"].values():
         sums["error"] = np.sum(sums["error"], dtype=np.float64)
       # In float64, so that no number of batches costs digits.
       found = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
@@ -116,9 +116,8 @@ def inspect(
   if trained:
     size = trained.objective.student_side.grid
     count = good * batch_size * int(np.prod(size))
-    made = findings.generated(trained, total["generated"], count)
-    looked["generated"] = gallery.generated(made, rebuild(images_), size)
-    result["generated"] = made
+    result["made"] = findings.made(trained, total["made"], count)
+    looked["made"] = gallery.made(result["made"], rebuild(images_), size)
   return result | {"gallery": looked}
 
 

@@ -4,18 +4,22 @@ from collections.abc import Mapping, Sequence
 import functools
 from typing import Any
 
-from vitkd_jax.reporting import maps, page, pictures, tables
+from vitkd_jax.reporting import maps, overlays, page, pictures, tables
 
 Found = Mapping[str, Any]
 
 _PICTURES = {
   "cka": ("Which blocks are alike", maps.cka),
   "missing": ("What it has, and what its width could hold", maps.missing),
-  "lacks": ("Where in images a linear layer fails", maps.lacks),
-  "generated": ("Where in images the trained generator fails", maps.generated),
+  "lacks": ("Where in images a linear layer fails", overlays.lacks),
+  "made": ("Where in images the trained methods fail", overlays.made),
   "spectra": ("Dimensions, norms and frequencies", maps.spectra),
+  "frequencies": ("How fine the maps are", maps.frequencies),
   "attention": ("Where the heads look", maps.attention),
-  "samples": ("What the features of sample images are made of", maps.samples),
+  "samples": (
+    "Where the models look in images",
+    overlays.samples,
+  ),
   "reliability": ("What confidence means", maps.reliability),
 }
 
@@ -68,31 +72,33 @@ def make_tables(found: Found) -> list[tables.Table]:
         ),
       )
     )  # fmt: skip
-  if generated := found.get("generated"):
-    made.append(_generated(generated))
+  if trained := found.get("made"):
+    made.append(_trained(trained))
   for name, model in found["models"].items():
     made.append(_blocks(name, model))
   return made
 
 
-def _generated(found: Sequence[Found]) -> tables.Table:
+def _trained(found: Sequence[Found]) -> tables.Table:
   return tables.Table(
-    "What the trained generators rebuild",
-    ("map", "teacher's block", "place", "rebuilt"),
+    "What the trained methods make",
+    ("map", "teacher's block", "place", "tokens", "rebuilt"),
     [
       (
         each["name"],
         str(each["block"]),
         each["place"],
+        "replaced" if each["masked"] else "all",
         f"{each['rebuilt']:.1%}",
       )
       for each in found
     ],
     (
-      "Share of the variance of the teacher's map at tokens that are replaced, "
-      "or at all where none is; below 0 it is worse than the mean token.",
+      "Rebuilt: share of the variance of the teacher's map that a generator or "
+      "an aligner makes of the student's; below 0 it is worse than the mean "
+      "token.",
     ),
-    texts=("place",),
+    texts=("place", "tokens"),
   )
 
 

@@ -20,13 +20,13 @@ from vitkd_jax.training import (
 )
 
 
-def generators(
+def maps(
   workdir: str,
   record: Mapping[str, Any],
   info: datasets.Info,
   image_size: tuple[int, int],
 ) -> generation.Trained | None:
-  """The methods that generate maps; None where the run has none.
+  """The methods that make maps; None where the run has none.
 
   Args:
     workdir: of the run, with a checkpoint.
@@ -41,7 +41,7 @@ def generators(
   kept = {
     name: values
     for name, values in section["methods"].items()
-    if hasattr(method_sections.kind_of(name, values), "generates")
+    if _makes_maps(method_sections.kind_of(name, values))
     and any(method_sections.weights(name, values).values())
   }
   named = section["teachers"]
@@ -74,4 +74,8 @@ def generators(
     students.trained(workdir),
     {name: each.params for name, each in loaded.items()},
   )
-  return found if found.names() else None
+  return found if found.made() else None
+
+
+def _makes_maps(kind: type) -> bool:
+  return any(hasattr(kind, name) for name in generation.KINDS)

@@ -16,10 +16,11 @@ where it cannot work; `fields` is the module. `draws`, which may be left out, is
 its randomness of a whole batch, arrays [B, ...] by name. The call returns
 {term: [B] float32}, unweighted: weights and the mean over the batch are the
 training's. A method of several terms has a field `only`, the names of those to
-compute. One that generates a map may have `generates()`, {name of the submodule
-whose output is the map: (block, place) of the teacher's}, so that an inspection
-can show where it fails; its mask of tokens is then the draw "mask". One that
-needs no teacher says `learns_alone = True`, and gets None.
+compute. One that makes maps like the teacher's may have `mimics()`, {name of
+the submodule whose output is the map: (block, place) of the teacher's}, and
+`generates()` for maps that count where its draw "mask" [B, N] replaces tokens,
+so that an inspection can show where it fails. One that needs no teacher says
+`learns_alone = True`, and gets None.
 `distill.forms` has what methods of logits, and of token maps, share.
 """
 

@@ -84,8 +84,8 @@ class MGD(forms.MapMethod):
     )
     return {"mgd": losses.mgd(generated, teacher)}
 
-  def generates(self) -> dict[str, tuple[int, str]]:
-    """{submodule: (block, place)} of each generated map, see `diagnostics`."""
+  def mimics(self) -> dict[str, tuple[int, str]]:
+    """{submodule: (block, place)} of each map; all of its tokens count."""
     return {
       generators.output("conv", f"generator_{number}"): (block, self.place)
       for number, (_, block) in enumerate(self.block_pairs())

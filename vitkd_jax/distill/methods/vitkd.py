@@ -132,11 +132,20 @@ class ViTKD(nn.Module):
     return head(*self._maps(student), low, high, draws["mask"])
 
   def generates(self) -> dict[str, tuple[int, str]]:
-    """{submodule: (block, place)} of the generated map, see `diagnostics`."""
+    """{submodule: (block, place)} of the generated map."""
     if "generation" not in self.only:
       return {}
     name = generators.output(self.generator, "generator")
     return {name: (self.high_block, self.high_place)}
+
+  def mimics(self) -> dict[str, tuple[int, str]]:
+    """{submodule: (block, place)} of each aligned map."""
+    if "mimic" not in self.only:
+      return {}
+    return {
+      f"align_low_{number}": (block, self.low_place)
+      for number, block in enumerate(self.low_blocks)
+    }
 
   def flops(self, student: Side, teacher: Side) -> float:
     """FLOPs of an image's forward pass, in matrix products.
