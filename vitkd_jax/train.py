@@ -332,10 +332,15 @@ def _clean_up(workdir: str) -> None:
   print(f"deleted everything in {workdir}{kept}")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+  """Defines the options of the command line, but for the config's."""
   command.define_path("workdir", None, "folder of the run, local or gs://")
   flags.DEFINE_boolean(
     "cleanup", False, "delete what the run has written once it has ended well"
   )
   command.define_join()
+
+
+if __name__ == "__main__":
+  define_flags()
   command.run(main, with_config=True)

@@ -87,6 +87,5 @@ if __name__ == "__main__":
   signal.signal(signal.SIGINT, signal.default_int_handler)
   watchdog._LONG = 20  # compilation, where the cores are not free
   startup._HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT", "30"))
-  flags.DEFINE_string("workdir", None, "as of vitkd_jax.train")
-  command.define_join()
+  train.define_flags()
   command.run(train.main, with_config=True)
