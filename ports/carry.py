@@ -41,14 +41,18 @@ def files(roots: Sequence[str] = ROOTS) -> list[pathlib.Path]:
     path = left.pop()
     if path not in found:
       found.add(path)
-      left += _imports(SOURCE / path)
+      left += imports(SOURCE / path)
   for path in list(found):
     found |= {parent / "__init__.py" for parent in path.parents}
   return sorted(found)
 
 
-def _imports(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Files of the package that one imports, at the top or in a function."""
+def imports(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Files of the package that one imports, at the top or in a function.
+
+  Args:
+    path: of the file, anywhere.
+  """
   for node in ast.walk(ast.parse(path.read_text())):
     names = []
     if isinstance(node, ast.Import):

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from vitkd_jax import convert, weights
-from vitkd_jax.models import vit
+from vitkd_jax.models import fitting, vit
 from vitkd_jax.runs import reading, students
 from vitkd_jax.runs import workdir as workdirs
 from vitkd_jax.training import defaults, experiment
-from vitkd_jax.weights import big_vision, bv_steps
+from vitkd_jax.weights import bv_steps
 
 FIELDS = dict(variant="test/7", depth=2, pool_type="gap")
 OPTIONS = dict(num_classes=10, image_size=28, **FIELDS)
@@ -53,7 +53,7 @@ def parameters(seed=0):
 
 def scanned(params):
   leaves = traverse_util.flatten_dict(params, sep="/")
-  return traverse_util.unflatten_dict(big_vision.stack(leaves), sep="/")
+  return traverse_util.unflatten_dict(fitting.stack(leaves), sep="/")
 
 
 def assert_same(got, want):

@@ -7,21 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_inspect import IMAGES
 
-from vitkd_jax.data import datasets, preprocess
+from vitkd_jax.data import datasets
 from vitkd_jax.diagnostics import generation, running
 from vitkd_jax.evaluation import scoring
 from vitkd_jax.runs import checkpoint, reading
 from vitkd_jax.training import experiment, trained
 
 pytestmark = pytest.mark.usefixtures("untraced")
-IMAGES = preprocess.Preprocess(
-  size=(28, 28),
-  short_side=None,
-  interpolation="bicubic",
-  mean=(0.5,) * 3,
-  std=(0.5,) * 3,
-)
 
 
 def saved(folder, config):

@@ -13,8 +13,8 @@ import pytest
 
 from vitkd_jax import weights
 from vitkd_jax.data import preprocess
-from vitkd_jax.models import vit
-from vitkd_jax.weights import big_vision, files, resolve, saving
+from vitkd_jax.models import fitting, vit
+from vitkd_jax.weights import files, resolve, saving
 
 SIZE = 28
 MODELS = {
@@ -267,7 +267,7 @@ def old_position(leaves):
     training_state,
     old_optimizer,
     old_position,
-    big_vision.stack,
+    fitting.stack,
   ],
 )
 def test_big_visions_history(tmp_path, age):

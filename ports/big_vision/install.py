@@ -20,7 +20,6 @@ import carry  # noqa: E402, stands beside this folder
 
 PLACE = "proj/vitkd"
 PACKAGE = "big_vision.models.proj.vitkd.vitkd_jax"
-ROOTS = (*carry.ROOTS, "models/vit.py", "diagnostics/similarity.py")
 
 # (text of train.py, how often it stands there, what replaces it)
 _EDITS = (
@@ -149,7 +148,8 @@ def install(checkout: pathlib.Path) -> list[pathlib.Path]:
     if path.parts[-4] in ("configs", "evaluators", "models", "trainers")
   )
   folder = package / "models" / PLACE / "vitkd_jax"
-  written = carry.carry(folder, PACKAGE, ROOTS)
+  roots = sorted({str(file) for path in own for file in carry.imports(path)})
+  written = carry.carry(folder, PACKAGE, roots)
   for path in own:
     target = package / path.relative_to(HERE)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ from safetensors import numpy as safetensors_numpy
 from fuzz import mutate
 from fuzz.runner import Target
 from vitkd_jax import weights
-from vitkd_jax.models import vit
+from vitkd_jax.models import fitting, vit
 from vitkd_jax.runs import reading, students
-from vitkd_jax.weights import big_vision, files
+from vitkd_jax.weights import files
 
 SIZE = 28
 SMALL = dict(width=8, depth=1, num_heads=2, mlp_dim=16, patch_size=(7, 7))
@@ -163,7 +163,7 @@ def big_vision_state() -> Target:
     {f"params/{name}": a for name, a in leaves().items()}
     | {"opt/step": np.int32(7)},
     {f"opt/target/{name}": a for name, a in leaves().items()},
-    big_vision.stack(leaves()),
+    fitting.stack(leaves()),
   )
 
   def intact(folder):

@@ -102,3 +102,24 @@ def of(model: Any, image_size: tuple[int, int]) -> Side:
     has_class_token=class_token,
     has_head=bool(model.num_classes) and not model.rep_size,
   )
+
+
+def check_grids(method: str, student: Side, name: str, teacher: Side) -> None:
+  """Refuses to compare maps on different grids.
+
+  Args:
+    method: name of the method that compares them.
+    student: what is known of the student.
+    name: of the teacher.
+    teacher: what is known of it.
+
+  Raises:
+    ValueError: the grids differ.
+  """
+  if teacher.grid != student.grid:
+    own, found = ("{}x{}".format(*x.grid) for x in (student, teacher))
+    raise ValueError(
+      f"expected the token grid of config.teachers.{name} to be the student's "
+      f"{own} for config.methods.{method}, got {found}; set config.teachers."
+      f"{name}.resample=True to resample its maps"
+    )

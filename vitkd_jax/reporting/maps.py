@@ -1,6 +1,6 @@
 """Figures of an inspection: what maps look like, beside a teacher's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib import figure as mpl_figure
@@ -119,8 +119,7 @@ def spectra(found: Found, theme: plotting.Theme) -> mpl_figure.Figure | None:
         name,
         theme.hue(index),
         "-",
-        # By relative depth, as models differ in it.
-        np.arange(1, len(model["blocks"]) + 1) / len(model["blocks"]),
+        _depths(model["blocks"]),
         np.array([[float(of(block)) for block in model["blocks"]]]),
       )
       for index, (name, model) in enumerate(found["models"].items())
@@ -137,9 +136,7 @@ def spectra(found: Found, theme: plotting.Theme) -> mpl_figure.Figure | None:
       scales.log_scale(axes, curves)
     else:
       axes.set_ylim(bottom=0)
-    axes.set_title(title)
-    axes.set_xlabel("relative depth")
-    plotting.label(axes, curves, lambda c: theme.wrapped(c.name, 2))
+    _say(axes, theme, title, "relative depth", curves)
   return figure
 
 
@@ -169,9 +166,8 @@ def frequencies(
     ]
     plotting.draw(axes, curves)
     scales.log_scale(axes, curves)
-    axes.set_title(f"share of the {name}'s energy, % (log)")
-    axes.set_xlabel("cycles an image")
-    plotting.label(axes, curves, lambda c: theme.wrapped(c.name, 2))
+    title = f"share of the {name}'s energy, % (log)"
+    _say(axes, theme, title, "cycles an image", curves)
   return figure
 
 
@@ -197,7 +193,7 @@ def attention(found: Found, theme: plotting.Theme) -> mpl_figure.Figure | None:
   for axes, (key, title) in zip(grid, titles.items(), strict=True):
     curves = []
     for index, (name, blocks) in enumerate(models.items()):
-      depth = np.arange(1, len(blocks) + 1) / len(blocks)
+      depth = _depths(blocks)
       heads = np.array([block[key] for block in blocks])
       axes.plot(
         np.repeat(depth, heads.shape[1]), heads.ravel(), "o", ms=3.5, mew=0,
@@ -207,9 +203,7 @@ def attention(found: Found, theme: plotting.Theme) -> mpl_figure.Figure | None:
       curves.append(plotting.Curve(name, theme.hue(index), "-", depth, mean))
       axes.plot(depth, mean[0], color=theme.hue(index), label=f"{name}, mean")
     axes.set_ylim(bottom=0)
-    axes.set_title(title)
-    axes.set_xlabel("relative depth")
-    plotting.label(axes, curves, lambda c: theme.wrapped(c.name, 2))
+    _say(axes, theme, title, "relative depth", curves)
   return figure
 
 
@@ -250,3 +244,21 @@ def reliability(
   axes.set_title("accuracy, %, and calibration error")
   plotting.label(axes, curves, lambda c: theme.wrapped(c.name, 1))
   return figure
+
+
+def _depths(blocks: Sequence[Any]) -> np.ndarray:
+  """The relative depth of each block, in which models compare."""
+  return np.arange(1, len(blocks) + 1) / len(blocks)
+
+
+def _say(
+  axes: Any,
+  theme: plotting.Theme,
+  title: str,
+  across: str,
+  curves: Sequence[plotting.Curve],
+) -> None:
+  """Names a panel, its horizontal axis and its curves, two panels a row."""
+  axes.set_title(title)
+  axes.set_xlabel(across)
+  plotting.label(axes, curves, lambda c: theme.wrapped(c.name, 2))

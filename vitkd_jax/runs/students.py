@@ -19,8 +19,8 @@ import numpy as np
 
 from vitkd_jax import check as checks
 from vitkd_jax.data import preprocess as preprocessing
-from vitkd_jax.models import variants, vit
-from vitkd_jax.weights import big_vision, hub, loading, opening, resolve
+from vitkd_jax.models import fitting, variants, vit
+from vitkd_jax.weights import hub, loading, opening, resolve
 
 _NAMES = {"student": "student", "ema": "moving average"}
 
@@ -232,7 +232,7 @@ def read(
   which = which or ("student" if state["ema"] is None else "ema")
   params = state["ema"] if which == "ema" else state["params"]["student"]
   leaves = traverse_util.flatten_dict(jax.device_get(params), sep="/")
-  leaves = big_vision.unstack(leaves)
+  leaves = fitting.unstack(leaves)
   return leaves, Saved(which, found, sha256(leaves))
 
 

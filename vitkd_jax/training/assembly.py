@@ -231,14 +231,7 @@ def _check_grids(
   teacher = method.teacher
   if teacher is None or not method.taught.maps or configs[teacher].resample:
     return
-  grid = sides[teacher].grid
-  if grid != student.grid:
-    raise ValueError(
-      f"expected the token grid of config.teachers.{teacher} to be the "
-      f"student's {student.grid[0]}x{student.grid[1]} for config.methods."
-      f"{name}, got {grid[0]}x{grid[1]}; set config.teachers.{teacher}."
-      "resample=True to resample its maps"
-    )
+  sides_.check_grids(name, student, teacher, sides[teacher])
 
 
 def _student(values: Mapping[str, Any], num_classes: int) -> vit.ViT:

@@ -10,15 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitkd_jax.models import backbones, posemb
+from vitkd_jax.models import backbones, fitting
 from vitkd_jax.weights import rules
 
-Leaves = dict[str, np.ndarray]
+Leaves = fitting.Leaves
 
 _HEADS = ("head", "head_dist")
-# A grid of 256x256, as for 4,096 px and patches of 16. Attention over more
-# tokens takes tens of gigabytes.
-_MOST_TOKENS = 1 << 16
 
 
 @functools.lru_cache(maxsize=16)  # tracing a deep model takes a second
@@ -35,10 +32,10 @@ def shapes(
     ValueError: images of that size have too many tokens.
   """
   rows, columns = model.grid(*image_size)
-  if rows * columns > _MOST_TOKENS:
+  if rows * columns > fitting.MOST_TOKENS:
     raise ValueError(
-      f"expected at most {_MOST_TOKENS:,} patch tokens, got {rows}x{columns} "
-      f"from images of {image_size[0]}x{image_size[1]} pixels"
+      f"expected at most {fitting.MOST_TOKENS:,} patch tokens, got {rows}x"
+      f"{columns} from images of {image_size[0]}x{image_size[1]} pixels"
     )
   tree = jax.eval_shape(
     model.init,
@@ -114,67 +111,6 @@ def check_axes(leaves: Leaves) -> None:
       raise ValueError(
         f"leaf {name!r}: expected {axes} axes, got shape {leaves[name].shape}"
       )
-
-
-def position(
-  leaves: Leaves, expected: Mapping[str, rules.Shape], grid: tuple[int, int]
-) -> list[str]:
-  """Splits prefix tokens off the position embedding, and resizes the rest.
-
-  The entry of a prefix token (DeiT, ViT) is added to the token; DeiT III and
-  big_vision have no such entries.
-
-  Args:
-    leaves: by name; changed in place.
-    expected: shapes of the model's leaves by name.
-    grid: rows and columns of the model's patch tokens.
-
-  Returns:
-    Sentences on what was changed.
-
-  Raises:
-    ValueError: the number of entries fits no grid.
-  """
-  if "pos_embedding" not in leaves or "pos_embedding" not in expected:
-    return []
-  table, width = leaves["pos_embedding"], expected["pos_embedding"][2]
-  if table.shape != (1, table.shape[1], width):
-    raise ValueError(
-      _other_shape("pos_embedding", expected["pos_embedding"], table.shape)
-    )
-  tokens = [name for name in ("cls", "dist") if name in leaves]
-  for name in tokens:
-    if leaves[name].shape != (1, 1, width):
-      raise ValueError(_other_shape(name, (1, 1, width), leaves[name].shape))
-  count, patches = table.shape[1], grid[0] * grid[1]
-  if count > _MOST_TOKENS + len(tokens):
-    raise ValueError(
-      f"leaf 'pos_embedding': expected at most {_MOST_TOKENS:,} patch tokens, "
-      f"got {count:,}"
-    )
-  prefixes = range(min(len(tokens), count - 1) + 1)
-  found = [n for n in prefixes if count - n == patches] or [
-    n for n in prefixes if math.isqrt(count - n) ** 2 == count - n
-  ]
-  if not found:
-    raise ValueError(
-      f"leaf 'pos_embedding': expected entries of {grid[0]}x{grid[1]} or of a "
-      f"square grid and up to {len(tokens)} prefix tokens, got {count}; give "
-      "the image size"
-    )
-  prefix, table = table[:, : found[0]], table[:, found[0] :]
-  for i, name in enumerate(tokens[: found[0]]):
-    leaves[name] = leaves[name] + prefix[:, i : i + 1]
-  leaves["pos_embedding"] = table
-  if table.shape[1] == patches:
-    return []
-  side = math.isqrt(table.shape[1])
-  resized = posemb.resize_posemb(jnp.asarray(table), grid)
-  leaves["pos_embedding"] = np.asarray(resized)
-  return [
-    f"position embeddings resized from {side}x{side} to {grid[0]}x{grid[1]} "
-    "(anti-aliased bicubic)"
-  ]
 
 
 def head(
@@ -264,12 +200,7 @@ def check(leaves: Leaves, expected: Mapping[str, rules.Shape]) -> None:
   )
   for name, shape in expected.items():
     if leaves[name].shape != shape:
-      raise ValueError(_other_shape(name, shape, leaves[name].shape))
-
-
-def _other_shape(name: str, expected: rules.Shape, found: rules.Shape) -> str:
-  """The sentence about a leaf that does not fit the model."""
-  return f"leaf {name!r}: expected shape {expected}, got {found} in the file"
+      raise ValueError(fitting.other_shape(name, shape, leaves[name].shape))
 
 
 def numbers(leaves: Leaves) -> Leaves:

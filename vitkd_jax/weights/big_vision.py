@@ -6,14 +6,14 @@ import re
 import numpy as np
 
 from vitkd_jax.data import preprocess
-from vitkd_jax.models import variants, vit
+from vitkd_jax.models import fitting, variants, vit
 from vitkd_jax.weights import bv_steps, rules
 
 NAME = "big_vision"
 
 # A leaf of every ViT.
 _FIRST = "embedding/kernel"
-_MOST_BLOCKS = 1 << 10  # twice as many as a model may have
+
 
 # Before Linen, flax numbered the layers of a block across types.
 _RENAMES = (
@@ -72,51 +72,7 @@ def clean(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for pattern, new in _RENAMES:
       name = re.sub(pattern, new, name)
     renamed[name] = array
-  return unstack(renamed)
-
-
-def unstack(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Leaves with one leaf per block, from those of a scanned encoder.
-
-  Args:
-    leaves: by name; those of blocks have a leading axis of blocks.
-
-  Raises:
-    ValueError: a leaf of the encoder has no axis of blocks.
-  """
-  out = {}
-  for name, array in leaves.items():
-    if "/encoderblock/" in name:
-      if not array.ndim or len(array) > _MOST_BLOCKS:
-        raise ValueError(
-          f"leaf {name!r}: expected a leading axis of at most {_MOST_BLOCKS} "
-          f"blocks, got shape {array.shape}"
-        )
-      for i, part in enumerate(array):
-        out[name.replace("/encoderblock/", f"/encoderblock_{i}/")] = part
-    else:
-      out[name] = array
-  return out
-
-
-def stack(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Leaves of a scanned encoder, from those with one leaf per block.
-
-  Args:
-    leaves: by name.
-  """
-  out = {}
-  blocks: dict[str, dict[int, np.ndarray]] = {}
-  for name, array in leaves.items():
-    match = re.match(r"(.*/encoderblock)_(\d+)(/.*)", name)
-    if match:
-      start, block, end = match.groups()
-      blocks.setdefault(start + end, {})[int(block)] = array
-    else:
-      out[name] = array
-  for name, parts in blocks.items():
-    out[name] = np.stack([parts[i] for i in range(len(parts))])
-  return out
+  return fitting.unstack(renamed)
 
 
 # Its sizes; ours beside them are for tests and the quickstart.

@@ -9,10 +9,9 @@ from absl import logging
 from flax import traverse_util
 
 from vitkd_jax import check
-from vitkd_jax.models import backbones, variants
+from vitkd_jax.models import backbones, fitting, variants
 from vitkd_jax.weights import (
   adapt,
-  big_vision,
   configs,
   files,
   formats,
@@ -268,14 +267,14 @@ def to_model(
     assert not isinstance(num_classes, str)
     model = build(num_classes)
     expected = adapt.shapes(model, image_size)
-    notes += adapt.position(leaves, expected, model.grid(*image_size))
+    notes += fitting.position(leaves, expected, model.grid(*image_size))
     notes += adapt.head(leaves, expected, head, classes)
     adapt.check(leaves, expected)
     leaves = adapt.numbers(leaves)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
   if fields.get("scan"):
-    leaves = big_vision.stack(leaves)
+    leaves = fitting.stack(leaves)
   return Loaded(
     traverse_util.unflatten_dict(leaves, sep="/"),
     content.name,

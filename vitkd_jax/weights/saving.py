@@ -13,10 +13,9 @@ import numpy as np
 
 from vitkd_jax import check
 from vitkd_jax.data import preprocess as preprocessing
-from vitkd_jax.models import backbones, equal, posemb, variants, vit
+from vitkd_jax.models import backbones, equal, fitting, posemb, variants, vit
 from vitkd_jax.weights import (
   adapt,
-  big_vision,
   files,
   huggingface,
   onnx_graph,
@@ -104,7 +103,7 @@ def save(
     name: np.asarray(leaf)
     for name, leaf in traverse_util.flatten_dict(params, sep="/").items()
   }
-  leaves = big_vision.unstack(leaves)
+  leaves = fitting.unstack(leaves)
   count = len(leaves["head/bias"]) if "head/bias" in leaves else None
   model = backbones.make_model(
     count, variant=variant, **{**fields, "scan": False}
@@ -201,7 +200,7 @@ def holds(path: str, params: Mapping[str, Any]) -> bool:
     return False
   leaves = traverse_util.flatten_dict(params, sep="/")
   leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-  leaves = big_vision.unstack(leaves)
+  leaves = fitting.unstack(leaves)
   return found.keys() == leaves.keys() and all(
     np.array_equal(found[name], leaf) for name, leaf in leaves.items()
   )

@@ -6,18 +6,18 @@ the fields of `vitkd_jax.models.vit.ViT`.
 """
 
 from collections.abc import Mapping, Sequence
+import math
 import re
 from typing import Any
 
 from flax import traverse_util
 import jax
-import numpy as np
 
-from vitkd_jax.models import posemb, vit
+from vitkd_jax.models import fitting, vit
 
 Model = vit.Model
 
-_BLOCKS, _BLOCK = "Transformer/encoderblock/", "Transformer/encoderblock_"
+_BLOCKS = "Transformer/encoderblock/"  # of a scan
 
 
 def load(
@@ -78,13 +78,16 @@ def adapt(
   wanted = traverse_util.flatten_dict(init_params, sep="/")
   patterns = [re.compile(pattern) for pattern in dont_load]
   kept = {n for n in wanted if any(p.fullmatch(n) for p in patterns)}
+  stacked = any(name.startswith(_BLOCKS) for name in wanted)
+  leaves = fitting.stack(leaves) if stacked else fitting.unstack(leaves)
   leaves = {
-    n: x
-    for n, x in _scanned(leaves, wanted).items()
-    if not any(p.fullmatch(n) for p in patterns)
+    n: x for n, x in leaves.items() if not any(p.fullmatch(n) for p in patterns)
   }
   if "pos_embedding" in leaves and "pos_embedding" in wanted:
-    _positions(leaves, wanted["pos_embedding"].shape[1], grid)
+    shapes = {name: leaf.shape for name, leaf in wanted.items()}
+    count = wanted["pos_embedding"].shape[1]
+    with jax.transfer_guard("allow"):
+      fitting.position(leaves, shapes, _grid(count, grid))
   missing = sorted(wanted.keys() - leaves.keys() - kept)
   unknown = sorted(leaves.keys() - wanted.keys())
   if missing or unknown:
@@ -107,58 +110,13 @@ def _some(names: Sequence[str]) -> str:
   return f" ({', '.join(names[:3])}{', ...' * (len(names) > 3)})" * bool(names)
 
 
-def _scanned(
-  leaves: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> dict[str, Any]:
-  """The leaves with blocks stacked or apart, as in `wanted`."""
-  stacked = any(name.startswith(_BLOCKS) for name in wanted)
-  if stacked == any(name.startswith(_BLOCKS) for name in leaves):
-    return dict(leaves)
-  found: dict[str, Any] = {}
-  if not stacked:
-    for name, leaf in leaves.items():
-      if not name.startswith(_BLOCKS):
-        found[name] = leaf
-        continue
-      for block, part in enumerate(np.asarray(leaf)):
-        found[f"{_BLOCK}{block}/{name.removeprefix(_BLOCKS)}"] = part
-    return found
-  blocks: dict[str, dict[int, Any]] = {}
-  for name, leaf in leaves.items():
-    if not name.startswith(_BLOCK):
-      found[name] = leaf
-      continue
-    block, _, rest = name.removeprefix(_BLOCK).partition("/")
-    blocks.setdefault(rest, {})[int(block)] = leaf
-  for rest, parts in blocks.items():
-    found[_BLOCKS + rest] = np.stack([parts[i] for i in sorted(parts)])
-  return found
-
-
-def _positions(
-  leaves: dict[str, Any], count: int, grid: tuple[int, int] | None
-) -> None:
-  """Fits the position embedding to `count` patch tokens, in place."""
-  table = np.asarray(leaves["pos_embedding"])
-  tokens = [name for name in ("cls", "dist") if name in leaves]
-  for extra in range(len(tokens) + 1):
-    patches = table.shape[1] - extra
-    if patches in (count, round(patches**0.5) ** 2):
-      break
-  else:
-    raise ValueError(
-      f"expected a position embedding of {count} tokens or of a square grid, "
-      f"got {table.shape[1]}"
-    )
-  for place, name in enumerate(tokens[:extra]):
-    leaves[name] = leaves[name] + table[:, place : place + 1]
-  side = round(count**0.5)
+def _grid(count: int, grid: tuple[int, int] | None) -> tuple[int, int]:
+  """Rows and columns of `count` patch tokens."""
+  side = math.isqrt(count)
   rows, columns = grid or (side, side)
   if rows * columns != count:
     raise ValueError(
       f"expected a grid of the model's {count} patch tokens, got {rows}x"
       f"{columns}; set model_load.grid=(rows, columns)"
     )
-  with jax.transfer_guard("allow"):
-    resized = posemb.resize_posemb(table[:, extra:], (rows, columns))
-    leaves["pos_embedding"] = np.asarray(resized)
+  return rows, columns

@@ -197,17 +197,10 @@ def make(
         f"of config.methods.{name}, got {classes or 'no'} classes in "
         f"config.teachers.{method.teacher}"
       )
-    if not method.taught.maps:
-      continue
-    grid = teachers[method.teacher].side.grid
     resample = config["teachers"][method.teacher].get("resample")
-    if grid != side.grid and not resample:
-      raise ValueError(
-        f"expected the token grid of config.teachers.{method.teacher} to be "
-        f"the student's {side.grid[0]}x{side.grid[1]} for config.methods."
-        f"{name}, got {grid[0]}x{grid[1]}; set resample=True to resample its "
-        "maps"
-      )
+    if method.taught.maps and not resample:
+      taught = teachers[method.teacher].side
+      sides.check_grids(name, side, method.teacher, taught)
   for name, teacher in teachers.items():
     if any(m.taught.qkv for m in methods.values() if m.teacher == name):
       model = _with_qkv(f"teachers.{name}", teacher.model)
