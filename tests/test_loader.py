@@ -4,12 +4,14 @@ import collections
 import contextlib
 import itertools
 import multiprocessing
+from multiprocessing import shared_memory
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+import uuid
 
 import numpy as np
 import pytest
@@ -424,6 +426,39 @@ if __name__ == "__main__":
         os.kill(int(pid), signal.SIGKILL)
       pytest.fail(f"workers {alive} outlived the trainer")
     time.sleep(0.05)
+
+
+def dies_making(name):
+  """Dies as a worker that has made shared memory but not yet sized it."""
+  workers.start(0, 1)
+  os.ftruncate = lambda *_: os._exit(7)
+  shared_memory.SharedMemory(name, create=True, size=8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm")
+def test_shared_memory_of_a_worker_that_dies_making_it_is_removed():
+  name = f"vitkd_{uuid.uuid4().hex}"
+  code = f"""
+import multiprocessing, os
+from tests import test_loader
+if __name__ == "__main__":
+  worker = multiprocessing.get_context("spawn").Process(
+    target=test_loader.dies_making, args=("{name}",)
+  )
+  worker.start()
+  worker.join()
+  print(worker.exitcode, os.path.exists("/dev/shm/{name}"))
+"""
+  # Its output ends with Python's resource tracker, which holds it open.
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    capture_output=True,
+    text=True,
+    cwd=pathlib.Path(__file__).parent.parent,
+    check=True,
+  )
+  assert done.stdout == "7 True\n", done.stderr
+  assert not os.path.exists(f"/dev/shm/{name}")
 
 
 def is_alive(pid):

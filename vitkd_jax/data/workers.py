@@ -1,9 +1,11 @@
 """Worker processes of the input: how they start and what their deaths mean."""
 
 import multiprocessing
+from multiprocessing import resource_tracker, shared_memory
 import os
 import signal
 import threading
+from typing import Any
 
 # Workers hand over batches through it.
 _SHARED = "/dev/shm"
@@ -20,6 +22,7 @@ def start(index: int, count: int) -> None:
   ignore_signals()
   # Grain imports jax; a worker must not touch the accelerator.
   os.environ["JAX_PLATFORMS"] = "cpu"
+  _track_before_creation()
   threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
@@ -34,6 +37,25 @@ def _die_with_parent() -> None:
   assert parent, "not a worker process"
   parent.join()
   os._exit(1)
+
+
+def _track_before_creation() -> None:
+  """Has the resource tracker know of shared memory before it exists.
+
+  Python makes a segment and then names it to the tracker, which removes what
+  dead processes leave. A worker that dies in between leaves it forever.
+  """
+  module = vars(shared_memory).get("_posixshmem")
+  if module is None:  # not POSIX
+    return
+  make = module.shm_open
+
+  def tracked(path: str, flags: int, *args: Any, **kwargs: Any) -> int:
+    if flags & os.O_CREAT:
+      resource_tracker.register(path, "shared_memory")
+    return int(make(path, flags, *args, **kwargs))
+
+  module.shm_open = tracked
 
 
 def ignore_signals() -> None:
