@@ -354,6 +354,14 @@ def test_wrong_arguments_are_refused(arg, said):
     load("quickstart", arg)
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+def test_a_number_that_is_not_finite_is_refused(text):
+  with pytest.raises(
+    ValueError, match=f"epochs to be a finite .* got '{text}'"
+  ):
+    common.parse_arg(f"epochs={text}", epochs=0.0)
+
+
 def test_a_bare_name_is_true():
   assert common.parse_arg("runlocal", runlocal=False) == {"runlocal": True}
   assert common.parse_arg("runlocal=False", runlocal=True) == {

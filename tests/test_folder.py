@@ -51,6 +51,8 @@ def test_crop_and_patch_follow_the_size(size, crop, patch, pad):
 @pytest.mark.parametrize(
   "count, batch_size, epochs, student",
   [
+    (1, 1, 100, "pico"),
+    (15, 8, 100, "pico"),
     (100, 16, 100, "pico"),
     (1_000, 16, 100, "pico"),
     (10_000, 128, 46, "pico"),
@@ -86,6 +88,30 @@ def test_arguments_come_before_what_is_chosen():
   assert config.run.seed == 3
   # Crops of the images' own size are whole images.
   assert recipe(5000, (224, 224), image_size=224).data.image_size == 0
+
+
+@pytest.mark.parametrize(
+  "student, size, patch",
+  [
+    ("vit_base_patch32_224", 224, 32),
+    ("L/14", 224, 14),
+    ("ti", 224, 16),
+    ("vit_base_patch32_224", 32, 4),  # a single token is no choice
+  ],
+)
+def test_a_students_name_states_its_patch_at_its_own_size(student, size, patch):
+  config = recipe(5000, (size, size), student=student)
+  assert config.student.patch_size == (patch, patch)
+
+
+def test_too_few_images_are_refused(tmp_path, capsys):
+  root = make_tree(
+    tmp_path / "root",
+    {f"{c}/0.png": picture(0, ".png") for c in ("cat", "dog")},
+  )
+  run(capsys, "pets", "--source", root, "--data-dir", tmp_path)
+  with pytest.raises(ValueError, match=r"leave out a tenth .* got 2; prep"):
+    folder.get_config(f"data=pets,data_dir={tmp_path}")
 
 
 def test_many_images_are_not_kept_in_memory():
@@ -174,7 +200,7 @@ def _params():
     (dict(method="both"), "argument teacher beside method=both, got none"),
     (dict(teacher="nowhere"), "expected weights at 'nowhere'"),
     (dict(method="vitk"), "the nearest is 'vitkd'"),
-    (dict(student="pic"), "unknown variant 'pic'"),
+    (dict(student="pic"), "to be pico, nano, .* unknown variant 'pic'"),
   ],
 )
 def test_what_cannot_work_is_refused(args, said):

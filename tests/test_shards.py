@@ -117,7 +117,9 @@ def test_a_second_start_knows_its_own_folder(tmp_path, capsys):
 def test_too_little_room_is_said_before_the_first_shard(tmp_path):
   shard = shards.Shard("x.array_record-0", 1, 10**18, lambda seen: [b"1"])
   plan = shards.Plan("huge/1.0.0", "1", [shard], lambda *made: None)
-  with pytest.raises(ValueError, match=r"expected 1,000,000,000.0 GB of free"):
+  with pytest.raises(
+    ValueError, match=r"expected 1,000,000,000,000.00 MB of free"
+  ):
     shards.write(plan, tmp_path)
   small = dataclasses.replace(plan, shards=[], fingerprint="2")
   shards.write(small, tmp_path)  # the folder may be begun anew

@@ -42,7 +42,8 @@ def read(name: str, data_dir: str | None) -> Images:
     data_dir: folder of datasets; None for TFDS's own.
 
   Raises:
-    ValueError: there is no such dataset.
+    ValueError: there is no such dataset, or too few images to train and to
+      evaluate on.
   """
   if not name:
     raise ValueError(
@@ -61,13 +62,18 @@ def read(name: str, data_dir: str | None) -> Images:
   train = next((s for s in splits if "train" in s.lower()), splits[0])
   others = [s for s in splits if s != train]
   known = [s for s in _EVALUATION if s in others]
-  count = info.num_examples[train]
   scored = next(iter(known + others), "")
-  parts = train, scored, info.num_examples.get(scored, 0)
-  if not others:
-    whole, count = count, count * 9 // 10
-    parts = f"{train}[:90%]", f"{train}[90%:]", whole - count
-  return Images(name, info.num_classes, info.image_size, count, *parts)
+  parts = (train, scored) if scored else (f"{train}[:90%]", f"{train}[90%:]")
+  try:
+    counts = [datasets.examples_in(part, info.num_examples) for part in parts]
+  except ValueError:  # a slice of no image
+    raise ValueError(
+      f"expected enough images in {train} of {name} to leave out a tenth for"
+      f" the evaluation, got {info.num_examples[train]}; prepare more, or a"
+      " split validation"
+    ) from None
+  size = info.image_size
+  return Images(name, info.num_classes, size, counts[0], *parts, counts[1])
 
 
 def crop(images: Images) -> int:
@@ -105,9 +111,10 @@ def batch_size(count: int) -> int:
   """A power of two near a hundredth of the images, from 16 to 128.
 
   Args:
-    count: number of training images.
+    count: number of training images; fewer than 16 make a smaller batch.
   """
-  return min(128, max(16, 2 ** round(math.log2(count / 100))))
+  most = 2 ** int(math.log2(count))
+  return min(128, most, max(16, 2 ** round(math.log2(count / 100))))
 
 
 def epochs(count: int, *, started: bool) -> float:

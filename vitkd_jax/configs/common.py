@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import inspect
+import math
 import typing
 from typing import Any, TypeVar
 
@@ -52,6 +53,10 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
         f"expected config argument {name} to be of type {kind.__name__}, got "
         f"{text!r}"
       ) from None
+    if kind is float and not math.isfinite(values[name]):
+      raise ValueError(
+        f"expected config argument {name} to be a finite number, got {text!r}"
+      )
     given.add(name)
   if values.get("runlocal"):
     for name in (_TRIAL.keys() & values.keys()) - given:

@@ -15,7 +15,8 @@ Arguments:
   student=NAME     pico, nano, ti, s, b, or a model's name
   init=PATH        weights that the student starts from, with a new head
   image_size=N     side of the crops in pixels
-  patch=N          side of a patch in pixels
+  patch=N          side of a patch in pixels; of a model that is named for the
+                   size of the crops, that of its name
   epochs=N, batch_size=N, seed=N
   runlocal         a trial of 2 epochs of 64 images, 8 at a time
 
@@ -234,7 +235,9 @@ def _student(
     patch = teacher.patch  # token maps on one grid
   if args["student"] or not init:
     name = args["student"] or choices.student(images, size)
-    variant, fields = STUDENTS.get(name, (name, {}))
+    variant, fields = STUDENTS.get(name) or _named_student(name)
+    if name not in STUDENTS and size == (variants.get(name).image_size,) * 2:
+      patch = _side(variants.get(name).fields)  # as the name says
   else:
     said = students.stated(init)
     variant, fields = _variant("init", init, said), said.fields
@@ -245,6 +248,17 @@ def _student(
   patch = args["patch"] or patch
   fields = fields | dict(patch_size=(patch, patch), dtype_mm=dtype)
   return common.student(variant=variant, **fields)
+
+
+def _named_student(name: str) -> tuple[str, dict[str, Any]]:
+  try:
+    variants.get(name)
+  except ValueError as error:
+    raise ValueError(
+      f"expected config argument student to be {', '.join(STUDENTS)} or a"
+      f" model's name; {error}"
+    ) from None
+  return name, {}
 
 
 def _schedule(config: ml_collections.ConfigDict, *, started: bool) -> Any:

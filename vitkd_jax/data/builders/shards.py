@@ -251,8 +251,8 @@ def _check_room(folder: epath.Path, missing: Sequence[Shard]) -> None:
   free = shutil.disk_usage(folder).free
   if needed > free:
     raise ValueError(
-      f"expected {needed / 1e9:,.1f} GB of free disk space for {folder}, got"
-      f" {free / 1e9:,.1f} GB; free some, or choose another --data-dir."
+      f"expected {needed / 1e6:,.2f} MB of free disk space for {folder}, got"
+      f" {free / 1e6:,.2f} MB; free some, or choose another --data-dir."
     )
 
 

@@ -100,7 +100,11 @@ def find(
     OSError: a folder cannot be read.
   """
   if not os.path.isdir(root):
-    raise ValueError(f"--source: expected a folder, but there is no {root}.")
+    raise ValueError(
+      f"--source: expected a folder, but there is no {root}."
+      if not os.path.lexists(root)
+      else f"--source: expected a folder, but {root} is none."
+    )
   folders, notes = layout.split_folders(root, splits, trust_classes)
   if val_share and list(folders.values()) != [root]:
     raise ValueError(
