@@ -298,6 +298,56 @@ def test_a_signal_reaches_the_trainings(stand_in, monkeypatch):
   assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_pack_is_of_one_seed(stand_in, monkeypatch):
+  """A process trains several, and says of each how it ended."""
+  several = """
+import subprocess, sys
+groups = " ".join(sys.argv[1:]).split(" -- ")
+statuses = []
+for group in groups:
+  options = group.removeprefix("-- ").split()
+  done = subprocess.run(
+    [sys.executable, "-c", ONE, *options], stderr=subprocess.DEVNULL
+  )
+  if done.returncode:
+    print(f"error: {options[-1].removeprefix('--workdir=')}: it broke")
+  statuses.append(done.returncode)
+print("error: some did not end well, see above")
+sys.exit(bool(any(statuses)))
+"""
+  started = []
+
+  def command(runs):
+    started.append([str(run) for run in runs])
+    code = several.replace("ONE", repr(STAND_IN))
+    return [sys.executable, "-c", code, *plan_command(runs)[4:]]
+
+  plan_command = plan.command
+  monkeypatch.setattr(plan, "command", command)
+  lab = described("none", "broken", "nkd", "wttm")
+  runs = runs_of(lab, stand_in)
+  outcome, said = train(
+    runs, pack=3, together=lambda one, other: one.seed == other.seed
+  )
+  assert started == [
+    ["none seed 0", "broken seed 0", "nkd seed 0"],
+    ["wttm seed 0"],
+    ["none seed 1", "broken seed 1", "nkd seed 1"],
+    ["wttm seed 1"],
+  ]
+  assert {str(run): why for run, why in outcome.failed.items()} == {
+    "broken seed 0": "it broke",
+    "broken seed 1": "it broke",
+  }
+  assert "6 of 8 runs done, 2 failed" in said[-1]
+  took = [records.seconds(run) for run in runs if run.arm in ("none", "nkd")]
+  assert took[0] == took[1]  # each is a third of the process
+  # Those that ended are not taken into a pack again.
+  started.clear()
+  train(runs, pack=3, together=lambda one, other: one.seed == other.seed)
+  assert started == [["broken seed 0"], ["broken seed 1"]]
+
+
 def test_trainings_side_by_side_share_the_machine(monkeypatch):
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
   assert machine.device(1, 3) == {"CUDA_VISIBLE_DEVICES": "5"}

@@ -15,7 +15,7 @@ from vitkd_jax.cluster import sharding
 from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets, preprocess
 from vitkd_jax.runs import checkpoint, reading, students
-from vitkd_jax.training import experiment, teacher_check, teachers
+from vitkd_jax.training import experiment, session, teacher_check, teachers
 
 pytestmark = pytest.mark.usefixtures("untraced")
 VARIANT = "deit3_pico_patch4_28"
@@ -47,9 +47,9 @@ def config(tiny_config, tmp_path):
 
 def start(config, workdir):
   """What each start of `train` does first; the parts."""
-  parts = experiment.build(config, **train._earlier(workdir))
+  parts = experiment.build(config, **session._earlier(workdir))
   with contextlib.ExitStack() as stack:
-    train._claim(workdir, config, parts, stack)
+    session._claim(workdir, config, parts, "", stack)
   return parts
 
 

@@ -11,6 +11,7 @@ COMMANDS = {
   "prepare": "write a dataset that trainings read",
   "doctor": "check a config, its data and its teachers before a training",
   "train": "train a student; the same command resumes",
+  "pack": "train several students at once, with one pass of their teacher",
   "report": "compare runs in tables and figures",
   "lab": "train arms over seeds, and say what they show",
   "evaluate": "score weights on a dataset",

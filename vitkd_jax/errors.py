@@ -1,8 +1,15 @@
 """Exceptions that end a run early; their message is all that users see."""
 
+from collections.abc import Iterator
+import contextlib
+
 # Exit status after Ctrl-C, by the convention of shells: a script that runs
 # several trainings must not start the next one.
 INTERRUPTED = 130
+
+
+class RefusedError(ValueError):
+  """A mistake of the user's; the message says everything about it."""
 
 
 class FailedError(RuntimeError):
@@ -19,3 +26,16 @@ class PreemptedError(Exception):
   def __init__(self, message: str, status: int = 0):
     super().__init__(message)
     self.status = status
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+  """A context whose errors are the user's mistakes: RefusedErrors.
+
+  Raises:
+    RefusedError: the context raised a ValueError, OSError or ImportError.
+  """
+  try:
+    yield
+  except (ValueError, OSError, ImportError) as error:  # a missing gcsfs
+    raise RefusedError(str(error)) from error

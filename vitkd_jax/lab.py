@@ -46,6 +46,7 @@ from vitkd_jax.labs import (
 )
 from vitkd_jax.reporting import page, pictures
 from vitkd_jax.runs import lock
+from vitkd_jax.training import packing
 
 # Seconds between lines in a log while no run ends.
 _PAUSE = 60.0
@@ -85,6 +86,8 @@ def main(argv: Sequence[str]) -> None:
       plan.check_holds(run, configs[run.arm])
     if given.jobs < 1:
       raise ValueError(f"expected --jobs >= 1, got {given.jobs}")
+    if given.pack < 1:
+      raise ValueError(f"expected --pack >= 1, got {given.pack}")
     if given.difference <= 0:
       raise ValueError(f"expected --difference > 0, got {given.difference}")
     costs = {arm: estimates.of(lab, configs[arm]) for arm in lab.arms}
@@ -97,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
   with contextlib.ExitStack() as stack:
     with command.refusing():
       stack.enter_context(lock.hold(str(held)))
-    outcome = _train(lab, runs, given)
+    outcome = _train(lab, runs, configs, given)
     report(lab, every, configs, folder, given.difference)
   _conclude(outcome)
 
@@ -139,14 +142,24 @@ def _dry_run(
 
 
 def _train(
-  lab: description.Lab, runs: Sequence[plan.Run], given: Any
+  lab: description.Lab,
+  runs: Sequence[plan.Run],
+  configs: Mapping[str, Mapping[str, Any]],
+  given: Any,
 ) -> launching.Outcome:
   """Trains what is missing, with one line of progress."""
+
+  def together(one: plan.Run, other: plan.Run) -> bool:
+    own, theirs = configs[one.arm], configs[other.arm]
+    return one.seed == other.seed and not packing.differ(own, theirs)
+
   train = functools.partial(
     launching.train,
     runs,
     jobs=given.jobs,
     budget=given.budget * 60 if given.budget else None,
+    pack=given.pack,
+    together=together,
   )
   stderr = rich.console.Console(stderr=True, highlight=False, markup=False)
   if stderr.is_terminal:
@@ -250,6 +263,12 @@ def _define_flags() -> None:
   command.define_path("workdir", None, "folder of the lab, local or gs://")
   flags.DEFINE_integer(
     "jobs", 1, "trainings at a time, which share the cores or the GPUs"
+  )
+  flags.DEFINE_integer(
+    "pack",
+    1,
+    "trainings of a seed in one process, side by side, with one pass of the "
+    "teacher for all of them",
   )
   flags.DEFINE_string(
     "only",

@@ -1,10 +1,11 @@
 """What the starts share: a teacher, and compiled steps.
 
 Every fault that a training must survive, and the test that makes it:
- 1 crash                       test_kills, on the same devices
+ 1 crash                       test_kills, on the same devices; test_packs
  2 a flipped bit               ../test_checkpoint, 20 positions
  3 a damaged newest step       ../test_checkpoint, 20 kinds
- 4 preemption                  test_preemption: steps, evaluation, compilation
+ 4 preemption                  test_preemption: steps, evaluation, compilation;
+                               test_packs
  5 other devices               test_kills, across devices
  6 order of the data           ../test_loader, processes and workers
  7 killed inside a save        test_saves

@@ -184,13 +184,17 @@ class Console:
     log: also receives every line.
     first_step: updates done before this start.
     total_steps: updates of the whole run.
+    name: put before what is printed, where several print; without a bar.
   """
 
-  def __init__(self, log: Log, *, first_step: int, total_steps: int):
+  def __init__(
+    self, log: Log, *, first_step: int, total_steps: int, name: str = ""
+  ):
     self._log, self._total = log, total_steps
+    self._before = f"{printable.printable(name)}: " if name else ""
     self._bars: rich.progress.Progress | None = None
     self._stream = Stream(sys.stdout, self._lost)
-    if not self._stream.isatty():
+    if name or not self._stream.isatty():
       return
     # Stream passes on whatever else rich asks of a text stream.
     file = cast("TextIO", self._stream)
@@ -235,7 +239,7 @@ class Console:
     if self._bars:
       self._bars.console.print(text, markup=False, emoji=False, soft_wrap=True)
     else:
-      self._stream.write(text + "\n")
+      self._stream.write(f"{self._before}{text}\n")
       self._stream.flush()
 
   def progress(self, step: int, text: str) -> None:

@@ -29,6 +29,8 @@ _ONE_PRESS_SECONDS = 1.0
 # while it compiles.
 _ANSWER_SECONDS = 2.0
 _saves = threading.Event()
+# One object for each training in `saving`.
+_saving: set[object] = set()
 _interrupted = threading.Event()
 _terminated = threading.Event()
 _listens = threading.Event()
@@ -62,13 +64,21 @@ def heed() -> None:
 
 @contextlib.contextmanager
 def saving() -> Iterator[None]:
-  """Context in which there is progress to save, and `noticed` is polled."""
-  _interrupted.clear()
+  """Context in which there is progress to save, and `noticed` is polled.
+
+  Of several trainings in a process each has its own.
+  """
+  if not _saving:
+    _interrupted.clear()
+  own = object()
+  _saving.add(own)
   _saves.set()
   try:
     yield
   finally:
-    _saves.clear()
+    _saving.remove(own)
+    if not _saving:
+      _saves.clear()
 
 
 @contextlib.contextmanager

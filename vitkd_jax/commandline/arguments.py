@@ -13,15 +13,12 @@ from ml_collections import config_flags
 
 from vitkd_jax import check
 from vitkd_jax.commandline import config_files, elsewhere
+from vitkd_jax.errors import RefusedError
 
 # Flags defined here belong to the entry point that asks for them.
 flags.disclaim_key_flags()
 
 _CONFIG = "config"
-
-
-class RefusedError(ValueError):
-  """A mistake of the user's; the message says everything about it."""
 
 
 def require(flag: str, value: object) -> None:
@@ -40,8 +37,11 @@ def require(flag: str, value: object) -> None:
 
 def config() -> ml_collections.ConfigDict:
   """The command line's config, with its overrides."""
-  found: Any = flags.FLAGS[_CONFIG].value
-  # What holds a path.
+  return _expanded(flags.FLAGS[_CONFIG].value)
+
+
+def _expanded(found: Any) -> ml_collections.ConfigDict:
+  """A config whose paths are without ~."""
   places = [(found.get("data"), "data_dir"), (found.get("teacher"), "weights")]
   teachers = found.get("teachers") or {}
   places += [(teacher, "weights") for teacher in teachers.values()]
@@ -76,7 +76,8 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     raise RefusedError(unknown or _of_config(error)) from error
   finally:
     sys.argv = saved
-  return values[_CONFIG].value
+  _check_config(values[_CONFIG])
+  return _expanded(values[_CONFIG].value)
 
 
 class _Path(flags.ArgumentParser):

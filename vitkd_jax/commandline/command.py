@@ -4,7 +4,7 @@ A user's mistake ends with one sentence on stderr and exit status 2; a
 traceback means a bug.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import errno
 import io
@@ -23,26 +23,14 @@ from vitkd_jax.commandline import arguments
 # Flags defined here belong to the entry point that asks for them.
 flags.disclaim_key_flags()
 
-RefusedError = arguments.RefusedError
 require = arguments.require
 config = arguments.config
 define_path = arguments.define_path
 define_paths = arguments.define_paths
 # Raised by entry points and by the training, which imports none of them.
 FailedError = errors.FailedError
-
-
-@contextlib.contextmanager
-def refusing() -> Iterator[None]:
-  """A context whose errors are the user's mistakes: RefusedErrors.
-
-  Raises:
-    RefusedError: the context raised a ValueError, OSError or ImportError.
-  """
-  try:
-    yield
-  except (ValueError, OSError, ImportError) as error:  # a missing gcsfs
-    raise RefusedError(str(error)) from error
+RefusedError = errors.RefusedError
+refusing = errors.refusing
 
 
 def define_join() -> None:

@@ -4,7 +4,7 @@ It needs no more than jax, flax, einops and numpy, and can be carried into
 another trainer (docs/porting.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import operator
@@ -245,6 +245,24 @@ _KEPT = "teachers/kept"
 PARTS = ("student", "methods")
 
 
+def together(objectives: Sequence[Objective]) -> Objective:
+  """One whose `teacher_views` has what several read of their teachers.
+
+  Args:
+    objectives: of students that train side by side. Teachers of one name must
+      be the same.
+  """
+  return dataclasses.replace(
+    objectives[0],
+    teachers={k: x for own in objectives for k, x in own.teachers.items()},
+    methods={
+      f"{index}/{name}": method
+      for index, own in enumerate(objectives)
+      for name, method in own.methods.items()
+    },
+  )
+
+
 def gradients(
   objective: Objective,
   params: Any,
@@ -266,6 +284,29 @@ def gradients(
     A tree like `params`, and scalars {"loss", "accuracy", one per term}.
   """
   views = objective.teacher_views(teacher_params, micro["image"])
+  return gradients_by_views(objective, params, views, weights, micro)
+
+
+def gradients_by_views(
+  objective: Objective,
+  params: Any,
+  views: Mapping[str, view.View],
+  weights: Mapping[str, Any],
+  micro: Any,
+) -> tuple[Any, dict[str, jax.Array]]:
+  """`gradients`, of what teachers were seen to show.
+
+  Args:
+    objective: models, methods and loss weights.
+    params: {"student": ..., "methods": {name: ...}}.
+    views: {name of the teacher: what the methods read of it, or more}, from
+      `Objective.teacher_views`.
+    weights: as for `gradients`.
+    micro: as for `gradients`.
+
+  Returns:
+    As of `gradients`.
+  """
 
   def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     values, logits = objective.losses(

@@ -1,10 +1,11 @@
-"""Trains the runs of a lab, some at a time, each in a process of its own."""
+"""Trains the runs of a lab, some at a time, each or each pack in a process."""
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import os
 import queue
 import signal
@@ -17,21 +18,23 @@ from typing import Any
 from vitkd_jax.labs import machine, plan, records
 from vitkd_jax.runs import lock
 
+_Pack = tuple[plan.Run, ...]
+
 # Between two looks at the runs' progress.
 _LOOK_SECONDS = 5.0
 
 
 @dataclasses.dataclass
 class _Child:
-  """A training that runs."""
+  """A process, of one training or of several side by side."""
 
-  run: plan.Run
+  runs: _Pack
   slot: int
   process: subprocess.Popen
   waiter: threading.Thread
   output: Any
   began: float
-  earlier: float
+  earlier: dict[plan.Run, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,8 @@ def train(
   jobs: int,
   say: Callable[[str, bool], None],
   budget: float | None = None,
+  pack: int = 1,
+  together: Callable[[plan.Run, plan.Run], bool] = lambda one, other: False,
 ) -> Outcome:
   """Trains runs to their ends.
 
@@ -69,8 +74,10 @@ def train(
       the last one.
     budget: seconds; no run is started that would not end in time, and no seed
       whose runs would not all end in time. None for no bound.
+    pack: number of trainings in a process, side by side.
+    together: whether two runs can be side by side.
   """
-  return _Launcher(runs, jobs, say, budget).run()
+  return _Launcher(runs, jobs, say, budget, pack, together).run()
 
 
 class _Launcher:
@@ -82,14 +89,17 @@ class _Launcher:
     jobs: int,
     say: Callable[[str, bool], None],
     budget: float | None,
+    pack: int,
+    together: Callable[[plan.Run, plan.Run], bool],
   ):
+    self._pack, self._together = pack, together
     self._all, self._jobs, self._say = runs, jobs, say
     self._deadline = None if budget is None else time.monotonic() + budget
     # Of the finished runs; asking for each at every look would be slow on gs://.
     self._times: dict[plan.Run, float | None] = {}
     self._waiting = collections.deque(r for r in runs if not self._done(r))
-    self._running: dict[plan.Run, _Child] = {}
-    self._ended: queue.SimpleQueue[plan.Run | None] = queue.SimpleQueue()
+    self._running: dict[_Pack, _Child] = {}
+    self._ended: queue.SimpleQueue[_Pack | None] = queue.SimpleQueue()
     self._failed: dict[plan.Run, str] = {}
     self._left: list[plan.Run] = []
     # Those of the waiting runs that another process trains.
@@ -158,10 +168,26 @@ class _Launcher:
       if lock.is_held(run.workdir):
         held.append(run)
         continue
-      self._start(run)
+      self._start((run, *self._beside(run)))
     self._waiting.extend(held)
 
-  def _fits(self, run: plan.Run) -> bool:
+  def _beside(self, run: plan.Run) -> list[plan.Run]:
+    """Takes those that are to be trained beside a run."""
+    found: list[plan.Run] = []
+    for other in list(self._waiting):
+      if len(found) + 1 >= self._pack:
+        break
+      if (
+        self._together(run, other)
+        and not self._done(other)
+        and not lock.is_held(other.workdir)
+        and self._fits(other, (run, *found))
+      ):
+        found.append(other)
+        self._waiting.remove(other)
+    return found
+
+  def _fits(self, run: plan.Run, beside: _Pack = ()) -> bool:
     """Whether the budget is enough for a run, and for all of its seed."""
     if self._deadline is None:
       return True
@@ -169,10 +195,12 @@ class _Launcher:
     if left <= 0:
       return False
     needed = records.expected(run, self._times)
-    if needed is not None and needed > left:
+    # Beside others it ends when they do.
+    if needed is not None and needed * (1 + len(beside)) > left:
       return False
     # The first seed is trained as far as the time goes.
-    if run.seed == 0 or any(r.seed == run.seed for r in self._running):
+    begun = [*beside, *itertools.chain(*self._running)]
+    if run.seed == 0 or any(r.seed == run.seed for r in begun):
       return True
     if any(r.seed == run.seed for r in self._times):
       return True
@@ -180,15 +208,15 @@ class _Launcher:
     times = [records.expected(r, self._times) or 0.0 for r in same]
     return sum(times) / self._jobs <= left
 
-  def _start(self, run: plan.Run) -> None:
+  def _start(self, runs: _Pack) -> None:
     slot = min(
       set(range(self._jobs)) - {c.slot for c in self._running.values()}
     )
     output = tempfile.TemporaryFile()  # noqa: SIM115, closed at its end
-    earlier = records.record(run).get("seconds") or 0.0
+    earlier = {r: records.record(r).get("seconds") or 0.0 for r in runs}
     with machine.cores(slot, self._jobs):
       process = subprocess.Popen(
-        run.command,
+        plan.command(runs),
         env={**os.environ, **machine.device(slot, self._jobs)},
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -199,31 +227,39 @@ class _Launcher:
 
     def wait() -> None:
       process.wait()
-      self._ended.put(run)
+      self._ended.put(runs)
 
     waiter = threading.Thread(target=wait, daemon=True)
-    self._running[run] = _Child(
-      run, slot, process, waiter, output, time.monotonic(), earlier
+    self._running[runs] = _Child(
+      runs, slot, process, waiter, output, time.monotonic(), earlier
     )
     waiter.start()
     if self._signal is not None:  # it came while the process started
       process.send_signal(self._signal)
 
-  def _end(self, run: plan.Run) -> None:
-    child = self._running.pop(run)
+  def _end(self, runs: _Pack) -> None:
+    child = self._running.pop(runs)
     child.waiter.join()
-    spent = child.earlier + time.monotonic() - child.began
+    spent = (time.monotonic() - child.began) / len(runs)
     child.output.seek(0)
     said = child.output.read().decode(errors="replace").splitlines()
     child.output.close()
+    for run in runs:
+      records.add(run, child.earlier[run] + spent)
+      self._conclude(run, child, said)
+
+  def _conclude(
+    self, run: plan.Run, child: _Child, said: Sequence[str]
+  ) -> None:
+    """Finds out how a run of a process has ended."""
     status = child.process.returncode
-    records.add(run, spent)
-    if status == 0 and self._done(run):
+    # In a pack others may have failed.
+    if (status == 0 or len(child.runs) > 1) and self._done(run):
       return
     if status == 0 or self._signal is not None:  # it has saved its state
       self._left.append(run)
       return
-    why = _why(said, status)
+    why = _why(said, status, run)
     if lock.IN_USE in why:  # another process was quicker
       self._waiting.append(run)
       return
@@ -239,7 +275,7 @@ class _Launcher:
     parts = [f"{done} of {len(self._all)} runs done"]
     if self._failed:
       parts.append(f"{len(self._failed)} failed")
-    for run in self._running:
+    for run in itertools.chain(*self._running):
       parts.append(f"{run}{records.progress(run)}")
     if self._held:
       parts.append(f"{self._held[0]} is being trained by another process")
@@ -253,19 +289,24 @@ class _Launcher:
     if not self._running and not self._waiting:
       return ""
     total = 0.0
-    for run in (*self._running, *self._waiting):
+    began = {r: child for runs, child in self._running.items() for r in runs}
+    for run in (*began, *self._waiting):
       needed = records.expected(run, self._times)
       if needed is None:
         return ""
-      child = self._running.get(run)
-      spent = time.monotonic() - child.began if child else 0.0
+      spent = 0.0
+      if child := began.get(run):
+        spent = (time.monotonic() - child.began) / len(child.runs)
       total += max(needed - spent, 0.0)
     return str(datetime.timedelta(seconds=round(total / self._jobs)))
 
 
-def _why(said: Sequence[str], status: int) -> str:
-  """The last error of a training's output, or its last line."""
+def _why(said: Sequence[str], status: int, run: plan.Run) -> str:
+  """The last error that a process printed of a run, or its last line."""
   lines = [line for line in said if line.strip()]
   found = [line for line in lines if line.startswith("error: ")]
+  own = f"error: {run.workdir}: "
+  if mine := [line for line in found if line.startswith(own)]:
+    return mine[-1].removeprefix(own)
   last = (found or lines or [""])[-1].removeprefix("error: ")
   return last or f"ended with exit status {status} and said nothing"

@@ -45,6 +45,20 @@ class Run:
     return [sys.executable, "-m", "vitkd_jax.train", *self.options]
 
 
+def command(runs: Sequence[Run]) -> list[str]:
+  """The command that trains runs, several of them side by side.
+
+  Args:
+    runs: at least one.
+  """
+  if len(runs) == 1:
+    return runs[0].command
+  options = [x for run in runs for x in ("--", *run.options)]
+  # The lab's jobs are processes that know nothing of each other.
+  program = [sys.executable, "-m", "vitkd_jax.pack", "--num-processes=1"]
+  return [*program, *options]
+
+
 def completed(
   lab: Lab, configs: Mapping[str, ml_collections.ConfigDict]
 ) -> dict[str, dict[str, Any]]:

@@ -26,6 +26,7 @@ class Writer:
     tracker: beside TensorBoard's events, one of `trackers.NAMES`.
     config: of the run, for trackers.
     quiet: write nothing, as on all processes but the first.
+    name: of the run, where the console shows several.
   """
 
   def __init__(
@@ -37,7 +38,9 @@ class Writer:
     tracker: str = "none",
     config: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    name: str = "",
   ):
+    self._name = name
     self._tracker, self._config = tracker, config or {}
     self._workdir, self._quiet = workdir, quiet
     self._first_step, self._total_steps = first_step, total_steps
@@ -53,7 +56,10 @@ class Writer:
       self._log = console.Log(self._workdir)
       self._console = stack.enter_context(
         console.Console(
-          self._log, first_step=self._first_step, total_steps=self._total_steps
+          self._log,
+          first_step=self._first_step,
+          total_steps=self._total_steps,
+          name=self._name,
         )
       )
       self._trackers = trackers.of(

@@ -27,9 +27,9 @@ from vitkd_jax.training import (
   optim,
   optimizer_section,
   placement,
+  programs,
   ranges,
   sections,
-  steps,
   teachers,
 )
 from vitkd_jax.training import start as starts
@@ -197,32 +197,7 @@ class Experiment:
 
   @functools.cached_property
   def _train_step(self) -> Any:
-    replicated = sharding.replicated(self.mesh)
-
-    def gather(params: Any) -> Any:
-      # Without this the compiler splits some products as their parameters are
-      # split, and gathers the activations for them.
-      return jax.lax.with_sharding_constraint(params, replicated)
-
-    step = steps.make_train_step(
-      self.objective,
-      augment=self.augment,
-      optimizer=self.optimizer,
-      schedule=self.schedule,
-      seed=self.run.seed,
-      log_every=self.run.log_every,
-      ema_decay=self.run.ema_decay or None,
-      accumulate=self.run.accumulate,
-      gather=gather,
-    )
-    if self.data.placement == "device":
-      step = placement.from_held(step, self.image_shape, self.mesh)
-    return jax.jit(
-      step,
-      donate_argnums=0,
-      out_shardings=(self.state_shardings(), replicated),
-      compiler_options=compiler.options(self.mesh),
-    )
+    return programs.alone(self)
 
   @functools.cached_property
   def _eval_step(self) -> Any:

@@ -56,6 +56,59 @@ def start(parts: experiment.Experiment, first_step: int) -> Feed:
   return _Host(parts, first_step)
 
 
+class Shared:
+  """Starts the inputs of trainings side by side; what is equal is read once."""
+
+  def __init__(self) -> None:
+    self._sources: dict[int, _Source] = {}
+
+  def start(self, parts: experiment.Experiment, first_step: int) -> Feed:
+    """The input of one of the trainings, see the function `start`.
+
+    Args:
+      parts: the training.
+      first_step: number of updates done.
+    """
+    source = self._sources.get(first_step)
+    if source is None or not source.users:
+      source = self._sources[first_step] = _Source(start(parts, first_step))
+    return _Member(source)
+
+
+class _Source:
+  """A feed of several members: the last thing it gave, and its number."""
+
+  def __init__(self, feed: Feed):
+    self.feed, self.users = feed, 0
+    self._number, self._given = 0, None
+
+  def at(self, number: int) -> Any:
+    if number == self._number + 1:
+      self._given, self._number = self.feed.next(), number
+    assert number == self._number, "the members are at one step"
+    return self._given
+
+
+class _Member:
+  """What one training takes of a source; the last one closes it."""
+
+  def __init__(self, source: _Source):
+    self._source, self._number = source, 0
+    source.users += 1
+
+  def next(self) -> Any:
+    self._number += 1
+    return self._source.at(self._number)
+
+  def batch(self, given: Any) -> Batch:
+    return self._source.feed.batch(given)
+
+  def close(self) -> None:
+    self._source.users -= 1
+    if not self._source.users:
+      self._source.feed.close()
+
+
 class _Host:
   """Batches that the host reads and sends."""
 

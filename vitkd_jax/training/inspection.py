@@ -49,7 +49,7 @@ def make_look(parts: experiment.Experiment) -> Callable[..., dict[str, Any]]:
   ) -> dict[str, Any]:
     objective, run = parts.objective, parts.run
     whole, key_drop = steps.prepare(
-      objective, parts.augment, run.seed, state.step, batch
+      objective.draws, parts.augment, run.seed, state.step, batch
     )
     params, teacher_params = jax.lax.with_sharding_constraint(
       (state.params, teacher_params), sharding.replicated(parts.mesh)

@@ -1,14 +1,17 @@
 """The training loop: steps, with logs, evaluations and saves in between.
 
+It is a generator: `packing` compiles and computes its steps, alone or together
+with those of others.
+
 Processes agree on when to save, stop and end by deciding from the step, from
 values that the compiled step replicates, or from one process's broadcast, and
 never by their own clocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 import contextlib
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -25,13 +28,13 @@ from vitkd_jax.training import (
   failures,
   feeds,
   inspection,
+  packing,
   profiling,
   teacher_check,
 )
 from vitkd_jax.training import state as states
 
-# Of a step, see `steps.make_train_step`.
-Report = dict[str, Any]
+Report = packing.Report
 
 
 class Loop:
@@ -43,7 +46,7 @@ class Loop:
     writer: writes metrics and log lines.
     dog: ends a process that makes no progress.
     profile: traces some steps.
-    compiling: makes the context in which the step compiles.
+    start_feed: starts its input, see `feeds.start`.
 
   Raises:
     ValueError: the experiment is planned, without images to train on.
@@ -56,12 +59,12 @@ class Loop:
     writer: writers.Writer,
     dog: watchdog.Watchdog,
     profile: profiling.Profile,
-    compiling: Callable[[], contextlib.AbstractContextManager],
+    start_feed: Callable[[experiment.Experiment, int], feeds.Feed],
   ):
     self._parts, self._evaluations = parts, feeds.Evaluations(parts)
     self._checkpoints = checkpoints
     self._writer, self._dog, self._profile = writer, dog, profile
-    self._compiling = compiling
+    self._start_feed = start_feed
     self._inspection = inspection.Inspection(parts)
     self._eval_step = parts.make_eval_step()
     self._zero_sums = sharding.place(
@@ -70,8 +73,8 @@ class Loop:
 
   def run(
     self, state: states.TrainState, *, saved: bool, evaluated: bool
-  ) -> tuple[states.TrainState, dict[str, float]]:
-    """Trains to the end.
+  ) -> packing.Wishes:
+    """Trains to the end; yields its wishes.
 
     Args:
       state: initial state; its buffers are donated.
@@ -98,8 +101,8 @@ class Loop:
     if self._parts.data.placement == "device":
       number = self._parts.inputs.num_train
       self._writer.line(f"decoding {number:,} images, kept on the devices")
-    with contextlib.closing(feeds.start(self._parts, first_step)) as feed:
-      return self._train(state, first_step, evaluated, feed)
+    with contextlib.closing(self._start_feed(self._parts, first_step)) as feed:
+      return (yield from self._train(state, first_step, evaluated, feed))
 
   def _train(
     self,
@@ -107,7 +110,7 @@ class Loop:
     first_step: int,
     evaluated: bool,
     feed: feeds.Feed,
-  ) -> tuple[states.TrainState, dict[str, float]]:
+  ) -> packing.Wishes:
     parts, total = self._parts, self._parts.total_steps
     given = feed.next()
     startup.meet("first batch")
@@ -118,25 +121,23 @@ class Loop:
       )
       for line in teacher_check.lines(name, score):
         self._writer.line(line)
-    step_fn = self._compile(state, given)
+    yield from self._compile(first_step, state, given)
     self._stop_if_noticed(first_step, state)
     if not evaluated and clock.due(first_step, parts.run.eval_every, total):
       # The run was stopped while this state was being evaluated.
       result = self._evaluate(first_step, state)
       self._save(first_step, state, result)
     with preemption.saving():
-      return self._steps(step_fn, state, first_step, given, feed)
+      return (yield from self._steps(state, first_step, given, feed))
 
   def _steps(
     self,
-    step_fn: Callable,
     state: states.TrainState,
     first_step: int,
     given: Any,
     feed: feeds.Feed,
-  ) -> tuple[states.TrainState, dict[str, float]]:
+  ) -> packing.Wishes:
     parts, total = self._parts, self._parts.total_steps
-    teacher_params = parts.teacher_params
     self._clock = clock.Clock(first_step)
     before: Report | None = None
     result: dict[str, float] | None = None
@@ -150,12 +151,11 @@ class Loop:
         self._dog.beat("a look at the terms", long=True)
         with self._clock.paused():
           self._inspection.look(self._writer, step, state, given)
-      # No hidden copies: scalars leave by an explicit device_get.
-      with (
-        jax.transfer_guard("disallow"),
-        jax.profiler.StepTraceAnnotation("train", step_num=step),
-      ):
-        state, report = step_fn(state, teacher_params, given)
+      answer = yield packing.Wish(parts, step - 1, state, given, computed=True)
+      if answer is None:
+        self._stop(step - 1, state)
+        raise AssertionError("a training that stops raises")
+      state, report = answer
       report["skipped"].copy_to_host_async()
       if step < total:
         with self._clock.waiting():
@@ -199,24 +199,25 @@ class Loop:
       self._finish_save()
     return result
 
-  def _compile(self, state: states.TrainState, given: Any) -> Callable:
+  def _compile(
+    self, step: int, state: states.TrainState, given: Any
+  ) -> Generator[packing.Wish, packing.Answer, None]:
     self._dog.beat("compilation", long=True)
     self._writer.line("compiling the step; that of a large model takes minutes")
     began = time.monotonic()
-    step_fn = self._parts.make_train_step()
-    lowered = step_fn.lower(state, self._parts.teacher_params, given)
-    with self._compiling():
-      step_fn = lowered.compile()
+    yield packing.Wish(self._parts, step, state, given, computed=False)
     seconds = time.monotonic() - began
     self._writer.line(f"compiled the step in {seconds:.1f} s")
     self._checkpoints.prepare(state)
     startup.meet("first step")
-    return step_fn
 
   def _stop_if_noticed(self, step: int, state: states.TrainState) -> None:
     """Saves and ends the run if it was interrupted or preempted."""
-    if not preemption.noticed():
-      return
+    if preemption.noticed():
+      self._stop(step, state)
+
+  def _stop(self, step: int, state: states.TrainState) -> NoReturn:
+    """Saves and ends the run."""
     self._dog.beat("the last checkpoint", long=True)
     if self._last_save != step:
       self._save(step, state, None, evaluated=False)

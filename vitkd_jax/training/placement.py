@@ -180,20 +180,22 @@ def from_held(
   step: Callable[[Any, Any, Batch], Any],
   image_shape: tuple[int, int, int],
   mesh: Mesh,
+  now: Callable[[Any], jax.Array] = lambda state: state.step,
 ) -> Callable[[Any, Any, Held], Any]:
   """A train step that gathers its batch.
 
   Args:
-    step: function (state, teacher_params, batch), see `steps.make_train_step`.
+    step: function (state, teacher_params, batch).
     image_shape: (H, W, 3).
     mesh: of the devices.
+    now: from its first argument to the number of updates done.
 
   Returns:
     The same function of (state, teacher_params, held).
   """
 
   def gathering(state: Any, teacher_params: Any, held: Held) -> Any:
-    batch = gather(held, state.step, image_shape, mesh)
+    batch = gather(held, now(state), image_shape, mesh)
     return step(state, teacher_params, batch)
 
   return gathering

@@ -1,8 +1,7 @@
 """The train step."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
-import functools
 from typing import Any
 
 import einops
@@ -13,7 +12,7 @@ import optax
 from vitkd_jax.distill import frozen as frozen_leaves
 from vitkd_jax.distill import objective as objectives
 from vitkd_jax.training import optim
-from vitkd_jax.training import state as states
+from vitkd_jax.training.state import TrainState
 
 
 def keys(seed: int, step: jax.Array | int) -> jax.Array:
@@ -27,7 +26,7 @@ def keys(seed: int, step: jax.Array | int) -> jax.Array:
 
 
 def prepare(
-  objective: objectives.Objective,
+  draw: Callable[[jax.Array, int], Any],
   augment: Callable,
   seed: int,
   step: jax.Array,
@@ -36,7 +35,8 @@ def prepare(
   """What a step trains on, and its key of dropout.
 
   Args:
-    objective: for the methods' draws.
+    draw: from a key and the batch's size B to the methods' draws [B, ...], such
+      as `Objective.draws`.
     augment: from `augment.make_augment`.
     seed: of the run.
     step: number of updates done.
@@ -48,101 +48,143 @@ def prepare(
   """
   key_augment, key_draws, key_drop = keys(seed, step)
   image, target = augment(key_augment, batch["image"], batch["label"])
-  draws = objective.draws(key_draws, image.shape[0])
+  draws = draw(key_draws, image.shape[0])
   return {"image": image, "target": target, "draws": draws}, key_drop
 
 
-def make_train_step(
-  objective: objectives.Objective,
-  *,
-  augment: Callable,
-  optimizer: optax.GradientTransformation,
-  schedule: optim.Schedule,
-  seed: int,
-  log_every: int,
-  ema_decay: float | None = None,
-  accumulate: int = 1,
-  gather: Callable = lambda params: params,
-) -> Callable:
-  """The function (state, teacher_params, batch) -> (state, report).
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """How one of the students that train side by side is trained.
 
-  To be jitted with the state donated. All randomness is a function of
-  (seed, state.step). An update whose loss or gradient is not finite is skipped,
-  moving average and metrics included, and counted in the state.
-
-  Args:
+  Attributes:
     objective: models, methods and loss weights.
-    augment: from `augment.make_augment`.
     optimizer: optimises {"student", "methods"}.
     schedule: learning rate by step, for the metric alone.
-    seed: seed of augmentation, methods' draws and dropout.
     log_every: number of steps over which metrics accumulate.
     ema_decay: decay of the student's moving average, in [0, 1); None for no
       average.
+  """
+
+  objective: objectives.Objective
+  optimizer: optax.GradientTransformation
+  schedule: optim.Schedule
+  log_every: int
+  ema_decay: float | None = None
+
+
+def make_train_step(
+  students: Sequence[Student],
+  *,
+  augment: Callable,
+  seed: int,
+  accumulate: int = 1,
+  gather: Callable = lambda params: params,
+) -> Callable:
+  """The function (states, teacher_params, batch) -> [(state, report), ...].
+
+  To be jitted with the states donated. All randomness is a function of
+  (seed, step). An update whose loss or gradient is not finite is skipped,
+  moving average and metrics included, and counted in the state.
+
+  The students see the same images, and each teacher once; otherwise each is
+  trained as it would be alone.
+
+  Args:
+    students: how each is trained. Teachers of one name must be the same.
+    augment: from `augment.make_augment`.
+    seed: seed of augmentation, methods' draws and dropout.
     accumulate: number of gradient-accumulation steps.
     gather: replicates parameters that are sharded over devices.
 
   Returns:
-    The step. A batch is {"image": uint8 [B, H, W, 3], "label": int32 [B]}. The
-    report has "metrics", {name: float32 [2]}, (sum, count) since the last
-    multiple of `log_every`; "skipped" as in the state; and "bad", bool
-    [number of terms + 1]: which terms, and whether the gradient, were not
-    finite in this step.
+    The step. The states are at one step; `teacher_params` has every teacher. A
+    batch is {"image": uint8 [B, H, W, 3], "label": int32 [B]}. A report has
+    "metrics", {name: float32 [2]}, (sum, count) since the last multiple of
+    `log_every`; "skipped" as in the state; and "bad", bool [number of terms +
+    1]: which terms, and whether the gradient, were not finite in this step.
   """
+  all_objectives = [student.objective for student in students]
+  every = objectives.together(all_objectives)
+
+  def draw(key: jax.Array, batch: int) -> list[dict[str, Any]]:
+    return [objective.draws(key, batch) for objective in all_objectives]
 
   def step(
-    state: states.TrainState,
+    states: Sequence[TrainState],
     teacher_params: Any,
     batch: Mapping[str, jax.Array],
-  ) -> tuple[states.TrainState, dict[str, Any]]:
-    whole, key_drop = prepare(objective, augment, seed, state.step, batch)
-    weights = objective.weights_at(state.step)
-    compute = functools.partial(
-      objectives.gradients,
-      objective,
-      gather(state.params),
-      gather(teacher_params),
-      weights,
-    )
-    grads, means = _accumulate(compute, whole, key_drop, accumulate)
+  ) -> list[tuple[TrainState, dict[str, Any]]]:
+    now = states[0].step
+    whole, key_drop = prepare(draw, augment, seed, now, batch)
+    weights = [objective.weights_at(now) for objective in all_objectives]
+    params = [gather(state.params) for state in states]
+    teacher_params = gather(teacher_params)
 
-    norms = {part: optax.tree.norm(grads[part]) for part in objectives.PARTS}
-    norm = jnp.hypot(*norms.values())
-    # Independent of the update's result, so that the skip fuses with the
-    # optimiser. AdamW's update of a finite gradient is finite.
-    bad = ~jnp.isfinite(
-      jnp.stack([*(means[term] for term in objective.terms), norm])
-    )
-    skip = jnp.any(bad)
-    new = _update(state, grads, optimizer, ema_decay, objective.frozen)
-    new = jax.tree.map(lambda new, old: jnp.where(skip, old, new), new, state)
+    def compute(micro: dict[str, Any]) -> list[Any]:
+      views = every.teacher_views(teacher_params, micro["image"])
+      return [
+        objectives.gradients_by_views(
+          objective, params[i], views, weights[i], {**micro, "draws": drawn}
+        )
+        for i, (objective, drawn) in enumerate(
+          zip(all_objectives, micro["draws"], strict=True)
+        )
+      ]
 
-    measured = {
-      "loss": means["loss"],
-      "accuracy": means["accuracy"],
-      # The optimiser counts only the updates that it applied.
-      "learning_rate": schedule(state.step - state.skipped[0]),
-      "grad_norm": norm,
-      **{f"grad_norm_{part}": value for part, value in norms.items()},
-    }
-    for term in objective.terms:
-      measured[term] = means[term]
-      measured[f"weighted/{term}"] = weights[term] * means[term]
-    fresh = state.step % log_every == 0
-    metrics = {
-      name: jnp.where(fresh, 0.0, state.metrics[name])
-      + jnp.where(skip, 0.0, jnp.stack([jnp.float32(value), jnp.float32(1)]))
-      for name, value in measured.items()
-    }
-    skipped = jnp.where(
-      skip, state.skipped + 1, state.skipped * jnp.array([1, 0])
-    )
-    new = dataclasses.replace(
-      new, step=state.step + 1, metrics=metrics, skipped=skipped
-    )
-    return new, {"metrics": metrics, "skipped": skipped, "bad": bad}
+    found = _accumulate(compute, whole, key_drop, accumulate)
+    return [
+      _updated(*each)
+      for each in zip(students, states, weights, found, strict=True)
+    ]
 
   return step
+
+
+def _updated(
+  student: Student,
+  state: TrainState,
+  weights: Mapping[str, Any],
+  found: tuple[Any, dict[str, jax.Array]],
+) -> tuple[TrainState, dict[str, Any]]:
+  """The state after a step and its report, from gradients and means."""
+  objective, (grads, means) = student.objective, found
+  norms = {part: optax.tree.norm(grads[part]) for part in objectives.PARTS}
+  norm = jnp.hypot(*norms.values())
+  # Independent of the update's result, so that the skip fuses with the
+  # optimiser. AdamW's update of a finite gradient is finite.
+  bad = ~jnp.isfinite(
+    jnp.stack([*(means[term] for term in objective.terms), norm])
+  )
+  skip = jnp.any(bad)
+  new = _update(
+    state, grads, student.optimizer, student.ema_decay, objective.frozen
+  )
+  new = jax.tree.map(lambda new, old: jnp.where(skip, old, new), new, state)
+
+  measured = {
+    "loss": means["loss"],
+    "accuracy": means["accuracy"],
+    # The optimiser counts only the updates that it applied.
+    "learning_rate": student.schedule(state.step - state.skipped[0]),
+    "grad_norm": norm,
+    **{f"grad_norm_{part}": value for part, value in norms.items()},
+  }
+  for term in objective.terms:
+    measured[term] = means[term]
+    measured[f"weighted/{term}"] = weights[term] * means[term]
+  fresh = state.step % student.log_every == 0
+  metrics = {
+    name: jnp.where(fresh, 0.0, state.metrics[name])
+    + jnp.where(skip, 0.0, jnp.stack([jnp.float32(value), jnp.float32(1)]))
+    for name, value in measured.items()
+  }
+  skipped = jnp.where(
+    skip, state.skipped + 1, state.skipped * jnp.array([1, 0])
+  )
+  new = dataclasses.replace(
+    new, step=state.step + 1, metrics=metrics, skipped=skipped
+  )
+  return new, {"metrics": metrics, "skipped": skipped, "bad": bad}
 
 
 def _accumulate(
@@ -177,12 +219,12 @@ def _accumulate(
 
 
 def _update(
-  state: states.TrainState,
+  state: TrainState,
   grads: Any,
   optimizer: optax.GradientTransformation,
   ema_decay: float | None,
   frozen: Collection[str],
-) -> states.TrainState:
+) -> TrainState:
   """The state after one update, its counters unchanged."""
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
