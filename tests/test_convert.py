@@ -404,6 +404,50 @@ def test_one_sentence_and_nothing_written(tmp_path, flat, options, words):
   assert not (tmp_path / "out").exists()
 
 
+def test_no_file_of_others_is_replaced(tmp_path, flat):
+  run_ = tmp_path / "run"
+  run_.mkdir()
+  for name in ("config.json", "metrics.jsonl"):
+    (run_ / name).write_text("{}")
+  for output, to, said in (
+    (run_, "timm", "'.*run', which holds metrics.jsonl; its config.json would"),
+    (run_ / "student.safetensors", "flat", "apart from a run's own student"),
+    (flat, "flat", "apart from the weights that are read"),
+    (tmp_path / "x" / ".." / flat.name, "flat", "apart from the weights that"),
+  ):
+    with pytest.raises(ValueError, match=f"(?s)expected .*{said}"):
+      run(flat, output, to, dtype="bfloat16")
+  assert sorted(x.name for x in run_.iterdir()) == [
+    "config.json",
+    "metrics.jsonl",
+  ]
+  assert (run_ / "config.json").read_text() == "{}"
+
+
+def test_a_folder_holds_one_format(tmp_path, flat):
+  folder = tmp_path / "student"
+  run(flat, folder, "timm", check=False)
+  (folder / ".git").mkdir()
+  run(flat, folder, "timm", check=False)  # again
+  config = (folder / "config.json").read_text()
+  with pytest.raises(ValueError, match=r"holds model.safetensors; its README"):
+    run(flat, folder, "stablehlo", check=False)
+  assert (folder / "config.json").read_text() == config
+  with pytest.raises(ValueError, match="apart from the weights that are read"):
+    run(folder, folder, "huggingface")
+  with pytest.raises(ValueError, match=r"expected a folder .* the file"):
+    run(folder, flat.rename(tmp_path / "file"), "timm")
+
+
+@pytest.mark.parametrize("name", ["s.onnx", "model.stablehlo"])
+def test_a_program_is_not_read(tmp_path, name):
+  (tmp_path / name).write_bytes(b"1")
+  with pytest.raises(ValueError, match="got a program, from which none are"):
+    run(tmp_path / name, tmp_path / "out", "timm")
+  with pytest.raises(ValueError, match=r"got a program|got none of them"):
+    run(tmp_path, tmp_path / "out", "timm")
+
+
 def test_a_file_that_does_not_say_its_model(tmp_path, flat):
   written = run(flat, tmp_path / "w.npz", "flat", check=False)
   with pytest.raises(ValueError, match="--variant"):

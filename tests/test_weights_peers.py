@@ -183,7 +183,7 @@ def test_heads_are_kept_cut_dropped_or_renewed(tmp_path):
   with pytest.raises(ValueError, match=r"\(8, 7\) for 7 classes, got \(8, 5\)"):
     load(path, family, num_classes=7)
   with pytest.raises(
-    ValueError, match=r"expected classes in \[0, 5\), got \[5\]"
+    ValueError, match=r"distinct classes in \[0, 5\), got \[5\]"
   ):
     load(path, family, num_classes=1, classes=[5])
 

@@ -100,9 +100,9 @@ def convert(options: Options) -> str:
   Raises:
     ValueError: the weights cannot be read, or do not fit the options.
   """
-  saving.check_target(options.output, options.to, options.dtype)
   if options.push:
     hub.check_push(options.push, options.output, options.to)
+  saving.check_target(options.output, options.to, options.dtype, options.input)
   said = students.stated(options.input)
   variant, fields = _model(options, said)
   began = time.monotonic()
@@ -126,7 +126,10 @@ def convert(options: Options) -> str:
   if options.fold_normalization:
     mean, std = stats = variants.INCEPTION_MEAN_STD
     params = equal.fold_normalization(params, (used.mean, used.std), stats)
-    note = f"folded the normalisation by mean {used.mean} and std {used.std}"
+    note = (
+      f"folded the normalisation by mean {used.mean} and std {used.std}: the "
+      "output takes images of mean and std 0.5, also where it cannot state them"
+    )
     loaded = dataclasses.replace(loaded, notes=(*loaded.notes, note))
     used = images = dataclasses.replace(used, mean=mean, std=std)
   names = _class_names(said, options, loaded.num_classes)
@@ -289,11 +292,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
       flags.DEFINE_multi_string,
     )
   )
-  known = ", ".join(saving.FORMATS)
   command.define_path("weights", None, "file or folder of weights", values)
   flags.DEFINE_alias("input", "weights", flag_values=values)  # older
   command.define_path("output", None, "file or folder to write", values)
-  string("to", None, f"format to write: {known}")
+  string("to", None, f"format to write: {', '.join(saving.FORMATS)}")
   known = ", ".join(module.NAME for module in formats.FORMATS)
   string("from", None, f"format to read: {known}; detected by default")
   string(

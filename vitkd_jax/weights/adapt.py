@@ -169,9 +169,9 @@ def head(
           f"expected a column of leaf '{kernel}' for each class, got shapes "
           f"{leaves[kernel].shape} and {leaves[bias].shape} of '{bias}'"
         )
-      if not all(0 <= i < count for i in classes):
+      if len(set(classes) & set(range(count))) < len(classes):
         raise ValueError(
-          f"expected classes in [0, {count}), got {list(classes)[:20]}"
+          f"expected distinct classes in [0, {count}), got {list(classes)[:20]}"
         )
       leaves[kernel] = leaves[kernel][:, list(classes)]
       leaves[bias] = leaves[bias][list(classes)]

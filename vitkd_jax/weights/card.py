@@ -35,6 +35,8 @@ _MOST_NAMED = 20
 _LIBRARY = {"timm": "timm", "huggingface": "transformers", "stablehlo": "jax"}
 
 FOLDERS = tuple(_LIBRARY)
+# The card's name in a folder.
+FILE = "README.md"
 
 
 def text(

@@ -20,15 +20,20 @@ from vitkd_jax.weights import (
 )
 
 SHIPPED = "shipped:"
+# The file in timm's and Hugging Face's folders.
+WEIGHTS = "model.safetensors"
 # The file that a finished run exports.
 EXPORTED = "student.safetensors"
 _SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "teachers"
 
 _LONGEST_SENTENCE = 400  # characters of a message
 
+# Endings of files that run by themselves, see `saving.PROGRAMS`.
+_PROGRAMS = (".onnx", ".stablehlo")
+
 # File of weights in a folder, in order of preference.
 _IN_FOLDER = (
-  "model.safetensors",
+  WEIGHTS,
   EXPORTED,
   "model.safetensors.index.json",
   "pytorch_model.bin",
@@ -61,6 +66,12 @@ def find(path: str) -> str:
   file = file or bv_steps.find(path)
   if file is not None:
     return file
+  program = os.path.join(path, "model.stablehlo")
+  if path.endswith(_PROGRAMS) or opening.exists(program):
+    raise ValueError(
+      f"expected weights at {path!r}, got a program, from which none are read;"
+      " give the weights that it was made of"
+    )
   if not opening.is_folder(path):
     if remote.is_remote(path) or not os.path.lexists(path):
       whole, part = bv_steps.split(path)

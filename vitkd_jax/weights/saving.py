@@ -16,6 +16,7 @@ from vitkd_jax.data import preprocess as preprocessing
 from vitkd_jax.models import backbones, equal, fitting, posemb, variants, vit
 from vitkd_jax.weights import (
   adapt,
+  card,
   files,
   huggingface,
   onnx_graph,
@@ -23,6 +24,7 @@ from vitkd_jax.weights import (
   reading,
   resolve,
   stablehlo,
+  targets,
   timm,
 )
 
@@ -156,16 +158,21 @@ def save(
   return _write(path, theirs, format, metadata, texts, readme)
 
 
-def check_target(path: str | os.PathLike, format: str, dtype: str) -> None:
+def check_target(
+  path: str | os.PathLike, format: str, dtype: str, source: str | None = None
+) -> None:
   """Refuses what `save` cannot write, whatever the parameters.
 
   Args:
     path: as for `save`.
     format: as for `save`.
     dtype: as for `save`.
+    source: of the weights, which are not to be replaced; None to replace any
+      file.
 
   Raises:
-    ValueError: an unknown format or dtype, or a path that does not suit.
+    ValueError: an unknown format or dtype, or a path that does not suit or
+      holds files of others.
     ImportError: "onnx" without the package of this name.
   """
   check.known("format", format, FORMATS)
@@ -181,6 +188,11 @@ def check_target(path: str | os.PathLike, format: str, dtype: str) -> None:
       f"expected a path that ends in {' or '.join(ends)} for "
       f"format={format!r}, got {os.fspath(path)!r}"
     )
+  path = os.path.expanduser(path)
+  if source is not None:
+    targets.check_apart(path, source)
+  if not ends and suffix != ".safetensors":
+    targets.check_folder(path, format)
   if format == "onnx":
     onnx_graph.library()
 
@@ -276,7 +288,7 @@ def _write(path, arrays, format, metadata, texts, readme) -> str:
   if path.endswith(".safetensors"):
     files.write_safetensors(path, arrays, {"format": "pt"})
     return path
-  file = os.path.join(path, "model.safetensors")
+  file = os.path.join(path, resolve.WEIGHTS)
   files.write_safetensors(file, arrays, {"format": "pt"})
   for name, content in texts.items():
     text = json.dumps(content, indent=2) + "\n"
@@ -287,7 +299,7 @@ def _write(path, arrays, format, metadata, texts, readme) -> str:
 
 def _write_readme(folder: str, text: str | None) -> None:
   if text is not None:
-    files.write_text(os.path.join(folder, "README.md"), text)
+    files.write_text(os.path.join(folder, card.FILE), text)
 
 
 def _with_position(
