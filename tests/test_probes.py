@@ -1,5 +1,6 @@
 """Tests of the probes: neighbours, ridge, logistic and few-shot."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -206,9 +207,10 @@ def test_the_strength_is_the_best_on_held_out_images(mesh):
 def test_few_shots_are_big_vision_s(mesh):
   """Its draws: of each seed a permutation of each class, one by one."""
   x, label = drawn(60)
-  options = probes.Options(("fewshot",), shots=(1, 30), seeds=2)
+  most = int(np.bincount(label).max())
+  options = probes.Options(("fewshot",), shots=(1, most), seeds=2)
   fitted = probes.fit(options, x, label, C, mesh)
-  names = [f"fewshot/{shots}/{seed}" for seed in (0, 1) for shots in (1, 30)]
+  names = [f"fewshot/{shots}/{seed}" for seed in (0, 1) for shots in (1, most)]
   assert list(fitted.names) == names
   rng = np.random.default_rng(1)
   rows = [rng.permutation(np.where(label == c)[0])[:1] for c in range(C)]
@@ -221,11 +223,14 @@ def test_few_shots_are_big_vision_s(mesh):
   )
   top1 = dict(zip(names, (0.5, 0.7, 0.7, 0.7), strict=True))
   found = fitted.results({k: {"top1": v, "top5": 1} for k, v in top1.items()})
-  one, thirty = found["fewshot"]
+  one, whole = found["fewshot"]
   assert one["top1"] == pytest.approx(0.6)
   assert one["top1_std"] == pytest.approx(0.2 / 2**0.5)
   assert one["top1_of_seeds"] == [0.5, 0.7]
-  assert (thirty["shots"], thirty["top1_std"]) == (30, 0)
+  assert (whole["shots"], whole["top1_std"]) == (most, 0)
+  more = dataclasses.replace(options, shots=(1, most + 1))
+  with pytest.raises(ValueError, match=f"at most {most} shots, .* {most + 1};"):
+    probes.fit(more, x, label, C, mesh)
 
 
 def compiled(batch_size=16):

@@ -194,6 +194,16 @@ def test_what_makes_a_comparison_unfair_is_said(tmp_path):
   assert "the methods also differ in run.epochs." in notes
 
 
+def test_runs_of_one_seed_are_named(tmp_path):
+  for name, seed in (("a", 0), ("b", 1), ("copy_of_a", 0)):
+    write_run(tmp_path / name, seed=seed)
+  notes = "\n".join(tables.make(summary.group(read_all(tmp_path)))[0].notes)
+  assert (
+    "Warning: a, copy_of_a are 2 runs of nkd + vitkd with the seed 0" in notes
+  )
+  assert notes.count("Warning: ") == 1
+
+
 def test_equal_methods_are_told_apart_by_what_differs(tmp_path):
   write_run(tmp_path / "a", changes={"epochs": 1.0})
   write_run(tmp_path / "b", changes={"epochs": 2.0, "log_every": 7})

@@ -304,7 +304,16 @@ def _few_shot(
   """Classifiers from a few images a class, drawn as big_vision draws them.
 
   A class that has fewer images gives all of them.
+
+  Raises:
+    ValueError: no class has as many images.
   """
+  most = int(np.bincount(label).max())
+  if max(options.shots) > most:
+    raise ValueError(
+      f"expected at most {most} shots, the training images of the largest "
+      f"class, got {max(options.shots)}; give smaller --shots"
+    )
   found = {}
   for seed in range(options.seeds):
     rng = np.random.default_rng(seed)

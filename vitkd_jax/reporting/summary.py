@@ -121,6 +121,19 @@ def method(run: reading.Run) -> str:
   return text + " without labels"
 
 
+def repeated(group: Group) -> dict[int, list[str]]:
+  """{seed: names of the runs} for seeds that several runs of a group share.
+
+  Args:
+    group: whose deviation should be one over seeds.
+  """
+  names: dict[int, list[str]] = {}
+  for run in group.settled:
+    if run.seed is not None:
+      names.setdefault(run.seed, []).append(run.name)
+  return {seed: same for seed, same in names.items() if same[1:]}
+
+
 def final_top1(run: reading.Run) -> float | None:
   """A run's last top-1 in [0, 1]; None before its first evaluation.
 

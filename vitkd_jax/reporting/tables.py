@@ -199,6 +199,13 @@ def _notes(
       )
     else:
       yield "Data, student, augmentation, steps and optimiser are the same."
+  for group in groups:
+    for seed, same in summary.repeated(group).items():
+      yield (
+        f"Warning: {', '.join(same[:4])}{', ...' if same[4:] else ''} are "
+        f"{len(same)} runs of {group.name} with the seed {seed}: ± and the "
+        "standard error count them as seeds of their own."
+      )
   going = [run for g in groups for run in g.runs if not run.finished]
   if going:
     names = ", ".join(
