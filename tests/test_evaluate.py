@@ -256,6 +256,7 @@ def test_the_command_line(workdir, tmp_path, forks):
   assert found["count"] == np.sum(found["confusion"]) == 20
   assert found["split"] == "test[:20]"
   assert (out / "confusion.png").read_bytes()[:4] == b"\x89PNG"
+  assert not (out / "unfinished").exists()
   assert not (workdir / "evaluation.json").exists()
 
 

@@ -9,7 +9,7 @@ from test_evaluate import Source, agree, info, model, random_params
 from vitkd_jax import weights
 from vitkd_jax.commandline import split_flags
 from vitkd_jax.data import datasets
-from vitkd_jax.evaluation import scorer, scoring
+from vitkd_jax.evaluation import cost, scorer, scoring
 from vitkd_jax.models import vit
 from vitkd_jax.reporting import evaluated
 
@@ -62,7 +62,7 @@ def test_several_teachers_each_agree_as_alone(capsys):
 
 def test_the_cost_of_an_image():
   """Of the model in test_evaluate: width 16, one block, 2 x 2 patches of 14."""
-  found = scorer.cost(model(0))
+  found = cost.of_image(model(0))
   patch = 14 * 14 * 3
   embedding = patch * 16 + 16 + 4 * 16
   attention = 4 * (16 * 16 + 16)

@@ -12,7 +12,8 @@ confusion.png: up to 2,000 classes the confusion matrix, beyond the most
 frequent confusions. Of several datasets, which the model is loaded and compiled
 for once, each has a folder for them. --probe fits classifiers of the frozen
 features on a training split, which judge the features without the model's head.
-No result depends on the batch size or the number of devices.
+No result depends on the batch size or the number of devices. With --out the
+same command resumes an evaluation that was stopped.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,10 @@ from absl import flags
 from etils import epath
 import jax
 
+from vitkd_jax.cluster import preemption
 from vitkd_jax.commandline import command, probe_flags, progress, split_flags
 from vitkd_jax.data import datasets, loader, preprocess
-from vitkd_jax.evaluation import probes, scorer, scoring
+from vitkd_jax.evaluation import cost, probes, resuming, scorer, scoring
 from vitkd_jax.reporting import evaluated
 
 
@@ -102,7 +104,14 @@ def main(argv: Sequence[str]) -> None:
   del argv
   given = flags.FLAGS.flag_values_dict()
   command.require("weights", given["weights"])
-  command.join()
+  # Without a folder there is nothing to save when told to stop.
+  listening = preemption.listening if given["out"] else contextlib.nullcontext
+  with listening():
+    command.join()
+    _evaluate(given)
+
+
+def _evaluate(given: Mapping[str, Any]) -> None:
   with command.refusing():
     if given["out"]:  # first, so that a failure costs no work
       _make(given["out"])
@@ -114,30 +123,37 @@ def main(argv: Sequence[str]) -> None:
       for each, info in zip(asked, infos, strict=True)
     ]
     student, teachers, crops = _models(given, infos)
-    splits = {
-      info.name: scorer.Split(source, info, images)
+    splits = [
+      scorer.Split(source, info, images)
       for source, info, images in zip(sources, infos, crops, strict=True)
-    }
-    trained = probe_flags.training(given, asked[0]) if options else None
-    train = options and trained and _training(given, trained, student, options)
-    every = [*sources, train.source] if train else sources
+    ]
+    train = _training(given, asked[0], student, options) if options else None
+    every = [*sources, train.split.source] if train else sources
     batch_size = scorer.fitting(given["batch-size"], every)
     compiled = scorer.Scorer(student, teachers, batch_size, bool(options))
     try:
-      fitted = options and train and _fitted(compiled, options, train)
-      with _progress("images", sum(map(len, sources))) as advance:
-        found = {
-          name: compiled.score(split, advance, fitted or None)
-          for name, split in splits.items()
-        }
+      with preemption.saving():
+        fitted = _fitted(given, compiled, train) if train else None
+        kept = [
+          _resumed(given, compiled, each, split, train, fitted)
+          for each, split in zip(asked, splits, strict=True)
+        ]
+        left = sum(map(compiled.left, splits, kept))
+        with _progress("images", left) as advance:
+          found = [
+            compiled.score(split, advance, fitted, each)
+            for split, each in zip(splits, kept, strict=True)
+          ]
     except loader.InputError as error:
       raise command.FailedError(str(error)) from error
-    cost = scorer.cost(student) | compiled.speed()
+    price = cost.of_image(student) | compiled.speed()
   if jax.process_index() > 0:
     return
-  for each in asked:
-    results = {**found[each.name], "cost": cost}
-    _tell(given, each, splits[each.name], trained, results)
+  for each, split, results in zip(asked, splits, found, strict=True):
+    _tell(given, each, split, train, {**results, "cost": price})
+  if given["out"]:
+    with command.refusing():
+      epath.Path(_unfinished(given)).rmtree(missing_ok=True)
 
 
 def _how(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,29 +200,83 @@ def _models(
   return student, teachers, [student.images, *others]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Training:
+  """The probes, and the images that they are fitted on."""
+
+  options: probes.Options
+  asked: split_flags.Asked
+  split: scorer.Split
+
+
 def _training(
   given: Mapping[str, Any],
-  asked: split_flags.Asked,
+  first: split_flags.Asked,
   student: scoring.Scored,
   options: probes.Options,
-) -> scorer.Split:
-  """The images that the probes are fitted on."""
+) -> _Training:
+  asked = probe_flags.training(given, first)
   info = datasets.info(asked.name, asked.data_dir)
   images = scoring.images_of(student, given["weights"], info, **_how(given))
   source = _source(given, asked, dataclasses.replace(info, label_sets=False))
   options.check_size(len(source))
-  return scorer.Split(source, info, images)
+  return _Training(options, asked, scorer.Split(source, info, images))
 
 
 def _fitted(
-  compiled: scorer.Scorer, options: probes.Options, train: scorer.Split
+  given: Mapping[str, Any], compiled: scorer.Scorer, train: _Training
 ) -> probes.Fitted:
-  with _progress("training images", len(train.source)) as advance:
-    x, label = compiled.features(train, advance)
-  with _progress("iterations of linear probes", None) as advance:
-    return probes.fit(
-      options, x, label, train.info.num_classes, compiled.mesh, advance
+  kept = None
+  if given["out"]:
+    settings = {"split": _place(given, train.asked)}
+    kept = compiled.resume_features(
+      train.split, _unfinished(given, "features"), settings
     )
+  left = compiled.left(train.split, kept)
+  with _progress("training images", left) as advance:
+    x, label = compiled.features(train.split, advance, kept)
+  with _progress("iterations of linear probes", None) as advance:
+
+    def iterated(number: int) -> None:
+      advance(number)
+      if kept and preemption.noticed():
+        preemption.stop("the pass over the training images is saved")
+
+    classes = train.split.info.num_classes
+    return probes.fit(train.options, x, label, classes, compiled.mesh, iterated)
+
+
+def _resumed(
+  given: Mapping[str, Any],
+  compiled: scorer.Scorer,
+  asked: split_flags.Asked,
+  split: scorer.Split,
+  train: _Training | None,
+  fitted: probes.Fitted | None,
+) -> resuming.Pass | None:
+  """What there is of a split's scores; None if nothing is kept."""
+  if not given["out"]:
+    return None
+  settings: dict[str, Any] = {"split": _place(given, asked)}
+  if train:
+    settings["probes"] = [
+      dataclasses.asdict(train.options),
+      _place(given, train.asked),
+      train.split.described,
+    ]
+  return compiled.resume(
+    split, _unfinished(given, asked.name), settings, fitted
+  )
+
+
+def _unfinished(given: Mapping[str, Any], name: str = "") -> str:
+  """Where a pass is kept until the results are written; all of them."""
+  return os.path.join(given["out"], "unfinished", name)
+
+
+def _place(given: Mapping[str, Any], asked: split_flags.Asked) -> list[Any]:
+  """Which images of a dataset are meant, ready for JSON."""
+  return [asked.split, asked.data_dir, _exif(given, asked)]
 
 
 def _source(
@@ -229,13 +299,10 @@ def _tell(
   given: Mapping[str, Any],
   asked: split_flags.Asked,
   split: scorer.Split,
-  trained: split_flags.Asked | None,
+  train: _Training | None,
   found: Mapping[str, Any],
 ) -> None:
-  """Prints the results of a dataset, and writes them with --out.
-
-  `trained` is what its probes were fitted on, if there are any.
-  """
+  """Prints the results of a dataset, and writes them with --out."""
   several = given["data"] is not None and "," in given["data"]
   title = f"{given['weights']} on {asked.name}, {asked.split}"
   evaluated.show(found, f"{title}: {split.images}", by_class=not several)
@@ -254,8 +321,11 @@ def _tell(
     "exif": _exif(given, asked),
     "preprocess": dataclasses.asdict(split.images),
   }
-  if trained:
-    settings |= {"train_data": trained.name, "train_split": trained.split}
+  if train:
+    settings |= {
+      "train_data": train.asked.name,
+      "train_split": train.asked.split,
+    }
   with command.refusing():
     _make(out)
     evaluated.write(found, settings, out)

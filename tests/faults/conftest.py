@@ -24,6 +24,9 @@ Every fault that a training must survive, and the test that makes it:
 20 two writers, one workdir    test_two_writers, ../test_lock, ../gcs
 21 Ctrl-C, a closed terminal   test_signals, ../test_notices
 22 a console that goes away    test_deaths, ../test_writer
+
+And an evaluation: killed or told to stop, test_evaluations; damaged files,
+../test_resuming.
 """
 
 import functools
@@ -40,15 +43,19 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory):
-  """`runner.Training` with a teacher and a cache."""
+def shared(tmp_path_factory):
+  """A teacher and a cache, as options of `runner.Training`."""
   folder = tmp_path_factory.mktemp("shared")
   params = drawn.params(10, 7, deviation=0.1, variant="test/7")
   path = folder / "teacher.safetensors"
   weights.save(path, params, variant="test/7", format="flat")
-  return functools.partial(
-    runner.Training, teacher=path, cache=folder / "cache"
-  )
+  return dict(teacher=path, cache=folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def start(shared):
+  """`runner.Training` with a teacher and a cache."""
+  return functools.partial(runner.Training, **shared)
 
 
 @pytest.fixture(scope="session")

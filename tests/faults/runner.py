@@ -1,4 +1,4 @@
-"""Starts real trainings, and looks at what they leave."""
+"""Starts real trainings and evaluations, and looks at what they leave."""
 
 import contextlib
 import json
@@ -46,12 +46,7 @@ class Training:
     self.workdir = pathlib.Path(workdir)
     self._log = self.workdir.with_suffix(f".{time.monotonic_ns()}.log")
     self._file = open(self._log, "w")  # noqa: SIM115, closed by __exit__
-    command = [
-      str(HERE / "trainer.py"),
-      f"--config={HERE / 'tiny.py'}:{teacher}",
-      f"--workdir={workdir}",
-      *options,
-    ]
+    command = [*self._command(teacher), *options]
     env = {
       **os.environ,
       "PYTHONPATH": str(ROOT),
@@ -89,6 +84,13 @@ class Training:
       start_new_session=True,
     )
     self._copy.stdin.close()
+
+  def _command(self, teacher):
+    return [
+      str(HERE / "trainer.py"),
+      f"--config={HERE / 'tiny.py'}:{teacher}",
+      f"--workdir={self.workdir}",
+    ]
 
   def __enter__(self):
     return self
@@ -153,6 +155,22 @@ class Training:
         os.kill(pid, signal.SIGKILL)
     self.process.kill()
     self.process.wait()
+
+
+class Evaluation(Training):
+  """One start of an evaluation of the teacher, which writes to its workdir."""
+
+  def _command(self, teacher):
+    script = str(HERE / "evaluator.py")
+    return [script, f"--weights={teacher}", f"--out={self.workdir}"]
+
+  def until_kept(self, name):
+    """Waits until a pass has been saved."""
+    deadline = time.monotonic() + _PATIENCE
+    while not (self.workdir / "unfinished" / name).exists():
+      assert self.process.poll() is None, self.output
+      assert time.monotonic() < deadline, self.output
+      time.sleep(0.02)
 
 
 def children(pid):

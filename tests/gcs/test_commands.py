@@ -17,7 +17,7 @@ import quick
 
 from vitkd_jax import convert, doctor, report, weights
 from vitkd_jax.data import datasets
-from vitkd_jax.evaluation import scoring
+from vitkd_jax.evaluation import resuming, scoring
 from vitkd_jax.runs import checkpoint
 from vitkd_jax.training import experiment
 from vitkd_jax.weights import resolve
@@ -118,7 +118,20 @@ def test_evaluate_reads_and_writes_gs(run, server):
   found = json.loads(content)
   assert found["count"] == 20
   assert found["split"] == "test[:20]"
-  assert "out/confusion.png" in set(server.store.names("runs"))
+  names = set(server.store.names("runs"))
+  assert "out/confusion.png" in names
+  assert not [name for name in names if "unfinished" in name]
+
+
+def test_an_evaluation_is_kept_on_gs(server):
+  path, rows = "gs://runs/kept/features", {"x": np.float32([1, 2])}
+  first = resuming.Pass(path, "the pass", {}, grows=True)
+  first.save(2, rows)
+  first.save(3, rows)
+  gcsfs.GCSFileSystem.clear_instance_cache()  # as in another process
+  second = resuming.Pass(path, "the pass", {}, grows=True)
+  assert second.done == 3
+  assert_same(second.found, [rows, rows])
 
 
 def test_convert_reads_and_writes_gs(run, server, tmp_path, capsys):

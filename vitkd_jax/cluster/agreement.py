@@ -1,4 +1,4 @@
-"""What the processes of a run agree on before they train."""
+"""What the processes of a run agree on before they begin."""
 
 import jax
 from jax.experimental import multihost_utils
@@ -6,21 +6,20 @@ import numpy as np
 
 from vitkd_jax import errors
 
-# Longest text that process 0 broadcasts, in bytes.
-_MOST_BYTES = 2048
 
-
-def said_by_the_first(text: str) -> str:
-  """Process 0's text, broadcast to every process.
+def of_the_first(content: bytes) -> bytes:
+  """Process 0's bytes, broadcast to every process.
 
   Args:
-    text: of this process.
+    content: any; that of other processes is dropped.
   """
   if jax.process_count() == 1:
-    return text
-  content = text.encode()[:_MOST_BYTES].ljust(_MOST_BYTES, b"\0")
-  told = multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8))
-  return np.asarray(told).tobytes().rstrip(b"\0").decode(errors="ignore")
+    return content
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+  if not size:
+    return b""
+  padded = np.frombuffer(content[:size].ljust(size, b"\0"), np.uint8)
+  return np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
 
 
 def agreed(step: int) -> int:

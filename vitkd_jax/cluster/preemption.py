@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from jax.experimental import multihost_utils
 
@@ -50,6 +50,23 @@ def noticed() -> bool:
 def interrupted() -> bool:
   """Whether the notice was this process's Ctrl-C."""
   return _interrupted.is_set()
+
+
+def stop(saved: str) -> NoReturn:
+  """Ends the run after a notice.
+
+  Args:
+    saved: a clause for users on what is saved.
+
+  Raises:
+    errors.PreemptedError: always.
+  """
+  by_hand = interrupted()
+  raise errors.PreemptedError(
+    f"{'interrupted' if by_hand else 'preempted'}: {saved}; start the same "
+    "command again to resume",
+    errors.INTERRUPTED if by_hand else 0,
+  )
 
 
 def heed() -> None:

@@ -119,6 +119,7 @@ def eval_batches(
   source: datasets.Source,
   *,
   batch_size: int,
+  start: int = 0,
   process_index: int = 0,
   process_count: int = 1,
   crop: Crop | None = None,
@@ -134,25 +135,27 @@ def eval_batches(
     source: dataset to read; see `datasets.load`.
     batch_size: number of examples in the global batch, a multiple of
       process_count.
+    start: index of the first global batch, >= 0.
     process_index: of this process, 0 <= process_index < process_count.
     process_count: number of processes that share a batch, >= 1.
     crop: as for `train_batches`, such as `crop.CentreCrop`.
     max_bad_share: allowed share of bad records; see `train_batches`.
 
   Returns:
-    An iterator of ceil(len(source) / batch_size) batches {"image": uint8
-    [b, H, W, 3], "label": int32 [b], "weight": float32 [b]} with b =
-    batch_size / process_count, and "labels", bool [b, C], if the source has
-    them. Its `close()` ends threads. Its `next` raises InputError when there
-    are too many bad records.
+    An iterator of batches `start`, ... ceil(len(source) / batch_size) - 1:
+    {"image": uint8 [b, H, W, 3], "label": int32 [b], "weight": float32 [b]}
+    with b = batch_size / process_count, and "labels", bool [b, C], if the
+    source has them. Its `close()` ends threads. Its `next` raises InputError
+    when there are too many bad records.
 
   Raises:
     ValueError: an argument is out of range.
   """
   local = _local_size(source, batch_size, process_index, process_count)
+  check.integers(0, start=start)
   reader = _Reader(source, crop)
   rows = grain.MapDataset.source(_EvalRows(reader, batch_size))
-  batches = rows.batch(local)[process_index::process_count]
+  batches = rows.batch(local)[process_index::process_count][start:]
   iterator = iter(batches.to_iter_dataset(_read_options(crop, 0)))
   return _Checked(iterator, reader, max_bad_share)
 

@@ -17,6 +17,7 @@ import numpy as np
 from vitkd_jax import check
 from vitkd_jax.cluster import sharding
 from vitkd_jax.evaluation import logistic, neighbours, ridge, sgd
+from vitkd_jax.runs import fingerprint
 
 # "linear" stands for both linear probes that end at their minimum.
 NAMES = ("knn", "ridge", "logistic", "linear", "sgd", "fewshot")
@@ -133,6 +134,10 @@ class Fitted:
     }
     self._params = {"linear": sharding.place(params, replicated), "bank": bank}
     self._scores = jax.jit(self._compute, out_shardings=sharding.batch(mesh))
+
+  def fingerprint(self) -> dict[str, int]:
+    """The hash of every array of the linear classifiers."""
+    return fingerprint.of(self._params["linear"])
 
   def scores(self, x: jax.Array) -> dict[str, jax.Array]:
     """Scores [B, C] float32 of features, by the name of the probe.

@@ -128,18 +128,19 @@ def run(
   models: Mapping[str, Mapping[str, Any]],
   batches: Iterable[Mapping[str, Any]],
   mesh: Mesh,
-  after_batch: Callable[[], None] = lambda: None,
+  after_batch: Callable[[dict[str, Sums]], None] = lambda sums: None,
 ) -> dict[str, Any]:
   """The sums of several sets of parameters, in one pass over the images.
 
   Args:
     step: from `make_step`, jitted.
-    zeros: from `zero_sums`, on the mesh.
+    zeros: from `zero_sums`, or the sums of batches before; on the mesh.
     models: `params` of the step, by name, such as {"ema": {"student": ...}}.
     batches: this process's part of each batch, NumPy arrays by name, or global
       batches.
     mesh: the mesh that the step runs on.
-    after_batch: called after each batch; may raise.
+    after_batch: called with the sums, on the mesh, after each batch; may
+      raise.
 
   Returns:
     Sums on the host, by the names of `models`.
@@ -151,5 +152,5 @@ def run(
       before = sums[name]
       sums[name] = step(before, params, batch)
       sharding.limit_dispatch(mesh, before, sums[name])
-    after_batch()
+    after_batch(sums)
   return jax.device_get(sums)

@@ -3,34 +3,32 @@
 from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
-import math
-import time
+import functools
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vitkd_jax import check
 from vitkd_jax.cluster import sharding
 from vitkd_jax.data import crop, datasets, loader, preprocess
 from vitkd_jax.evaluation import (
-  agreement,
-  classification,
   contract,
+  cost,
+  measures,
   probes,
+  resuming,
   running,
 )
+from vitkd_jax.runs import fingerprint, students
 
 Advance = Callable[[int], None]
-# Seconds for which a forward pass is repeated to be timed, or how often it is
-# in each of several processes.
-_TIMED, _PASSES = 1.0, 3
 
 
 class Model(Protocol):
   """A model with its parameters, such as `scoring.Scored`."""
 
+  model: Any
   params: Any
   images: preprocess.Preprocess
 
@@ -52,6 +50,11 @@ class Split:
   source: datasets.Source
   info: datasets.Info
   images: preprocess.Preprocess
+
+  @property
+  def described(self) -> list[Any]:
+    """What its batches depend on, ready for JSON."""
+    return [dataclasses.asdict(self.info), len(self.source), repr(self.images)]
 
 
 class Scorer:
@@ -78,7 +81,7 @@ class Scorer:
     check.integers(1, batch_size=batch_size)
     self.mesh = sharding.make_mesh()
     self.batch_size = -(-batch_size // self.mesh.size) * self.mesh.size
-    self._with_features = with_features
+    self._with_features, self._ran = with_features, False
     teachers = teachers or {}
     # A path may be called "student", or as a probe is.
     self._teachers = {f"teacher {name}": name for name in teachers}
@@ -101,6 +104,7 @@ class Scorer:
     split: Split,
     advance: Advance = lambda number: None,
     fitted: probes.Fitted | None = None,
+    kept: resuming.Pass | None = None,
   ) -> dict[str, Any]:
     """The student's results on every image of a split, each counted once.
 
@@ -108,6 +112,7 @@ class Scorer:
       split: the images.
       advance: called with the number of images of each batch.
       fitted: probes of the student, which needs `with_features`.
+      kept: from `resume`, of the same split and probes; None keeps nothing.
 
     Returns:
       Results by name, see `Classification.compute` and `Agreement.compute`; of
@@ -118,52 +123,81 @@ class Scorer:
       ValueError: an empty source.
       loader.InputError: too many records cannot be read.
     """
-    info = split.info
-    classes = info.scored_classes
-    batches = -(-len(split.source) // self.batch_size)
-    evaluators: dict[str, contract.Evaluator] = {
-      "student": classification.Classification(
-        classes,
-        info.class_names,
-        info.label_sets,
-        room=batches * self.batch_size,
-      )
+    measured = self._measures(split, fitted)
+    return measured.results(self._run(split, measured, advance, kept))
+
+  def resume(
+    self,
+    split: Split,
+    path: str,
+    settings: Mapping[str, Any],
+    fitted: probes.Fitted | None = None,
+  ) -> resuming.Pass:
+    """What an interrupted `score` of a split has left in a file.
+
+    Args:
+      split: the images.
+      path: of the file; may be a URL.
+      settings: what makes another evaluation, beside all that is known here;
+        by names for users, ready for JSON.
+      fitted: see `score`.
+    """
+    zeros = self._measures(split, fitted).zeros()
+    shapes = {k: f"{x.dtype}{x.shape}" for k, x in _flat(zeros).items()}
+    identity = {**self._identity(split), **settings, "measures": shapes}
+    if fitted:  # anew, and not always to the same bits
+      identity["fitted probes"] = fitted.fingerprint()
+    what = f"the evaluation on {split.info.name}"
+    return resuming.Pass(path, what, identity)
+
+  def resume_features(
+    self, split: Split, path: str, settings: Mapping[str, Any]
+  ) -> resuming.Pass:
+    """What an interrupted `features` of a split has left in files.
+
+    Args:
+      split: the images.
+      path: what their names begin with; may be a URL.
+      settings: as for `resume`.
+    """
+    identity = {**self._identity(split), **settings}
+    what = f"the pass over training images of {split.info.name}"
+    return resuming.Pass(path, what, identity, grows=True)
+
+  def _identity(self, split: Split) -> dict[str, Any]:
+    """What passes over a split depend on, as `resuming.Pass` has it."""
+    return {
+      "batch size": self.batch_size,
+      "dataset": split.described,
+      "models": {k: repr((m.model, m.images)) for k, m in self._models.items()},
+      "parameters": self._hashes,
     }
-    for name in self._teachers:
-      evaluators[name] = agreement.Agreement(classes, name)
-    for name in fitted.names if fitted else ():
-      evaluators[name] = classification.Classification(
-        classes, None, info.label_sets, model=name
-      )
-    sums = self._run(split, evaluators, advance, fitted)
-    results = {
-      name: evaluator.compute(sums[name])
-      for name, evaluator in evaluators.items()
+
+  @functools.cached_property
+  def _hashes(self) -> dict[str, str]:
+    return {
+      name: students.sha256(fingerprint.paths(model.params))
+      for name, model in self._models.items()
     }
-    found = results["student"]
-    names = ("classes", "confusion", "confusions")
-    large = {name: found.pop(name) for name in names if name in found}
-    taught = {name: results[key] for key, name in self._teachers.items()}
-    if len(taught) == 1:
-      found |= next(iter(taught.values()))
-    elif taught:
-      found["teachers"] = [{"name": k, **each} for k, each in taught.items()]
-    if fitted:
-      found["probes"] = fitted.results(results)
-    if classes:
-      found["scored_classes"] = len(classes)
-    return found | large  # last, as they are long
+
+  def _measures(
+    self, split: Split, fitted: probes.Fitted | None
+  ) -> measures.Measures:
+    rows = -(-len(split.source) // self.batch_size) * self.batch_size
+    return measures.Measures(split.info, rows, self._teachers, fitted)
 
   def _run(
     self,
     split: Split,
-    evaluators: Mapping[str, contract.Evaluator],
+    measured: measures.Measures,
     advance: Advance,
-    fitted: probes.Fitted | None,
+    kept: resuming.Pass | None,
   ) -> dict[str, Any]:
     """The sums of evaluators over a split, on the host."""
-    replicated = sharding.replicated(self.mesh)
-    update = jax.jit(running.make_update(evaluators), out_shardings=replicated)
+    replicated, fitted = sharding.replicated(self.mesh), measured.fitted
+    update = jax.jit(
+      running.make_update(measured.evaluators), out_shardings=replicated
+    )
 
     def step(
       sums: running.Sums, params: Mapping[str, Any], batch: contract.Batch
@@ -178,25 +212,43 @@ class Scorer:
         logits |= self._alone(fitted.scores, features)
       return update(sums, logits, _without_image(batch))
 
-    zeros = jax.device_put(running.zero_sums(evaluators), replicated)
-    with contextlib.closing(self._batches(split)) as batches:
-      return running.run(
+    done, sums = kept.done if kept else 0, measured.zeros()
+    if kept and kept.found:
+      leaves = [kept.found[0][name] for name in _flat(sums)]
+      sums = jax.tree.unflatten(jax.tree.structure(sums), leaves)
+
+    def after_batch(sums: Mapping[str, running.Sums]) -> None:
+      nonlocal done
+      advance(self._images(split, done))
+      done += 1
+      if kept:
+        kept.after_batch(done, lambda: _flat(jax.device_get(sums["all"])))
+
+    with contextlib.closing(self._batches(split, done)) as batches:
+      sums = running.run(
         step,
-        zeros,
+        sharding.place(sums, replicated),
         {"all": self._params},
         batches,
         self.mesh,
-        after_batch=self._counting(split, advance),
+        after_batch,
       )["all"]
+    if kept:
+      kept.save(done, _flat(sums))
+    return sums
 
   def features(
-    self, split: Split, advance: Advance = lambda number: None
+    self,
+    split: Split,
+    advance: Advance = lambda number: None,
+    kept: resuming.Pass | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
     """The student's features of a split, which needs `with_features`.
 
     Args:
       split: the images.
       advance: called with the number of images of each batch.
+      kept: from `resume_features`, of the same split; None keeps nothing.
 
     Returns:
       [N, D] float32 and the labels [N] int32, on every process alike, without
@@ -206,95 +258,72 @@ class Scorer:
       loader.InputError: too many records cannot be read.
     """
     gather = jax.jit(lambda x: x, out_shardings=sharding.replicated(self.mesh))
-    after_batch = self._counting(split, advance)
-    found = []
-    with contextlib.closing(self._batches(split)) as batches:
-      for local in batches:
+    found, start = (list(kept.found), kept.done) if kept else ([], 0)
+    saved = len(found)
+
+    def new() -> resuming.Arrays:
+      nonlocal saved
+      rows, saved = found[saved:], len(found)
+      return {k: np.concatenate([x[k] for x in rows]) for k in ("x", "label")}
+
+    with contextlib.closing(self._batches(split, start)) as batches:
+      for done, local in enumerate(batches, start):
         batch = sharding.global_batch(local, self.mesh)
         forward, params = self._forward["student"], self._params["student"]
         _, x = self._alone(forward, params, batch["image"])
         wanted = (x, batch["label"], batch["weight"])
         x, label, weight = jax.device_get(self._alone(gather, wanted))
-        found.append((x[weight > 0], label[weight > 0]))
-        after_batch()
-    x, label = (np.concatenate(each) for each in zip(*found, strict=True))
-    return x, label
+        found.append({"x": x[weight > 0], "label": label[weight > 0]})
+        advance(self._images(split, done))
+        if kept:
+          kept.after_batch(done + 1, new)
+    if kept and len(found) > saved:
+      kept.save(done + 1, new())
+    saved = 0
+    rows = new()
+    return rows["x"], rows["label"]
 
   def _alone(self, function: Callable[..., Any], *args: Any) -> Any:
     """What a program returns, which may not run beside another one."""
     found = function(*args)
+    self._ran = True
     sharding.limit_dispatch(self.mesh, None, found)
     return found
 
-  def _counting(self, split: Split, advance: Advance) -> Callable[[], None]:
-    """Calls `advance` with the number of images, once for each batch."""
-    numbers = (
-      min(self.batch_size, len(split.source) - start)
-      for start in range(0, len(split.source), self.batch_size)
-    )
-    return lambda: advance(next(numbers))
+  def left(self, split: Split, kept: resuming.Pass | None) -> int:
+    """The number of images that a pass has not been over.
 
-  def _batches(self, split: Split) -> loader.Batches:
+    Args:
+      split: the images.
+      kept: what there is of the pass.
+    """
+    done = kept.done * self.batch_size if kept else 0
+    return max(0, len(split.source) - done)
+
+  def _images(self, split: Split, index: int) -> int:
+    """The number of images in a batch."""
+    return min(self.batch_size, len(split.source) - index * self.batch_size)
+
+  def _batches(self, split: Split, start: int = 0) -> loader.Batches:
     return loader.eval_batches(
       split.source,
       batch_size=self.batch_size,
+      start=start,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       crop=crop.centre(split.images),
     )
 
   def speed(self) -> dict[str, Any]:
-    """The speed of the student's compiled forward pass.
-
-    The images are on the devices already: it is without reading and decoding.
-    Call it after `score`, or the first pass may be slowed by the compiler.
-
-    Returns:
-      "images_per_second" on all devices, "batch_size", "devices", their number,
-      and "device", their kind.
-    """
-    student = self._models["student"]
-    shape = (self.batch_size, *student.images.size, 3)
-    rows = sharding.batch(self.mesh)
-    image = jax.jit(lambda: jnp.zeros(shape, jnp.uint8), out_shardings=rows)()
-    jax.block_until_ready(image)
-    seconds: list[float] = []
-    while not seconds or self._goes_on(seconds):
-      began = time.monotonic()
-      found = self._forward["student"](self._params["student"], image)
-      jax.block_until_ready(found)
-      seconds.append(time.monotonic() - began)
-    devices = self.mesh.devices.flat
-    return {
-      "images_per_second": self.batch_size / min(seconds),
-      "batch_size": self.batch_size,
-      "devices": len(devices),
-      "device": devices[0].device_kind,
-    }
-
-  def _goes_on(self, seconds: list[float]) -> bool:
-    """Whether to time one more pass: all processes must say the same."""
-    if jax.process_count() > 1:
-      return len(seconds) < _PASSES
-    return sum(seconds) < _TIMED
-
-
-def cost(scored: Any) -> dict[str, Any]:
-  """What one image costs a model.
-
-  Args:
-    scored: a `scoring.Scored`.
-
-  Returns:
-    "parameters", their number, and "flops" of a forward pass: matrix products
-    alone, two FLOPs per multiply-add.
-  """
-  grid = scored.model.grid(*scored.images.size)
-  leaves = jax.tree.leaves(scored.params)
-  return {
-    "parameters": sum(math.prod(jnp.shape(leaf)) for leaf in leaves),
-    "flops": sum(scored.model.forward_flops(grid)),
-  }
+    """The speed of the student's forward pass, see `cost.speed`."""
+    forward, params = self._forward["student"], self._params["student"]
+    shape = (self.batch_size, *self._models["student"].images.size, 3)
+    return cost.speed(
+      lambda image: forward(params, image),
+      shape,
+      self.mesh,
+      compiled=self._ran,
+    )
 
 
 def fitting(batch_size: int, sources: Iterable[datasets.Source]) -> int:
@@ -310,3 +339,8 @@ def fitting(batch_size: int, sources: Iterable[datasets.Source]) -> int:
 
 def _without_image(batch: contract.Batch) -> dict[str, jax.Array]:
   return {name: x for name, x in batch.items() if name != "image"}
+
+
+def _flat(sums: running.Sums) -> dict[str, Any]:
+  """Arrays by the names that a file has."""
+  return {f"sums/{name}": x for name, x in fingerprint.paths(sums).items()}

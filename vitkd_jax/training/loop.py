@@ -222,12 +222,7 @@ class Loop:
     if self._last_save != step:
       self._save(step, state, None, evaluated=False)
     self._finish_save()
-    by_hand = preemption.interrupted()
-    raise errors.PreemptedError(
-      f"{'interrupted' if by_hand else 'preempted'}: the state of step {step} "
-      "is saved; start the same command again to resume",
-      errors.INTERRUPTED if by_hand else 0,
-    )
+    preemption.stop(f"the state of step {step} is saved")
 
   def _minutes_are_over(self) -> bool:
     """Whether a checkpoint is due by process 0's clock."""
@@ -300,7 +295,8 @@ class Loop:
     self._dog.beat("an evaluation", long=True)
     first = iter([True])
 
-    def after_batch() -> None:
+    def after_batch(sums: dict[str, running.Sums]) -> None:
+      del sums
       self._dog.beat("an evaluation", long=next(first, False))
       stop()
 

@@ -255,7 +255,7 @@ def _claim(
     except (ValueError, OSError) as error:
       refusal = str(error)
   startup.meet("claim")
-  refusal = agreement.said_by_the_first(refusal)
+  refusal = agreement.of_the_first(refusal.encode()).decode()
   if refusal:
     raise ValueError(refusal)
   if reading.record(workdir) is None:

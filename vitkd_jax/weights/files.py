@@ -76,6 +76,9 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
     )
     os.close(handle)
     yield temporary
+    # Or after a power failure the name could outlive the content.
+    with open(temporary, "rb") as file:
+      os.fsync(file.fileno())
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private
