@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import datetime
 import functools
+import math
 import shlex
 import signal
 import sys
@@ -88,7 +89,9 @@ def main(argv: Sequence[str]) -> None:
       raise ValueError(f"expected --jobs >= 1, got {given.jobs}")
     if given.pack < 1:
       raise ValueError(f"expected --pack >= 1, got {given.pack}")
-    if given.difference <= 0:
+    if given.budget is not None and not 0 < given.budget < math.inf:
+      raise ValueError(f"expected --budget > 0, got {given.budget}")
+    if not 0 < given.difference < math.inf:
       raise ValueError(f"expected --difference > 0, got {given.difference}")
     costs = {arm: estimates.of(lab, configs[arm]) for arm in lab.arms}
   if given["dry-run"].value:
@@ -157,7 +160,7 @@ def _train(
     launching.train,
     runs,
     jobs=given.jobs,
-    budget=given.budget * 60 if given.budget else None,
+    budget=None if given.budget is None else given.budget * 60,
     pack=given.pack,
     together=together,
   )
@@ -278,7 +281,7 @@ def _define_flags() -> None:
   )
   flags.DEFINE_float(
     "budget",
-    0.0,
+    None,
     "minutes; a seed that does not fit is left out for all arms, and then "
     "single runs",
   )
