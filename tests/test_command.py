@@ -120,6 +120,14 @@ def test_a_config_of_ones_own_that_does_not_run(tmp_path, text, said, forks):
   assert "mine.py" in last
 
 
+def test_a_place_that_cannot_be_used_is_named(tmp_path):
+  (tmp_path / "file").touch()
+  below = str(tmp_path / "file" / "run")
+  with pytest.raises(command.RefusedError) as refused, command.refusing():
+    os.makedirs(below)
+  assert str(refused.value) == f"cannot use {below}: Not a directory"
+
+
 @pytest.mark.parametrize(
   "error, words",
   [

@@ -134,6 +134,11 @@ def test_descriptions_that_are_refused(changes, message):
     description.make({**DESCRIBED, **changes})
 
 
+def test_a_training_is_no_lab():
+  with pytest.raises(ValueError, match=r"a lab's config.*got a training's"):
+    description.make(arguments.load(str(ROOT / "configs/quickstart.py")))
+
+
 def test_every_arm_is_compared_with_the_reference_or_its_own():
   arms = dict(none={}, a={}, b=dict(against="a"))
   lab = description.make({**DESCRIBED, "arms": arms})
@@ -590,7 +595,7 @@ def test_the_command_plans_a_lab(tmp_path):
     (["--config=configs/labs/methods.py"], "--workdir is missing"),
     (
       ["--config=configs/quickstart.py", "--workdir=x"],
-      "unknown key config.augment of a lab",
+      "expected a lab's config",
     ),
     (
       ["--config=configs/labs/methods.py", "--workdir=x", "--", "x"],

@@ -108,7 +108,7 @@ def test_the_split_is_the_one_for_evaluation(monkeypatch):
   given = {"weights": "w", "data": "fashion_mini", "split": None}
   given["data-dir"] = None
   assert split_flags.asked(given).split == "test"
-  sizes = {"train": 5, "validation": 5}
-  of = dataclasses.replace(info(), num_examples=sizes)
-  monkeypatch.setattr(datasets, "info", lambda *_: of)
-  assert split_flags.asked(given).split == "validation"
+  for name in ("validation", "val"):  # TFDS's, and of a folder val/
+    of = dataclasses.replace(info(), num_examples={"train": 5, name: 5})
+    monkeypatch.setattr(datasets, "info", lambda *_, of=of: of)
+    assert split_flags.asked(given).split == name

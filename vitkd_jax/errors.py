@@ -38,4 +38,7 @@ def refusing() -> Iterator[None]:
   try:
     yield
   except (ValueError, OSError, ImportError) as error:  # a missing gcsfs
-    raise RefusedError(str(error)) from error
+    said = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+      said = f"cannot use {error.filename}: {error.strerror}"
+    raise RefusedError(said) from error

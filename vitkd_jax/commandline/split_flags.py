@@ -10,6 +10,9 @@ from vitkd_jax.commandline import command
 from vitkd_jax.data import datasets
 from vitkd_jax.runs import reading
 
+# The first that a dataset has.
+_EVALUATION = ("test", "validation", "val", "valid")
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -117,6 +120,4 @@ def asked_each(given: Mapping[str, Any]) -> list[Asked]:
 def _usual(name: str, data_dir: str | None) -> str:
   """The split that a dataset is for evaluation."""
   known = datasets.info(name, data_dir).num_examples
-  return (
-    "test" if "test" in known or "validation" not in known else "validation"
-  )
+  return next((split for split in _EVALUATION if split in known), "test")

@@ -97,6 +97,11 @@ def make(config: Mapping[str, Any]) -> Lab:
   Raises:
     ValueError: a key is missing, unknown or of another kind.
   """
+  if "run" in config and "arms" not in config:
+    raise ValueError(
+      "expected a lab's config, such as configs/labs/methods.py, got a "
+      "training's, which vitkd_jax.train takes"
+    )
   for key in config:
     if key not in KEYS:
       raise ValueError(
