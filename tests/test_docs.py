@@ -47,7 +47,7 @@ def snippet(page, start):
 def place(tmp_path_factory):
   """A folder with what the pages' commands name, and the fake programs."""
   folder = tmp_path_factory.mktemp("docs")
-  for i, name in enumerate(("a", "b", "c", "d")):
+  for i, name in enumerate("abcdefghijkl"):
     image = folder / "ROOT" / "train" / "ab"[i % 2] / f"{name}.png"
     image.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(image), np.full((32, 48, 3), i, np.uint8))
