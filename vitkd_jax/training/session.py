@@ -30,6 +30,7 @@ from vitkd_jax.training import (
   loop,
   packing,
   profiling,
+  sections,
   teachers,
 )
 from vitkd_jax.training import fields as student_fields
@@ -88,8 +89,12 @@ def side_by_side(starts: Sequence[Start]) -> list[dict[str, float] | Exception]:
     What `alone` would return of each, or the exception that it would raise. Of
     those that do not go with the first, a RefusedError.
   """
+  limits = [
+    start.config.run.get("step_timeout", sections.Run.step_timeout)
+    for start in starts
+  ]
   # A step of theirs takes as long as one of each.
-  limit = sum(start.config.run.get("step_timeout", 0.0) for start in starts)
+  limit = sum(limits) if all(limits) else 0.0
   with watchdog.Watchdog(starts[0].workdir, 0, limit) as dog:
     pack = packing.Pack(dog)
     sessions = [_Session(start, pack) for start in starts]
