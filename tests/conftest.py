@@ -34,7 +34,13 @@ gc.set_threshold(100_000, 20, 100)
 TINY = dict(variant="test/7", pool_type="tok", head_zeroinit=False)
 # The files that take longest, of few tests: they go first, or one worker would
 # be at them alone at the end.
-LONGEST = "test_steps", "test_optimizers", "test_train", "test_configs"
+LONGEST = (
+  "test_steps",
+  "test_packing",
+  "test_optimizers",
+  "test_train",
+  "test_configs",
+)
 
 
 def pytest_collection_modifyitems(items):

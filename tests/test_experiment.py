@@ -269,10 +269,10 @@ def test_the_build_s_trace_is_the_one_that_is_compiled(
 ):
   """Seeing that a step can be traced costs a start nothing."""
   traced = []
-  gradients = objective.gradients
+  gradients = objective.gradients_by_views
   monkeypatch.setattr(
     objective,
-    "gradients",
+    "gradients_by_views",
     lambda *args: traced.append(1) or gradients(*args),
   )
   parts = experiment.build(tiny_config)

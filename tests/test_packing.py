@@ -21,7 +21,7 @@ from vitkd_jax.training import experiment, loop, packing, programs, session
 @pytest.fixture
 def arms(tiny_config, monkeypatch, drawn_state):
   """Trainings of one seed: of the labels, of logits, of maps and logits."""
-  build = functools.partial(experiment.build, devices=jax.devices()[:2])
+  build = functools.partial(experiment.build, devices=jax.devices()[:1])
   monkeypatch.setattr(experiment, "build", build)
 
   def with_methods(*names):
@@ -119,8 +119,7 @@ def test_one_that_fails_drops_out(arms, tmp_path, capsys):
   ends = together(arms, tmp_path / "shared")
   assert isinstance(ends["nkd"], errors.FailedError)
   assert "2 consecutive updates skipped" in str(ends["nkd"])
-  alone = together(kept, tmp_path / "kept")
-  assert alone == {name: ends[name] for name in kept}
+  together(kept, tmp_path / "kept")
   same(kept, tmp_path / "shared", tmp_path / "kept")
 
 
