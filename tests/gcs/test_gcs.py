@@ -186,7 +186,12 @@ def train(workdir, *options):
     + ["--config.run.profile_at=2"]
     + ["--config.run.checkpoint_every=10", *options],
     cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": quick.FLAGS},
+    env={
+      **os.environ,
+      "XLA_FLAGS": quick.FLAGS,
+      # Else what is kept depends on how long the machine takes.
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    },
     capture_output=True,
     text=True,
     timeout=900,
@@ -194,7 +199,7 @@ def train(workdir, *options):
 
 
 def compiled_steps(server):
-  """{name: (generation, content)} of the kept train steps."""
+  """{name: (generation, content)} of the kept steps."""
   return {
     name: server.store.objects["runs", name]
     for name in server.store.names("runs")
