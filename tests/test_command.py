@@ -120,12 +120,15 @@ def test_a_config_of_ones_own_that_does_not_run(tmp_path, text, said, forks):
   assert "mine.py" in last
 
 
-def test_a_place_that_cannot_be_used_is_named(tmp_path):
+def test_a_place_that_cannot_be_used_is_named(tmp_path, forks):
   (tmp_path / "file").touch()
   below = str(tmp_path / "file" / "run")
   with pytest.raises(command.RefusedError) as refused, command.refusing():
     os.makedirs(below)
-  assert str(refused.value) == f"cannot use {below}: Not a directory"
+  said = f"cannot use {below}: Not a directory"
+  assert str(refused.value) == said
+  done = forks.run("train", CONFIG, f"--workdir={below}")
+  assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def together(arms, folder):
     session.Start(config, str(folder / name), "test")
     for name, config in arms.items()
   ]
-  return dict(zip(arms, session.side_by_side(starts), strict=True))
+  return dict(zip(arms, session.train(starts), strict=True))
 
 
 def same(arms, one, other):

@@ -28,6 +28,17 @@ class PreemptedError(Exception):
     self.status = status
 
 
+def sentence(error: Exception) -> str:
+  """What users are told of an error.
+
+  Args:
+    error: one that is their mistake, or a file's or a system's.
+  """
+  if isinstance(error, OSError) and error.filename and error.strerror:
+    return f"cannot use {error.filename}: {error.strerror}"
+  return str(error)
+
+
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
   """A context whose errors are the user's mistakes: RefusedErrors.
@@ -38,7 +49,4 @@ def refusing() -> Iterator[None]:
   try:
     yield
   except (ValueError, OSError, ImportError) as error:  # a missing gcsfs
-    said = str(error)
-    if isinstance(error, OSError) and error.filename and error.strerror:
-      said = f"cannot use {error.filename}: {error.strerror}"
-    raise RefusedError(said) from error
+    raise RefusedError(sentence(error)) from error

@@ -103,7 +103,7 @@ def _train(members: Sequence[tuple[str, list[str]]]) -> None:
       config = arguments.load(file, overrides)
     line = _alone(workdir, (file, *overrides))
     starts.append(session.Start(config, workdir, line, keep_compiled=True))
-  ends = session.side_by_side(starts)
+  ends = session.train(starts)
   bad = {
     workdir: end
     for (workdir, _), end in zip(members, ends, strict=True)

@@ -44,9 +44,11 @@ def train(
       failed, or a checkpoint could not be written.
     errors.PreemptedError: the run was told to stop; the state is saved.
   """
-  return session.alone(
-    session.Start(config, workdir, command.line(), keep_compiled)
-  )
+  start = session.Start(config, workdir, command.line(), keep_compiled)
+  (end,) = session.train([start])
+  if isinstance(end, Exception):
+    raise end
+  return end
 
 
 def main(argv: Sequence[str]) -> None:

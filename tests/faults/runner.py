@@ -18,6 +18,11 @@ _PATIENCE = 900
 TIMES = ("images_per_second", "data_wait", "eta_seconds")
 
 
+def options(teacher, workdir):
+  """Those of every training."""
+  return [f"--config={HERE / 'tiny.py'}:{teacher}", f"--workdir={workdir}"]
+
+
 class Training:
   """One start of a training, of one process or of several; a context.
 
@@ -86,11 +91,7 @@ class Training:
     self._copy.stdin.close()
 
   def _command(self, teacher):
-    return [
-      str(HERE / "trainer.py"),
-      f"--config={HERE / 'tiny.py'}:{teacher}",
-      f"--workdir={self.workdir}",
-    ]
+    return [str(HERE / "trainer.py"), *options(teacher, self.workdir)]
 
   def __enter__(self):
     return self
@@ -155,6 +156,16 @@ class Training:
         os.kill(pid, signal.SIGKILL)
     self.process.kill()
     self.process.wait()
+
+
+class Pack(Training):
+  """One start of several trainings in a process; `workdir` is the first's.
+
+  The others' options come after it, each after a "--".
+  """
+
+  def _command(self, teacher):
+    return ["-m", "vitkd_jax.pack", "--", *options(teacher, self.workdir)]
 
 
 class Evaluation(Training):

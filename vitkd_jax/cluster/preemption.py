@@ -28,7 +28,6 @@ _ONE_PRESS_SECONDS = 1.0
 # For the main thread to answer before there is anything to save; it cannot
 # while it compiles.
 _ANSWER_SECONDS = 2.0
-_saves = threading.Event()
 # One object for each training in `saving`.
 _saving: set[object] = set()
 _interrupted = threading.Event()
@@ -89,13 +88,10 @@ def saving() -> Iterator[None]:
     _interrupted.clear()
   own = object()
   _saving.add(own)
-  _saves.set()
   try:
     yield
   finally:
     _saving.remove(own)
-    if not _saving:
-      _saves.clear()
 
 
 @contextlib.contextmanager
@@ -141,7 +137,7 @@ def _terminate(*_):
 
 def _interrupt(number, frame):
   """Python's own handler, except while `saving`."""
-  if not _saves.is_set():
+  if not _saving:
     signal.default_int_handler(number, frame)
 
 
@@ -154,7 +150,7 @@ def _listen(reader: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
       elif number[0] != signal.SIGINT:
         continue
-      elif first is None and _saves.is_set():
+      elif first is None and _saving:
         first = now
         _interrupted.set()
         console.complain(

@@ -56,39 +56,21 @@ class Start:
   keep_compiled: bool = False
 
 
-def alone(start: Start) -> dict[str, float]:
-  """Trains to the end, resuming the run in the workdir if there is one.
+def train(starts: Sequence[Start]) -> list[dict[str, float] | Exception]:
+  """Trains to the ends, resuming the runs in their workdirs.
 
   Args:
-    start: of the run.
+    starts: one, or several in different workdirs that run side by side and
+      share images and teachers.
 
   Returns:
-    The last evaluation: {"eval_top1": ..., ...}.
-
-  Raises:
-    errors.RefusedError: the config is wrong, or the workdir holds another run
-      or is in use.
-    errors.FailedError: too many consecutive updates were not finite, the input
-      failed, or a checkpoint could not be written.
-    errors.PreemptedError: the run was told to stop; the state is saved.
+    Of each the last evaluation, {"eval_top1": ..., ...}, or the exception that
+    ended it, see `vitkd_jax.train.train`. Of those that do not go with the
+    first, a RefusedError.
   """
-  own = _Session(start)
-  (end,) = packing.drive([own.wishes()], own.compiling)
-  if isinstance(end, Exception):
-    raise end
-  return end
-
-
-def side_by_side(starts: Sequence[Start]) -> list[dict[str, float] | Exception]:
-  """Trains several to their ends; they share images and teachers.
-
-  Args:
-    starts: of the runs, in different workdirs.
-
-  Returns:
-    What `alone` would return of each, or the exception that it would raise. Of
-    those that do not go with the first, a RefusedError.
-  """
+  if len(starts) == 1:
+    own = _Session(starts[0])
+    return packing.drive([own.wishes()], own.compiling)
   limits = [
     start.config.run.get("step_timeout", sections.Run.step_timeout)
     for start in starts
@@ -121,7 +103,7 @@ class _Session:
       yield
 
   def wishes(self) -> packing.Wishes:
-    """Trains to the end; returns the last evaluation. See `alone`."""
+    """Trains to the end; returns the last evaluation. See `train`."""
     workdir = self._workdir
     with contextlib.ExitStack() as stack:
       with errors.refusing():
@@ -258,7 +240,7 @@ def _claim(
       claim()
       files.remove_unfinished(workdirs.export_path(workdir))
     except (ValueError, OSError) as error:
-      refusal = str(error)
+      refusal = errors.sentence(error)
   startup.meet("claim")
   refusal = agreement.of_the_first(refusal.encode()).decode()
   if refusal:

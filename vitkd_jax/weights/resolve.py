@@ -16,6 +16,7 @@ from vitkd_jax.weights import (
   opening,
   processors,
   reading,
+  stablehlo,
   timm,
 )
 
@@ -66,7 +67,7 @@ def find(path: str) -> str:
   file = file or bv_steps.find(path)
   if file is not None:
     return file
-  program = os.path.join(path, "model.stablehlo")
+  program = os.path.join(path, stablehlo.FILE)
   if path.endswith(_PROGRAMS) or opening.exists(program):
     raise ValueError(
       f"expected weights at {path!r}, got a program, from which none are read;"
